@@ -1,0 +1,115 @@
+"""What an image is: the manifest and what it refers to. Format of record: docs/formats.md.
+
+    Manifest ─┬─ profile (by digest)
+              ├─ disks ── partitions           the layout, as profile values
+              └─ volumes ── listing object ── entries ── chunks in frames of packs
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agent.model.profile import Disk, FileSystem
+
+FORMAT = 1
+# Names become parts of paths, URLs and kernel parameters: an allow-list, never an escape.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TIME_IN_NAMES = re.compile(r"\d{8}T\d{6}Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """``NAME`` or ``NAME@TIME``; the time is 20261123T204140Z, "" means the newest."""
+
+    machine: str
+    time: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.machine}@{self.time}" if self.time else self.machine
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """A file of the depot, known by the SHA-256 of its bytes."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRef:
+    time: str  # 20261123T204140Z
+    sha256: str
+    fingerprint: str  # hardware configuration fingerprint of that profile
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One file system of an image."""
+
+    id: str  # root, srv, boot-efi, …: unique in the image
+    kind: str  # tree (files) or blocks
+    filesystem: FileSystem  # mountpoint says where it belongs; used_bytes is what it held
+    listing: ObjectRef
+    entries: int
+    content_bytes: int  # plain bytes of all files, holes not counted, hard links counted once
+    packs: tuple[str, ...]  # sha256 of the packs its chunks lie in, in order of first use
+    disk: str = ""  # Disk.name in `disks`; "" for the tree of a bare directory
+    partition: int = 0  # 0: the whole disk, or a bare directory
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """Something that did not travel, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    format: int
+    machine: str
+    time: str  # 20261123T204140Z
+    tool: str
+    hostname: str
+    profile: ProfileRef
+    disks: tuple[Disk, ...]
+    volumes: tuple[Volume, ...]
+    packs: tuple[ObjectRef, ...]
+    excluded: tuple[Excluded, ...] = ()
+    changed_while_read: tuple[str, ...] = ()  # files that never held still; listed, contents as last read
+    unreadable: tuple[Excluded, ...] = ()
+
+    @property
+    def ref(self) -> ImageRef:
+        return ImageRef(self.machine, self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentFile:
+    path: str  # below components/<id>/<version>/
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """Software that hardware may need; everything it provides is derived from its payload."""
+
+    id: str  # package name: linux-image-6.1.0-40-amd64
+    version: str
+    kind: str  # kernel, driver, firmware, microcode, guest-tools, loader, other
+    architecture: str
+    for_os: str  # "debian 12"; "" for any
+    package_format: str  # deb, rpm, directory
+    payload: tuple[ComponentFile, ...]
+    kernel_release: str = ""  # of a kernel: the name below /lib/modules
+    flavour: str = ""
+    modaliases: tuple[str, ...] = ()  # "pattern module" lines as in modules.alias
+    modules: tuple[str, ...] = ()  # module names, dashes folded
+    builtin: tuple[str, ...] = ()
+    firmware: tuple[str, ...] = ()  # paths below /lib/firmware it carries
+    needs_firmware: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()  # package relations as the package states them

@@ -1,0 +1,183 @@
+"""Every step of a restore, in order, each naming what it destroys and what it expects; the plan has a digest.
+
+A dry run is "stop after the plan". Steps are values; `agent.restore.run` executes them one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from agent.model.recipe import BoundRecipe
+
+FORMAT = 1
+
+
+class DiskIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which disk is meant. Compared again on the open file descriptor before the first write."""
+
+    name: str  # kernel name when the plan was made: evidence only, names move
+    model: str
+    serial: str
+    wwn: str
+    size_bytes: int
+    logical_sector_bytes: int
+    by_path: str = ""
+    content: str = ""  # one line for people: what the disk holds now
+
+
+class PlannedPartition(msgspec.Struct, frozen=True, kw_only=True):
+    number: int
+    start_bytes: int
+    size_bytes: int
+    type: str  # GPT type GUID, or MBR "0x83"
+    part_uuid: str  # "" lets the table tool choose
+    part_label: str = ""
+    flags: tuple[str, ...] = ()
+    purpose: str = ""  # volume id, "swap", "esp", "bios-grub", …
+
+
+class PlannedFilesystem(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str  # ext2, ext3, ext4, xfs, btrfs, vfat, swap
+    uuid: str
+    label: str = ""
+    features: tuple[str, ...] = ()  # as in model.profile.FileSystem.features
+    block_bytes: int = 0
+    inodes: int = 0  # at least so many where the file system fixes their number
+    mountpoint: str = ""  # "" for swap
+    options: str = ""
+
+
+class ClearDisk(msgspec.Struct, frozen=True, kw_only=True, tag="clear-disk"):
+    """Destroy table, boot sector and signatures: from here on the disk does not boot until the loader is in."""
+
+    disk: DiskIdentity
+
+
+class WriteTable(msgspec.Struct, frozen=True, kw_only=True, tag="write-table"):
+    disk: DiskIdentity
+    table: str  # gpt, mbr
+    table_id: str
+    partitions: tuple[PlannedPartition, ...]
+
+
+class MakeFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="make-filesystem"):
+    partition: int
+    filesystem: PlannedFilesystem
+
+
+class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
+    volume: str
+    partition: int
+    mountpoint: str
+    listing_sha256: str
+    entries: int
+    content_bytes: int
+
+
+class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
+    """Read a volume back with the page cache dropped and compare every digest and all metadata."""
+
+    volume: str
+    partition: int
+    mountpoint: str
+    listing_sha256: str
+
+
+class ApplyRecipe(msgspec.Struct, frozen=True, kw_only=True, tag="apply-recipe"):
+    recipe: BoundRecipe
+
+
+class RebuildInitramfs(msgspec.Struct, frozen=True, kw_only=True, tag="rebuild-initramfs"):
+    release: str
+    tool: str  # initramfs-tools, dracut
+    modules: tuple[str, ...]  # must be in the result (or built into the kernel)
+
+
+class InstallBootloader(msgspec.Struct, frozen=True, kw_only=True, tag="install-bootloader"):
+    """Make the disk bootable, last of all writes: boot sector or ESP, fallback path, NVRAM entry."""
+
+    firmware: str  # bios, uefi
+    disk: DiskIdentity
+    esp_partition: int = 0
+    boot_filesystem_uuid: str = ""  # of the file system that holds /boot/grub
+    boot_directory: str = "/boot"  # path of the grub directory's parent inside that file system
+    label: str = ""  # of the NVRAM entry
+    distributor: str = "debian"  # directory below EFI/
+
+
+class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
+    """Prove that the result will boot; red means no reboot."""
+
+    firmware: str
+    esp_partition: int
+    releases: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+Step = (
+    ClearDisk | WriteTable | MakeFilesystem | WriteTree | VerifyTree | ApplyRecipe | RebuildInitramfs
+    | InstallBootloader | VerifyBoot
+)  # fmt: skip
+
+
+class ComponentChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A component this restore takes, its payload pinned by digest, and why it won."""
+
+    id: str
+    version: str
+    files: tuple[tuple[str, str, int], ...]  # path in the depot, sha256, size in bytes
+    reason: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    mode: str  # restore, clone
+    image: str  # NAME@TIME
+    manifest_sha256: str
+    source_profile_sha256: str
+    target_profile_sha256: str
+    difference_sha256: str
+    disk: DiskIdentity
+    untouched: tuple[str, ...]  # the other disks, one line each: "nvme1n1 QEMU NVMe serial X 2.0 GiB"
+    components: tuple[ComponentChoice, ...]
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def encode(plan: Plan) -> bytes:
+    """Canonical JSON of a plan: fields in their declared order."""
+    return msgspec.json.encode(plan)
+
+
+def digest(plan: Plan) -> str:
+    """SHA-256 of the canonical JSON; what consent and tickets name."""
+    return hashlib.sha256(encode(plan)).hexdigest()
+
+
+def decode(data: bytes) -> Plan:
+    return msgspec.json.decode(data, type=Plan, strict=True)
+
+
+def describe(step: Step) -> str:
+    """One line for people."""
+    match step:
+        case ClearDisk(disk=disk):
+            return f"ERASE {disk.name}: {disk.model} serial {disk.serial or '-'}, {disk.size_bytes:,} bytes"
+        case WriteTable(table=table, partitions=parts):
+            return f"write {table.upper()} partition table with {len(parts)} partitions"
+        case MakeFilesystem(partition=number, filesystem=fs):
+            return f"make {fs.kind} {fs.uuid} on partition {number}" + (f" for {fs.mountpoint}" if fs.mountpoint else "")
+        case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size):
+            return f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
+        case VerifyTree(volume=volume):
+            return f"read volume {volume} back and compare"
+        case ApplyRecipe(recipe=recipe):
+            return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}"
+        case RebuildInitramfs(release=release, modules=modules):
+            return f"rebuild initramfs of {release}" + (f" with {', '.join(modules)}" if modules else "")
+        case InstallBootloader(firmware=firmware):
+            return f"install boot loader for {firmware.upper()}"
+        case VerifyBoot():
+            return "prove that it will boot"

@@ -1,0 +1,142 @@
+"""A recipe: when the difference says so, do this, and check that. Format of record: docs/recipes.md, recipes/README.md.
+
+These are the values; reading TOML and evaluating conditions is in `recipe_file` and `recipe_match`, both pure.
+An operation in a plan is concrete: placeholders are filled in, nothing is decided while a machine is changed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Phase(StrEnum):
+    """Fixed order in which recipes run."""
+
+    REMOVE = "remove"
+    INSTALL = "install"
+    STORAGE = "storage"
+    NETWORK = "network"
+    DISPLAY = "display"
+    SERVICES = "services"
+    IDENTITY = "identity"
+    MODULES = "modules"
+    INITRAMFS = "initramfs"
+    LOADER = "loader"
+    SECURITY = "security"
+    SITE = "site"
+
+
+PHASES = tuple(Phase)
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One verb. ``missing_ok`` where the thing acted on may be absent."""
+
+
+class Write(Operation, tag="write", frozen=True, kw_only=True):
+    """Add ``lines`` to the end of a text file (made when absent) where they are not there yet; or replace it whole."""
+
+    path: str
+    lines: tuple[str, ...]
+    whole: bool = False
+    mode: int = 0o644
+
+
+class SetValue(Operation, tag="set", frozen=True, kw_only=True):
+    path: str
+    format: str  # ini, keyfile, shell
+    section: str = ""
+    key: str
+    value: str
+
+
+class DropFrom(Operation, tag="drop-from", frozen=True, kw_only=True):
+    """Remove words equal to ``word`` (glob) from a shell-style value, e.g. a kernel command line."""
+
+    path: str
+    key: str
+    word: str
+
+
+class Replace(Operation, tag="replace", frozen=True, kw_only=True):
+    """Replace matches of a regular expression (Python re, multi-line) in a text file."""
+
+    path: str
+    pattern: str
+    text: str
+
+
+class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
+    """Move files that match the glob into the undo folder."""
+
+    path: str
+
+
+class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):
+    path: str
+
+
+class Install(Operation, tag="install", frozen=True, kw_only=True):
+    """Install a component with the image's own package tool in the sandbox."""
+
+    component: str
+    version: str
+
+
+class RemovePackage(Operation, tag="remove", frozen=True, kw_only=True):
+    package: str
+    on_failure: str = "stop"  # stop, warn
+
+
+class DisableUnit(Operation, tag="disable", frozen=True, kw_only=True):
+    unit: str
+
+
+class MaskUnit(Operation, tag="mask", frozen=True, kw_only=True):
+    unit: str
+
+
+class Request(Operation, tag="request", frozen=True, kw_only=True):
+    """Ask for something that runs once, after all recipes: initramfs, bootloader, relabel."""
+
+    what: str
+    modules: tuple[str, ...] = ()  # for initramfs: modules it must contain
+
+
+class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
+    """Run a program of the image in the sandbox."""
+
+    argv: tuple[str, ...]
+    why: str
+
+
+AnyOperation = (
+    Write | SetValue | DropFrom | Replace | MoveAside | Truncate | Install | RemovePackage | DisableUnit
+    | MaskUnit | Request | RunCommand
+)  # fmt: skip
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What must hold after the recipe ran. ``kind``: grep, no-grep, exists, absent, unit-off, initrd-has,
+    kernel-installed, package-installed."""
+
+    kind: str
+    path: str = ""
+    text: str = ""
+    release: str = ""
+
+
+class BoundRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A recipe that applies to this restore, its placeholders filled in."""
+
+    id: str
+    title: str
+    tier: str
+    phase: str
+    why: str
+    items: tuple[str, ...]  # ids of the difference items it handles
+    operations: tuple[AnyOperation, ...]
+    checks: tuple[Check, ...]
+    origin: str = "shipped"  # shipped, site

@@ -1,0 +1,74 @@
+"""What was done and proved, per restore. JSON is canonical; other forms are made from it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class StageTime(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    seconds: float
+    bytes: int = 0
+
+
+class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a difference item."""
+
+    id: str
+    op: str
+    kind: str
+    key: str
+    tier: str
+    source: str
+    target: str
+    verdict: str
+    reason: str
+    handled_by: tuple[str, ...]
+
+
+class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    tier: str
+    result: str  # done, failed, warned
+    changed: tuple[str, ...]  # paths it changed, made or removed
+    checks: tuple[str, ...]  # one line a check: "ok grep /etc/fstab …"
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    ok: bool
+    detail: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    result: str  # restored-and-verified, restored-with-warnings, failed
+    error: str
+    error_code: str
+    exit_code: int
+    mode: str
+    image: str
+    manifest_sha256: str
+    plan_sha256: str
+    tool: str
+    started: str
+    ended: str
+    target_vendor: str
+    target_product: str
+    target_serial: str
+    target_uuid: str
+    disk: str  # one line: model, serial, size
+    disk_held: str  # what it held before
+    untouched: tuple[str, ...]
+    difference: tuple[ItemResult, ...]
+    components: tuple[str, ...]
+    recipes: tuple[RecipeResult, ...]
+    changed_paths: tuple[str, ...]  # every path of the restored system that differs from the image, sorted
+    checks: tuple[CheckResult, ...]
+    stages: tuple[StageTime, ...]
+    bytes_fetched: int
+    bytes_written: int
+    bytes_read_back: int
+    mismatches: int
+    peak_memory_bytes: int
+    warnings: tuple[str, ...]

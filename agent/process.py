@@ -1,0 +1,100 @@
+"""The only module that starts processes.
+
+Argument lists only, never a shell; a fixed environment; the failing command is shown once, shell-quoted,
+with what it printed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import RegraftError, TemporaryError
+
+DEFAULT_TIMEOUT_S = 300.0
+
+
+class ProcessError(RegraftError):
+    """A program ended with another status than 0."""
+
+    exit_code, code = 1, "process"
+
+    def __init__(self, argv: Sequence[str], status: int, stdout: str, stderr: str) -> None:
+        said = "\n".join(part for part in (stderr.strip()[-2000:], stdout.strip()[-2000:]) if part)
+        super().__init__(f"‘{shlex.join(argv)}’ ended with status {status}, expected 0:\n{said}")
+        self.argv = tuple(argv)
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a program that ended left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment every child gets: fixed locale and path, nothing of the agent's own secrets.
+
+    PyInstaller points LD_LIBRARY_PATH at its own libraries; system programs must not load those
+    (PyInstaller's manual, "LD_LIBRARY_PATH / LIBPATH considerations"), so it never travels.
+    """
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/root",
+        "TERM": os.environ.get("TERM", "dumb"),
+    }
+    environment.update(extra or {})
+    return environment
+
+
+def run(  # noqa: PLR0913 - one door for every child; each parameter is a property of the child
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: bytes | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    accept: Sequence[int] = (0,),
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    Raises ProcessError for a status outside ``accept``, TemporaryError when ``timeout_s`` seconds passed
+    (the whole process group is ended), and ProcessError with status 127 when the program does not exist.
+    """
+    words = [os.fspath(word) for word in argv]
+    try:
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=child_environment(environment),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise ProcessError(words, 127, "", str(error)) from error
+    try:
+        out, err = child.communicate(stdin, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, 9)
+        child.communicate()
+        raise TemporaryError(f"‘{shlex.join(words)}’ did not end within {timeout_s:.0f} s", "it was ended") from None
+    except BaseException:
+        os.killpg(child.pid, 9)
+        child.communicate()
+        raise
+    stdout, stderr = out.decode(errors="replace"), err.decode(errors="replace")
+    if child.returncode not in accept:
+        raise ProcessError(words, child.returncode, stdout, stderr)
+    return Completed(child.returncode, stdout, stderr)
