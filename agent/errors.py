@@ -16,9 +16,9 @@ RegraftError
 ├── ReadBackError           31   what was read back differs from what was written
 ├── PatchError              32   an adaptation or its check failed
 ├── StorageFullError        40   the depot has no room
-└── TemporaryError          75   try again later
-
-130 is "stopped before any write", 131 "stopped after writes began" (raised by the command line only).
+├── TemporaryError          75   try again later
+├── StoppedError           130   stopped before any write
+└── StoppedAfterWritesError 131  stopped after writes began: the disk does not boot, the same plan continues
 """
 
 from __future__ import annotations
@@ -101,3 +101,15 @@ class StorageFullError(RegraftError):
 
 class TemporaryError(RegraftError):
     exit_code, code = 75, "temporary"
+
+
+class StoppedError(RegraftError):
+    """Stopped by a person before anything was written."""
+
+    exit_code, code = 130, "stopped"
+
+
+class StoppedAfterWritesError(RegraftError):
+    """Stopped after writes began: the disk does not boot, the same plan continues the work."""
+
+    exit_code, code = 131, "stopped-after-writes"

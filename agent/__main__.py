@@ -1,0 +1,50 @@
+"""The program's one exit: errors become a message, a hint and a stable exit code here and nowhere else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import traceback
+
+import click
+import msgspec
+
+from agent.cli import cli
+from agent.errors import RegraftError, UnexpectedError
+
+
+def main() -> None:
+    """Entry point of ``regraft``."""
+    multiprocessing.freeze_support()
+    try:
+        cli.main(prog_name="regraft", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        sys.exit(_tell("stopped", "stopped before anything was written", "", 130))
+    except click.ClickException as wrong:
+        wrong.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(_tell("stopped", "stopped before anything was written", "", 130))
+    except RegraftError as error:
+        sys.exit(_tell(error.code, error.message, error.hint, error.exit_code))
+    except Exception as error:
+        traceback.print_exc()
+        bug = UnexpectedError(f"{type(error).__name__}: {error}", "this is a bug; keep the lines above for its report")
+        sys.exit(_tell(bug.code, bug.message, bug.hint, bug.exit_code))
+
+
+def _tell(code: str, message: str, hint: str, exit_code: int) -> int:
+    """Say what went wrong, for people on stderr and, with --json, for programs on stdout."""
+    print(f"regraft: {message}", file=sys.stderr)
+    if hint:
+        print(f"  next: {hint}", file=sys.stderr)
+    if "--json" in sys.argv:
+        error = {"error": {"code": code, "message": message, "hint": hint, "exit_code": exit_code}}
+        print(msgspec.json.encode(error).decode())
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

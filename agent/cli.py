@@ -1,0 +1,56 @@
+"""The commands. Each lives in a module of agent.commands, imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from agent.version import VERSION
+
+# name → (module, one line of help); the line is repeated here so that --help imports nothing.
+COMMANDS = {
+    "profile": ("agent.commands.profile", "Describe this machine, or the system below a directory, as XML."),
+    "capture": ("agent.commands.capture", "Capture this machine, or a directory, as an image in a depot."),
+    "images": ("agent.commands.images", "List the images of a depot."),
+    "show": ("agent.commands.images", "Show one image: volumes, sizes, layout, what did not travel."),
+    "diff": ("agent.commands.plan", "Show how a target differs from the machine an image was made of."),
+    "plan": ("agent.commands.plan", "Show every step of a restore; writes nothing."),
+    "restore": ("agent.commands.restore", "Restore an image onto a disk of this machine."),
+    "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
+    "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
+    "component": ("agent.commands.component", "Add and list software that hardware may need."),
+    "recipe": ("agent.commands.recipe", "Test the adaptations."),
+    "depot": ("agent.commands.depot", "Make a depot."),
+    "serve": ("agent.commands.serve", "Serve a depot to agents and sources."),
+    "agent": ("agent.commands.agent", "What the PE runs: find out what to do, and do it."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called: the agent starts sooner."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="regraft")
+def cli() -> None:
+    """Restore a machine from a prepared system image onto hardware that may be different.
+
+    The depot is a directory or a URL, given by --depot or REGRAFT_DEPOT.
+    An image is NAME (its newest) or NAME@TIME.
+    """
