@@ -61,7 +61,5 @@ class Difference:
     def blockers(self) -> tuple[Item, ...]:
         """Items that stop a restore: blocks, and musts that nothing handles."""
         return tuple(
-            item
-            for item in self.items
-            if item.op is Op.BLOCK or (item.tier is Tier.MUST and not item.handled_by)
+            item for item in self.items if item.op is Op.BLOCK or (item.tier is Tier.MUST and not item.handled_by)
         )

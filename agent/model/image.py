@@ -1,8 +1,8 @@
 """What an image is: the manifest and what it refers to. Format of record: docs/formats.md.
 
-    Manifest ─┬─ profile (by digest)
-              ├─ disks ── partitions           the layout, as profile values
-              └─ volumes ── listing object ── entries ── chunks in frames of packs
+Manifest ─┬─ profile (by digest)
+          ├─ disks ── partitions           the layout, as profile values
+          └─ volumes ── listing object ── entries ── chunks in frames of packs
 """
 
 from __future__ import annotations

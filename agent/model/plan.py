@@ -168,7 +168,9 @@ def describe(step: Step) -> str:
         case WriteTable(table=table, partitions=parts):
             return f"write {table.upper()} partition table with {len(parts)} partitions"
         case MakeFilesystem(partition=number, filesystem=fs):
-            return f"make {fs.kind} {fs.uuid} on partition {number}" + (f" for {fs.mountpoint}" if fs.mountpoint else "")
+            return f"make {fs.kind} {fs.uuid} on partition {number}" + (
+                f" for {fs.mountpoint}" if fs.mountpoint else ""
+            )
         case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size):
             return f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
         case VerifyTree(volume=volume):

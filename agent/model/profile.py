@@ -115,7 +115,9 @@ class FileSystem:
     kind: str  # as blkid TYPE: ext4, xfs, btrfs, vfat, swap, …
     uuid: str = ""
     label: str = ""
-    features: tuple[str, ...] = ()  # ext: feature names of the superblock; xfs: key=value of xfs_info; btrfs: incompat names
+    features: tuple[
+        str, ...
+    ] = ()  # ext: feature names of the superblock; xfs: key=value of xfs_info; btrfs: incompat names
     block_bytes: int = 0
     size_bytes: int = 0
     used_bytes: int = 0

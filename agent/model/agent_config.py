@@ -1,0 +1,75 @@
+"""What the PE was told before it met its server: agent.toml of the medium, then ``regraft.KEY=VALUE`` kernel parameters.
+
+Kernel parameters win. Unknown keys are refused: a misspelt ``unattended`` must not pass in silence.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Mapping
+
+import msgspec
+
+from agent.errors import UsageError
+
+PREFIX = "regraft."
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys of agent.toml. An empty ``image`` means: ask the server."""
+
+    depot: str = ""  # URL, path, or label:LABEL of a file system that holds the depot
+    token: str = ""
+    trust: tuple[str, ...] = ()
+    task: str = "restore"  # restore, capture, hold
+    image: str = ""
+    disk: str = ""  # disk selector
+    mode: str = "restore"  # restore, clone
+    name: str = ""  # capture: name of the image
+    unattended: bool = False
+    on_success: str = "reboot"  # reboot, poweroff, hold, shell
+    on_failure: str = "hold"  # hold, poweroff
+
+
+CHOICES = {
+    "task": ("restore", "capture", "hold"),
+    "mode": ("restore", "clone"),
+    "on_success": ("reboot", "poweroff", "hold", "shell"),
+    "on_failure": ("hold", "poweroff"),
+}
+
+
+def read_config(toml_text: str, kernel_command_line: str, where: str = "agent.toml") -> AgentConfig:
+    """The configuration of one boot. Raises UsageError naming the key, what was found and what is expected."""
+    try:
+        values: dict[str, object] = dict(tomllib.loads(toml_text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where} is not TOML: {error}", "write the medium's configuration again") from None
+    values.update(kernel_parameters(kernel_command_line))
+    try:
+        config = msgspec.convert(values, AgentConfig, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where} or the kernel parameters are not understood: {error}") from None
+    for key, allowed in CHOICES.items():
+        found = getattr(config, key)
+        if found not in allowed:
+            raise UsageError(f"{where}: {key} is ‘{found}’, expected one of {', '.join(allowed)}")
+    return config
+
+
+def kernel_parameters(command_line: str) -> Mapping[str, object]:
+    """``regraft.KEY=VALUE`` words of a kernel command line; dashes in keys read as underscores."""
+    found: dict[str, object] = {}
+    for word in shlex.split(command_line, posix=True):
+        if not word.startswith(PREFIX):
+            continue
+        key, _, value = word[len(PREFIX) :].partition("=")
+        name = key.replace("-", "_")
+        if name == "unattended":
+            found[name] = value in ("1", "true", "yes", "")
+        elif name == "trust":
+            found[name] = tuple(value.split(","))
+        else:
+            found[name] = value
+    return found

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import UsageError
+from agent.model.agent_config import read_config
+
+
+def test_kernel_parameters_win_over_the_medium() -> None:
+    config = read_config(
+        'depot = "http://a"\nunattended = false\n', "quiet regraft.depot=http://b regraft.unattended=1"
+    )
+    assert config.depot == "http://b"
+    assert config.unattended is True
+
+
+def test_trust_may_be_given_on_the_command_line() -> None:
+    config = read_config("", "regraft.trust=ed25519:AA==,ed25519:BB==")
+    assert config.trust == ("ed25519:AA==", "ed25519:BB==")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("unatended = true", "unatended"),
+        ('unattended = "yes"', "unattended"),
+        ('task = "wipe"', "restore, capture, hold"),
+        ("depot = ", "not TOML"),
+    ],
+)
+def test_what_is_not_understood_is_refused(text: str, part: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_config(text, "")
+    assert part in str(refused.value)
