@@ -1,4 +1,4 @@
-"""What the PE was told before it met its server: agent.toml of the medium, then ``regraft.KEY=VALUE`` kernel parameters.
+"""What the PE was told: agent.toml of the medium, then ``regraft.KEY=VALUE`` kernel parameters.
 
 Kernel parameters win. Unknown keys are refused: a misspelt ``unattended`` must not pass in silence.
 """

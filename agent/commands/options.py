@@ -1,0 +1,77 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+import msgspec
+
+from agent.console.jsonlines import JsonLines
+from agent.console.plain import PlainConsole
+from agent.depot.location import open_depot, open_writable
+from agent.depot.signing import TrustedKeys, trusted_keys
+from agent.depot.store import Depot, WritableDepot
+from agent.errors import UsageError
+from agent.model.events import Emit
+from agent.model.image import NAME, TIME_IN_NAMES, ImageRef
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach a depot: what the options said."""
+
+    location: str
+    token: str
+    trust: tuple[str, ...]
+
+    def open(self) -> Depot:
+        return open_depot(self.location, self.token)
+
+    def open_writable(self) -> WritableDepot:
+        return open_writable(self.location, self.token)
+
+    def keys(self, depot: Depot) -> TrustedKeys:
+        return trusted_keys(depot, self.trust)
+
+
+def depot_options(command: Command) -> Command:
+    """--depot, --token and --trust, handed on as ``access``."""
+    for option in (
+        click.option("--trust", "trust", multiple=True, envvar="REGRAFT_TRUST", metavar="KEY",
+                     help="Public key of the depot, ed25519:BASE64; may be given several times."),
+        click.option("--token", envvar="REGRAFT_TOKEN", default="", metavar="TOKEN",
+                     help="Token for a depot served by regraft.  [env: REGRAFT_TOKEN]"),
+        click.option("--depot", "location", envvar="REGRAFT_DEPOT", required=True, metavar="PATH|URL",
+                     help="Where the depot is.  [env: REGRAFT_DEPOT]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def console(as_json: bool) -> Emit:
+    """Where events go: JSON lines or plain lines on standard output."""
+    return JsonLines(sys.stdout) if as_json else PlainConsole(sys.stdout)
+
+
+def parse_image(text: str) -> ImageRef:
+    """``NAME`` or ``NAME@TIME``."""
+    name, _, time = text.partition("@")
+    if not NAME.fullmatch(name) or (time and not TIME_IN_NAMES.fullmatch(time)):
+        raise UsageError(
+            f"‘{text}’ does not name an image; expected NAME or NAME@TIME such as lab@20261123T204140Z",
+            "list the images with ‘regraft images’",
+        )
+    return ImageRef(name, time)
+
+
+def print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
