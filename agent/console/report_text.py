@@ -1,0 +1,182 @@
+"""What people read before and after a restore: the difference, the plan to consent to, the report. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from agent.console.table import WIDTH, table
+from agent.model.difference import Difference, Item
+from agent.model.plan import DiskIdentity, Plan, describe, digest
+from agent.model.report import ItemResult, Report, StageTime
+from agent.model.wording import amount_text, duration_text, printable, size_text
+
+TIERS = ("must", "should", "later")
+HEADLINES = {
+    "restored-and-verified": "RESTORED AND VERIFIED",
+    "restored-with-warnings": "RESTORED WITH WARNINGS",
+    "failed": "FAILED",
+}
+MODES = {
+    "restore": "the same machine continued: its identity is kept",
+    "clone": "another machine made alike: its identity is renewed",
+}
+CHANGED_PATHS_SHOWN = 40
+
+AnyItem = Item | ItemResult
+
+
+# --- difference ---------------------------------------------------------------------------------------------------
+
+
+def difference_table(difference: Difference) -> str:
+    """Every difference, what must be handled first, with its reason and who handles it."""
+    head = f"difference: {printable(difference.source)} -> {printable(difference.target)}"
+    if not difference.items:
+        return f"{head}\n  none: the target is like the source"
+    text = f"{head}\n{items_table(difference.items)}"
+    if difference.blockers:
+        blockers = ", ".join(f"{item.id} ({printable(item.key)})" for item in difference.blockers)
+        text += f"\nBLOCKED: nothing handles {blockers}"
+    return text
+
+
+def items_table(items: Sequence[AnyItem]) -> str:
+    """Two lines an item: what changes, then why and by whom; keys and values are too long for one."""
+    lines: list[str] = []
+    for item in in_order(items):
+        values = change_text(item)
+        what = f"{item.id:>4}  {item.tier:<6}  {item.op:<6}  {printable(item.kind)}: {printable(item.key)}"
+        lines.append(what.rstrip())
+        indent = " " * 22
+        for label, value in (("", values), ("why: ", item.reason), ("by: ", handled_text(item))):
+            if value:
+                lines.extend(textwrap.wrap(printable(label + value), WIDTH, initial_indent=indent,
+                                           subsequent_indent=indent + "  ", break_on_hyphens=False))  # fmt: skip
+    return "\n".join(lines)
+
+
+def in_order(items: Iterable[AnyItem]) -> list[AnyItem]:
+    """Musts first; inside a tier blocks first, then as the comparison found them."""
+    return sorted(items, key=lambda item: (TIERS.index(item.tier) if item.tier in TIERS else 9, item.op != "block"))
+
+
+def change_text(item: AnyItem) -> str:
+    verdict = f" [{item.verdict}]" if item.verdict not in ("", "n-a") else ""
+    if item.source and item.target:
+        return f"{item.source} -> {item.target}{verdict}"
+    return f"{item.source or item.target}{verdict}".strip()
+
+
+def handled_text(item: AnyItem) -> str:
+    if item.handled_by:
+        return ", ".join(item.handled_by)
+    return "NOTHING" if item.tier == "must" or item.op == "block" else "nothing (not needed to boot)"
+
+
+# --- plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan_text(plan: Plan) -> str:
+    """The consent screen: what is erased, what is kept, what changes, every step."""
+    disk = plan.disk
+    blocks: list[tuple[str, list[str]]] = [
+        ("RESTORE", [f"{plan.image}", f"mode {plan.mode}: {MODES.get(plan.mode, '')}"]),
+        ("ERASES", [disk_text(disk), f"now holds: {disk.content or 'nothing that is recognised'}"]),
+        ("KEEPS", [f"{line}: not touched" for line in plan.untouched] or ["there is no other disk"]),
+        ("TAKES", [f"{c.id} {c.version}: {c.reason}" for c in plan.components] or ["no components"]),
+        ("STEPS", [f"{number:2d}. {describe(step)}" for number, step in enumerate(plan.steps, 1)]),
+        ("WARNING", list(plan.warnings)),
+        ("PLAN", [digest(plan)]),
+    ]
+    return "\n".join(line for name, lines in blocks for line in _block(name, lines))
+
+
+def disk_text(disk: DiskIdentity) -> str:
+    names = f"{disk.name}  {disk.model or 'no model name'}  {size_text(disk.size_bytes)}  serial {disk.serial or '-'}"
+    place = "  ".join(text for text in (f"wwn {disk.wwn}" if disk.wwn else "", disk.by_path) if text)
+    return f"{names}  {place}".rstrip()
+
+
+def _block(name: str, lines: Sequence[str]) -> list[str]:
+    out: list[str] = []
+    for line in lines:
+        head = f"{name if not out else '':<9}"
+        out.extend(textwrap.wrap(printable(line), WIDTH, initial_indent=head, subsequent_indent=" " * 13,
+                                 break_on_hyphens=False))  # fmt: skip
+    return out
+
+
+# --- report -------------------------------------------------------------------------------------------------------
+
+
+def report_text(report: Report) -> str:
+    """The whole report for a terminal."""
+    parts = [
+        "\n".join(line for name, lines in _facts(report) for line in _block(name, lines)),
+        "DIFFERENCE\n" + (items_table(report.difference) if report.difference else "  none"),
+        "ADAPTATIONS\n" + _recipes(report),
+        "CHECKS\n" + _checks(report),
+        _changed(report),
+        "STAGES\n" + stages_table(report.stages),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def headline(report: Report) -> str:
+    """The result in words, readable from across the room."""
+    text = HEADLINES.get(report.result, report.result.upper())
+    return f"{text} [{report.error_code}]" if report.result == "failed" and report.error_code else text
+
+
+def _facts(report: Report) -> list[tuple[str, list[str]]]:
+    target = f"{report.target_vendor} {report.target_product}".strip() or "unnamed machine"
+    return [
+        ("RESULT", [headline(report), *([report.error] if report.error else [])]),
+        ("IMAGE", [f"{report.image} ({report.mode})"]),
+        ("MACHINE", [f"{target}  serial {report.target_serial or '-'}  uuid {report.target_uuid or '-'}"]),
+        ("DISK", [report.disk, f"held before: {report.disk_held or 'nothing that is recognised'}"]),
+        ("KEPT", [f"{line}: not touched" for line in report.untouched]),
+        ("TOOK", list(report.components)),
+        ("WARNING", list(report.warnings)),
+        ("DATA", [f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
+                  f"{amount_text(report.bytes_read_back)} read back, {report.mismatches} mismatches"]),
+        ("MEMORY", [f"{size_text(report.peak_memory_bytes)} at most"]),
+        ("TIME", [f"{report.started} to {report.ended}"]),
+        ("PLAN", [report.plan_sha256]),
+    ]  # fmt: skip
+
+
+def _recipes(report: Report) -> str:
+    lines = [f"  {recipe.result:<6}  [{recipe.tier}] {recipe.id}" for recipe in report.recipes]
+    return "\n".join(printable(line) for line in lines) or "  none"
+
+
+def _checks(report: Report) -> str:
+    lines = [f"  {'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}" for check in report.checks]
+    return "\n".join(printable(line) for line in lines) or "  none: nothing has proved that it will boot"
+
+
+def _changed(report: Report) -> str:
+    paths = report.changed_paths
+    if not paths:
+        return "CHANGED FILES\n  none"
+    lines = [f"  {printable(path)}" for path in paths[:CHANGED_PATHS_SHOWN]]
+    if len(paths) > CHANGED_PATHS_SHOWN:
+        lines.append(f"  … and {len(paths) - CHANGED_PATHS_SHOWN} more, all in the report's JSON")
+    return f"CHANGED FILES ({len(paths)})\n" + "\n".join(lines)
+
+
+def stages_table(stages: Sequence[StageTime]) -> str:
+    """Stages with their seconds, data and rate, and the sum."""
+    rows = [
+        (stage.name, f"{stage.seconds:.1f}", amount_text(stage.bytes) if stage.bytes else "", rate_text(stage))
+        for stage in stages
+    ]
+    total = sum(stage.seconds for stage in stages)
+    rows.append(("all", f"{total:.1f}", "", duration_text(total)))
+    return table(("stage", "seconds", "data", "rate"), rows, right=frozenset({1, 2}))
+
+
+def rate_text(stage: StageTime) -> str:
+    return f"{stage.bytes / stage.seconds / 1e6:.1f} MB/s" if stage.bytes and stage.seconds else ""
