@@ -60,6 +60,28 @@ class DropFrom(Operation, tag="drop-from", frozen=True, kw_only=True):
     word: str
 
 
+class AddTo(Operation, tag="add-to", frozen=True, kw_only=True):
+    """Add a word to the end of a shell-style value where it is not there yet, e.g. a kernel command line."""
+
+    path: str
+    key: str
+    word: str
+
+
+class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):
+    """Change the entries of an fstab-like table that name ``device`` (and ``mountpoint``, when one is given).
+
+    ``action``: set-device (``value`` is the new one), add-options (``value`` is comma-separated), comment-out
+    (``value`` is the reason), add (``value`` is the whole line; nothing happens where the mount point is taken).
+    """
+
+    path: str = "/etc/fstab"
+    action: str
+    device: str
+    mountpoint: str = ""
+    value: str
+
+
 class Replace(Operation, tag="replace", frozen=True, kw_only=True):
     """Replace matches of a regular expression (Python re, multi-line) in a text file."""
 
@@ -90,6 +112,13 @@ class RemovePackage(Operation, tag="remove", frozen=True, kw_only=True):
     on_failure: str = "stop"  # stop, warn
 
 
+class EnableUnit(Operation, tag="enable", frozen=True, kw_only=True):
+    """Start a unit with ``target``, as ``systemctl enable`` would: a link in its .wants directory."""
+
+    unit: str
+    target: str = "multi-user.target"
+
+
 class DisableUnit(Operation, tag="disable", frozen=True, kw_only=True):
     unit: str
 
@@ -113,14 +142,17 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
 
 AnyOperation = (
-    Write | SetValue | DropFrom | Replace | MoveAside | Truncate | Install | RemovePackage | DisableUnit
-    | MaskUnit | Request | RunCommand
+    Write | SetValue | DropFrom | AddTo | EditMounts | Replace | MoveAside | Truncate | Install | RemovePackage
+    | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
 )  # fmt: skip
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What must hold after the recipe ran. ``kind``: grep, no-grep, exists, absent, unit-off, initrd-has,
-    kernel-installed, package-installed."""
+    """What must hold after the recipe ran. ``kind``: grep, no-grep, exists, absent, empty, unit-on, unit-off,
+    initrd-has, kernel-installed, package-installed, package-absent, requested.
+
+    ``path`` is a file, ``text`` a literal text (grep), unit, module or package, ``release`` a kernel.
+    """
 
     kind: str
     path: str = ""

@@ -1,0 +1,39 @@
+"""Everything a restore is decided on, in one value: what was captured, what is here, what is planned for the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.model.drivers import KernelIndex
+from agent.model.image import Component, Manifest
+from agent.model.plan import PlannedFilesystem, PlannedPartition
+from agent.model.profile import Disk, Profile
+from agent.model.tree import Tree
+
+RESTORE, CLONE = "restore", "clone"
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    manifest: Manifest
+    source: Profile
+    target: Profile
+    tree: Tree  # the image's files
+    disk: Disk  # of the target, the one that will be written
+    mode: str = RESTORE
+    name: str = ""  # clone mode: the new machine's name; "" derives one
+    components: tuple[Component, ...] = ()
+    partitions: tuple[PlannedPartition, ...] = ()
+    filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
+    live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
+
+    @property
+    def new_name(self) -> str:
+        """Hostname of a clone: as given, else the source's with the end of the first MAC, the same at every run."""
+        if self.mode != CLONE:
+            return self.source.hostname
+        if self.name:
+            return self.name
+        macs = sorted(nic.mac for nic in self.target.network.nics)
+        return f"{self.source.hostname}-{macs[0].replace(':', '')[-6:]}" if macs else f"{self.source.hostname}-clone"
