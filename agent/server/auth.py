@@ -231,6 +231,10 @@ def check_need(request: Request) -> None:
     route = request.scope.get("route")
     need = (getattr(route, "openapi_extra", None) or {}).get("x-needs", "")
     identity: Identity = request.state.identity
+    if need not in identity.grants and not identity.id:
+        raise NotAuthenticatedError(
+            f"{request.method} {request.url.path} needs a token", "give it by --token or REGRAFT_TOKEN"
+        )
     if need not in identity.grants:
         raise NotAllowedError(
             f"{request.method} {request.url.path} needs the role ‘{need or 'none that exists'}’; "

@@ -77,6 +77,7 @@ class EventRow(Base):
     __tablename__ = "events"
     attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str]
     body: Mapped[bytes] = mapped_column(LargeBinary)
 
 

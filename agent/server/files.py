@@ -24,7 +24,7 @@ from agent.depot.local import LocalDepot
 from agent.depot.store import digest_in_path
 from agent.errors import DamagedError, NoImageError, RefusedError, StorageFullError, UsageError
 from agent.model.wording import printable, size_text
-from agent.server.problems import TooLargeError
+from agent.server.problems import TooLargeError, problem
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _TIME = r"\d{8}T\d{6}Z"
@@ -49,9 +49,10 @@ FLOOR_MOST_BYTES = 1 << 30
 
 
 class DepotFile(FileResponse):
-    """A file in pieces large enough for a fast network."""
+    """A file in pieces large enough for a fast network; more than one range in a request gets the whole file."""
 
     chunk_size = BLOCK_BYTES
+    max_ranges = 1
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -68,8 +69,24 @@ def serve_file(depot: LocalDepot, path: str, request: Request) -> Response:
     headers = {"ETag": etag, "Cache-Control": caching, "Accept-Ranges": "bytes"}
     if known and etag in [each.strip().removeprefix("W/") for each in known.split(",")]:
         return Response(status_code=304, headers=headers)
+    if not satisfiable(request, status.st_size):
+        answer = problem(416, "usage", "No such range", f"{path} has {status.st_size:,} bytes, fewer than the range")
+        answer.headers.update({"Content-Range": f"bytes */{status.st_size}", **headers})
+        return answer
     kind = TYPES.get(place.suffix, "application/octet-stream")
     return DepotFile(place, headers=headers, media_type=kind, stat_result=status)
+
+
+def satisfiable(request: Request, size: int) -> bool:
+    """Whether the file has what the Range header asks. A header that is no range is dropped (RFC 9110, 14.2)."""
+    header = request.headers.get("range")
+    if header is None or "," in header:
+        return True
+    found = re.fullmatch(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", header.strip(), re.ASCII)
+    if found is None or (found[2] and int(found[1]) > int(found[2])):
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+        return True
+    return int(found[1]) < size if found[1] else int(found[3]) > 0 and size > 0
 
 
 def find(depot: LocalDepot, path: str) -> Path:

@@ -187,6 +187,29 @@ class Jobs:
             raise NoImageError(f"job {job_id} has no report yet")
         return body
 
+    def has_report(self, job_id: str) -> bool:
+        """Whether any attempt has one."""
+        with self._database.transaction() as session:
+            return session.scalar(
+                select(func.count())
+                .select_from(ReportRow)
+                .join(AttemptRow, AttemptRow.id == ReportRow.attempt_id)
+                .where(AttemptRow.job_id == job_id)
+            ) not in (0, None)
+
+    def talk(self, job_id: str, limit: int) -> tuple[Event, ...]:
+        """The last events of the newest attempt that are for people: all but progress."""
+        with self._database.transaction() as session:
+            _job_row(session, job_id)
+            attempt = _newest_attempt(session, job_id)
+            bodies = session.scalars(
+                select(EventRow.body)
+                .where(EventRow.attempt_id == attempt.id, EventRow.kind != "progress")
+                .order_by(EventRow.seq.desc())
+                .limit(limit)
+            )
+            return tuple(msgspec.json.decode(body, type=Event) for body in bodies)[::-1]
+
     def events(self, job_id: str, after: int = -1, limit: int = PAGE_LIMIT) -> tuple[Event, ...]:
         """Events of the newest attempt, oldest first, at most ``limit``."""
         with self._database.transaction() as session:
@@ -287,7 +310,10 @@ def _digest(secret: str) -> str:
 def _insert_events(session: Session, attempt_id: int, events: Sequence[Event]) -> int:
     if not events:
         return 0
-    rows = [{"attempt_id": attempt_id, "seq": each.seq, "body": msgspec.json.encode(each)} for each in events]
+    rows = [
+        {"attempt_id": attempt_id, "seq": each.seq, "kind": each.kind, "body": msgspec.json.encode(each)}
+        for each in events
+    ]
     before = session.scalar(select(func.count()).where(EventRow.attempt_id == attempt_id)) or 0
     if session.get_bind().dialect.name == "postgresql":
         session.execute(postgresql.insert(EventRow).on_conflict_do_nothing(), rows)

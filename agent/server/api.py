@@ -1,0 +1,281 @@
+"""The routes under /api/v1 and the depot's files. Each names what it needs; what they do is elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from agent.depot import catalogue
+from agent.depot.local import LocalDepot
+from agent.errors import DamagedError, DiskSelectionError, NoImageError
+from agent.model.events import Event
+from agent.model.image import NAME, TIME_IN_NAMES, ImageRef
+from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
+from agent.model.machine_match import is_placeholder
+from agent.model.report import Report
+from agent.model.wording import printable
+from agent.server.auth import Need, Role, Tokens, needs
+from agent.server.files import put_file, serve_file
+from agent.server.jobs import Jobs, match_pair
+from agent.server.problems import TooLargeError
+from agent.server.targets import Targets
+from agent.version import VERSION
+
+XML_LIMIT_BYTES = 4 << 20
+COMPONENT_LIMIT_BYTES = 16 << 20
+MANIFEST_LIMIT_BYTES = 64 << 20
+JSON_LIMIT_BYTES = 1 << 20
+EVENTS_LIMIT_BYTES = 4 << 20
+REPORT_LIMIT_BYTES = 16 << 20
+EVENTS_MOST = 2000
+ANY_DISK = "only-eligible"
+SELECTORS = ("serial=", "wwn=", "path=", "name=")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work on."""
+
+    depot: LocalDepot
+    jobs: Jobs
+    targets: Targets
+    tokens: Tokens
+    floor_bytes: int | None = None
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+class Body:
+    """Dependency: the request's body, at most ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    async def __call__(self, request: Request) -> bytes:
+        data = bytearray()
+        async for piece in request.stream():
+            data += piece
+            if len(data) > self._limit:
+                raise TooLargeError(
+                    f"{request.url.path}: the body has more than {self._limit >> 20} MiB, the most allowed"
+                )
+        return bytes(data)
+
+
+Use = Annotated[Services, Depends(services)]
+Xml = Annotated[bytes, Depends(Body(XML_LIMIT_BYTES))]
+Json = Annotated[bytes, Depends(Body(JSON_LIMIT_BYTES))]
+
+router = APIRouter()
+files = APIRouter()
+
+
+def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    all_headers = {"Cache-Control": "no-store", **(headers or {})}
+    return Response(msgspec.json.encode(value), status, all_headers, media_type="application/json")
+
+
+def _decode(data: bytes, kind: type[Value], what: str) -> Value:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{what} is not understood: {printable(str(error), 300)}", "see docs/server.md") from None
+
+
+# --- open ---------------------------------------------------------------------------------------------------------
+
+
+@router.get("/healthz", openapi_extra=needs(Need.OPEN))
+def healthz(use: Use) -> Response:
+    """Alive, and its depot is there."""
+    use.depot.info  # noqa: B018 - raises when the depot is gone
+    return _json({"status": "ok"})
+
+
+@router.get("/api/v1/version", openapi_extra=needs(Need.OPEN))
+def version(use: Use) -> Response:
+    return _json({"program": "regraft", "version": VERSION, "depot_id": use.depot.id})
+
+
+# --- publishing ---------------------------------------------------------------------------------------------------
+
+
+@router.post("/api/v1/profiles", openapi_extra=needs(Need.WRITE))
+def publish_profile(use: Use, xml: Xml) -> Response:
+    published = use.depot.publish_profile(xml)
+    return _json({"machine": published.machine, "time": published.time, "sha256": published.sha256,
+                  "path": published.path}, 201, {"Location": f"/{published.path}"})  # fmt: skip
+
+
+@router.post("/api/v1/images", openapi_extra=needs(Need.WRITE))
+def publish_image(use: Use, manifest: Annotated[bytes, Depends(Body(MANIFEST_LIMIT_BYTES))]) -> Response:
+    """Publish when everything it names is there. The depot checks; until then nobody can choose the image."""
+    ref = catalogue.decode_manifest(manifest, "the manifest").ref
+    use.depot.publish_image(manifest)
+    return _json({"image": str(ref)}, 201)
+
+
+@router.post("/api/v1/components", openapi_extra=needs(Need.WRITE))
+def publish_component(use: Use, xml: Annotated[bytes, Depends(Body(COMPONENT_LIMIT_BYTES))]) -> Response:
+    use.depot.publish_component(xml)
+    return _json({"published": True}, 201)
+
+
+# --- targets and jobs ---------------------------------------------------------------------------------------------
+
+
+@router.post("/api/v1/targets", openapi_extra=needs(Need.AGENT))
+def submit_target(use: Use, xml: Xml) -> Response:
+    return _json(use.targets.submit(xml))
+
+
+@router.get("/api/v1/targets/{target}/profile.xml", openapi_extra=needs(Need.READ))
+def target_profile(use: Use, target: int) -> Response:
+    return Response(use.targets.profile_xml(target), media_type="application/xml")
+
+
+@router.post("/api/v1/jobs", openapi_extra=needs(Need.WRITE))
+def create_job(use: Use, request: Request, body: Json) -> Response:
+    wanted = checked_job(use.depot, _decode(body, JobRequest, "the job"))
+    job, new = use.jobs.create(wanted, request.headers.get("idempotency-key", "")[:200])
+    return _json(job, 201 if new else 200, {"Location": f"/api/v1/jobs/{job.id}"})
+
+
+@router.get("/api/v1/jobs", openapi_extra=needs(Need.READ))
+def list_jobs(use: Use) -> Response:
+    return _json(use.jobs.newest())
+
+
+@router.get("/api/v1/jobs/{job_id}", openapi_extra=needs(Need.READ))
+def get_job(use: Use, job_id: str) -> Response:
+    return _json(use.jobs.get(job_id))
+
+
+@router.post("/api/v1/jobs/{job_id}/claim", openapi_extra=needs(Need.AGENT))
+def claim_job(use: Use, job_id: str, body: Json) -> Response:
+    return _json(use.jobs.claim(job_id, _decode(body, Claim, "the claim")))
+
+
+@router.post("/api/v1/jobs/{job_id}/attempts", openapi_extra=needs(Need.WRITE))
+def queue_again(use: Use, request: Request, job_id: str) -> Response:
+    return _json(use.jobs.queue_again(job_id, request.headers.get("idempotency-key", "")[:200]), 201)
+
+
+@router.post("/api/v1/jobs/{job_id}/events", openapi_extra=needs(Need.AGENT))
+def add_events(
+    use: Use, request: Request, job_id: str, body: Annotated[bytes, Depends(Body(EVENTS_LIMIT_BYTES))]
+) -> Response:
+    events = _decode(body, list[Event], "the list of events")
+    if len(events) > EVENTS_MOST:
+        raise TooLargeError(f"{len(events):,} events in one request, expected at most {EVENTS_MOST:,}")
+    return _json({"added": use.jobs.add_events(job_id, _secret(request), events)})
+
+
+@router.get("/api/v1/jobs/{job_id}/events", openapi_extra=needs(Need.READ))
+def get_events(
+    use: Use, job_id: str, after: int = -1, limit: Annotated[int, Query(ge=1, le=EVENTS_MOST)] = 500
+) -> Response:
+    return _json(use.jobs.events(job_id, after, limit))
+
+
+@router.put("/api/v1/jobs/{job_id}/report", openapi_extra=needs(Need.AGENT))
+def put_report(
+    use: Use, request: Request, job_id: str, body: Annotated[bytes, Depends(Body(REPORT_LIMIT_BYTES))]
+) -> Response:
+    return _json(use.jobs.put_report(job_id, _secret(request), _decode(body, Report, "the report"), body))
+
+
+@router.get("/api/v1/jobs/{job_id}/report", openapi_extra=needs(Need.READ))
+def get_report(use: Use, job_id: str) -> Response:
+    return Response(use.jobs.report(job_id), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _secret(request: Request) -> str:
+    return request.headers.get("regraft-claim", "")
+
+
+def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
+    """A job that can be carried out, its image fixed to one time. Errors name what was found."""
+    kind, value = match_pair(wanted.match)
+    if kind != "any" and is_placeholder(value):
+        raise DamagedError(
+            f"{kind} ‘{printable(value, 80)}’ is a placeholder that many machines carry; a job for it could erase "
+            "the wrong one",
+            "match on another property, such as mac",
+        )
+    if wanted.mode not in MODES or wanted.on_success not in ON_SUCCESS:
+        raise DamagedError(
+            f"mode ‘{printable(wanted.mode, 40)}’, on_success ‘{printable(wanted.on_success, 40)}’: expected one of "
+            f"{', '.join(MODES)} and one of {', '.join(ON_SUCCESS[1:])} or nothing"
+        )
+    disk = wanted.disk
+    if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
+        raise DiskSelectionError(
+            f"‘{printable(disk, 200)}’ does not select a disk", f"expected {ANY_DISK} or {'…, '.join(SELECTORS)}…"
+        )
+    return msgspec.structs.replace(wanted, image=str(resolve(depot, wanted.image)))
+
+
+def resolve(depot: LocalDepot, text: str) -> ImageRef:
+    """The image that ``NAME`` or ``NAME@TIME`` means now."""
+    name, _, time = text.partition("@")
+    if not NAME.fullmatch(name) or (time and not TIME_IN_NAMES.fullmatch(time)):
+        raise NoImageError(f"‘{printable(text, 120)}’ does not name an image", "expected NAME or NAME@TIME")
+    times = [each.time for each in catalogue.images(depot) if each.machine == name and time in ("", each.time)]
+    if not times:
+        raise NoImageError(f"the depot has no image {text}", "list the images with ‘regraft images’")
+    return ImageRef(name, max(times))
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    role: Role
+    label: str
+
+
+@router.get("/api/v1/tokens", openapi_extra=needs(Need.ADMIN))
+def list_tokens(use: Use) -> Response:
+    return _json([{"id": each.id, "label": each.label, "role": each.role, "created": each.created,
+                   "enabled": each.enabled} for each in use.tokens.records()])  # fmt: skip
+
+
+@router.post("/api/v1/tokens", openapi_extra=needs(Need.ADMIN))
+def create_token(use: Use, body: Json) -> Response:
+    """A new token; this answer is the only place where it is ever shown."""
+    wanted = _decode(body, TokenRequest, "the token's description")
+    record, token = use.tokens.create(wanted.role, printable(wanted.label, 80))
+    return _json({"id": record.id, "role": record.role, "token": token}, 201)
+
+
+@router.delete("/api/v1/tokens/{token_id}", openapi_extra=needs(Need.ADMIN))
+def disable_token(use: Use, token_id: str) -> Response:
+    record = use.tokens.disable(token_id)
+    return _json({"id": record.id, "enabled": record.enabled})
+
+
+# --- the depot's files: these catch every path, so they are routed last -------------------------------------------
+
+
+@files.api_route("/depot.json", methods=["GET", "HEAD"], openapi_extra=needs(Need.OPEN))
+def depot_info(use: Use, request: Request) -> Response:
+    return serve_file(use.depot, "depot.json", request)
+
+
+@files.api_route("/{path:path}", methods=["GET", "HEAD"], openapi_extra=needs(Need.FILES))
+def get_file(use: Use, request: Request, path: str) -> Response:
+    return serve_file(use.depot, path, request)
+
+
+@files.put("/{path:path}", openapi_extra=needs(Need.WRITE))
+async def put_depot_file(use: Use, request: Request, path: str) -> Response:
+    return await put_file(use.depot, path, request, use.floor_bytes)
