@@ -74,7 +74,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One verb or check as written, placeholders not filled; ``each``: "" once, else "diff", "diff:KIND" or "OP:KIND"."""
+    """One verb or check as written. ``each``: "" once, else over "diff", "diff:KIND" or "OP:KIND"."""
 
     verb: str
     fields: Mapping[str, Any]

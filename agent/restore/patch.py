@@ -1,0 +1,247 @@
+"""Applies recipes to the restored system: files inside its root only, its own programs in the sandbox only.
+
+What a recipe says is concrete already (`agent.model.recipe_match`); nothing is decided here. Applied again it changes
+nothing, so that a restore that was cut can be started anew. Originals go to the undo folder, the first one wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.errors import PatchError
+from agent.model import edits
+from agent.model.recipe import (
+    AnyOperation,
+    BoundRecipe,
+    Check,
+    DisableUnit,
+    EnableUnit,
+    Install,
+    MaskUnit,
+    MoveAside,
+    RemovePackage,
+    Request,
+    RunCommand,
+    Write,
+)
+from agent.model.recipe_match import describe
+from agent.model.recipe_test import FILE_CHECKS, check_file
+from agent.model.report import RecipeResult
+from agent.restore.changes import ChangeWatch
+from agent.restore.inside import InsideRoot
+from agent.restore.sandbox import Sandbox
+
+UNDO = Path("/var/lib/regraft/undo")  # inside the restored system
+_UNITS = "/etc/systemd/system"
+_UNIT_NAME = re.compile(r"[A-Za-z0-9@:_.\\-]+")
+
+
+def apply_recipe(
+    root: Path,
+    recipe: BoundRecipe,
+    undo: Path,
+    sandbox: Sandbox,
+    payloads: Mapping[str, Sequence[Path]] | None = None,
+) -> RecipeResult:
+    """Apply one recipe and run its checks.
+
+    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: component id → its files on this machine.
+    A must recipe whose operation or check fails raises PatchError; a lesser one ends as "warned".
+    """
+    work = _Work(root, undo, sandbox, payloads or {})
+    try:
+        for operation in recipe.operations:
+            work.apply(operation)
+        failed, lines = _checks(recipe, work)
+        if failed:
+            raise PatchError(f"recipe {recipe.id}: check failed: {'; '.join(failed)}", "see docs/recipes.md")
+    except PatchError as error:
+        if recipe.tier == "must":
+            raise PatchError(f"recipe {recipe.id}: {error.message}", error.hint) from error
+        lines, result = [f"failed {error.message}"], "warned"
+    else:
+        result = "done" if not work.warnings else "warned"
+    checks = (*lines, *(f"warning {text}" for text in work.warnings))
+    return RecipeResult(
+        id=recipe.id, tier=recipe.tier, result=result, changed=tuple(sorted(work.changed)), checks=checks
+    )
+
+
+def requested(recipes: Sequence[BoundRecipe]) -> dict[str, tuple[str, ...]]:
+    """What the recipes ask to run once after them: what → modules (of initramfs)."""
+    found: dict[str, tuple[str, ...]] = {}
+    for recipe in recipes:
+        for operation in recipe.operations:
+            if isinstance(operation, Request):
+                found[operation.what] = tuple(sorted({*found.get(operation.what, ()), *operation.modules}))
+    return found
+
+
+class _Work:
+    """One recipe at work: where, with what, and what it has changed so far."""
+
+    def __init__(self, root: Path, undo: Path, sandbox: Sandbox, payloads: Mapping[str, Sequence[Path]]) -> None:
+        self.inside = InsideRoot(root)
+        self.undo = "/" + str(
+            undo.relative_to(root) if undo.is_relative_to(root) and root != Path("/") else undo
+        ).lstrip("/")
+        self.sandbox = sandbox
+        self.payloads = payloads
+        self.changed: set[str] = set()
+        self.warnings: list[str] = []
+
+    def apply(self, operation: AnyOperation) -> None:
+        match operation:
+            case MoveAside(path=pattern):
+                for path in self.inside.glob(pattern):
+                    self._keep(path)
+                    self._remove(path)
+            case EnableUnit(unit=unit, target=target):
+                self._link(f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}", _unit_file(self.inside, unit))
+            case DisableUnit(unit=unit):
+                for path in self.inside.glob(f"{_UNITS}/*"):
+                    if path.endswith((".wants", ".requires")):
+                        self._remove(f"{path}/{_unit(unit)}")
+            case MaskUnit(unit=unit):
+                path = f"{_UNITS}/{_unit(unit)}"
+                self._keep(path)
+                self._link(path, "/dev/null")
+            case Install() | RemovePackage() | RunCommand():
+                self._run(operation)
+            case Request():
+                pass  # the plan's own later steps
+            case _:
+                self._edit(operation)
+
+    def _edit(self, operation: edits.FileEdit) -> None:
+        before = self.inside.read(operation.path)
+        text = None if before is None else before.decode("utf-8", "surrogateescape")
+        after = edits.edit(operation, text)
+        if after is None or after == text:
+            return
+        self._keep(operation.path)
+        folder = operation.path.rpartition("/")[0]
+        made = self.inside.make_directories(folder)
+        mode = operation.mode if isinstance(operation, Write) else 0o644
+        self.inside.write(operation.path, after.encode("utf-8", "surrogateescape"), mode)
+        self._note(operation.path, *made, *(() if before is not None else (folder,)))
+
+    def _run(self, operation: Install | RemovePackage | RunCommand) -> None:
+        watch = ChangeWatch(self.inside.root)
+        try:
+            match operation:
+                case Install(component=component, version=version):
+                    self._install(component, version)
+                case RemovePackage(package=package):
+                    if package_state(self.inside, package):
+                        self.sandbox.remove_deb([package])
+                case RunCommand(argv=argv):
+                    self.sandbox.run(argv)
+        except PatchError as error:
+            if not isinstance(operation, RemovePackage) or operation.on_failure != "warn":
+                raise
+            self.warnings.append(f"{describe(operation)}: {error.message}")
+        self.changed.update(watch.changed())
+
+    def _install(self, component: str, version: str) -> None:
+        files = self.payloads.get(component)
+        if not files:
+            raise PatchError(f"component {component} {version} is not on this machine", "fetch it from the depot first")
+        if package_state(self.inside, component) == version:
+            return
+        self.sandbox.install_deb(files)
+
+    def _keep(self, path: str) -> None:
+        """Copy an original to the undo folder, once, with its mode."""
+        kept = f"{self.undo}{path}"
+        if self.inside.lexists(kept) or not self.inside.lexists(path):
+            return
+        target = self.inside.read_link(path)
+        made = self.inside.make_directories(kept.rpartition("/")[0])
+        if target is not None:
+            self.inside.link(kept, target)
+        else:
+            data = self.inside.read(path)
+            self.inside.write(kept, data or b"", mode=self.inside.mode(path))
+        self._note(kept, *made)
+
+    def _remove(self, path: str) -> None:
+        if self.inside.lexists(path):
+            self.inside.remove(path)
+            self._note(path, path.rpartition("/")[0])
+
+    def _link(self, path: str, target: str) -> None:
+        if self.inside.read_link(path) == target:
+            return
+        folder = path.rpartition("/")[0]
+        made = self.inside.make_directories(folder)
+        self.inside.link(path, target)
+        self._note(path, folder, *made)
+
+    def _note(self, *paths: str) -> None:
+        for path in paths:
+            self.changed.add(path)
+            if not path.startswith(self.undo):
+                continue
+            self.changed.add(path.rpartition("/")[0])
+
+
+def package_state(inside: InsideRoot, name: str) -> str:
+    """Version of an installed package by dpkg's own database; "" when it is not (wholly) installed."""
+    status = (inside.read("/var/lib/dpkg/status") or b"").decode("utf-8", "replace")
+    for paragraph in status.split("\n\n"):
+        if f"\nPackage: {name}\n" in f"\n{paragraph}\n":
+            fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+            return fields.get("Version", "") if fields.get("Status", "").endswith(" installed") else ""
+    return ""
+
+
+def _unit(name: str) -> str:
+    if not _UNIT_NAME.fullmatch(name):
+        raise PatchError(f"‘{name}’ is no name of a systemd unit")
+    return name
+
+
+def _unit_file(inside: InsideRoot, unit: str) -> str:
+    folders = (_UNITS, "/usr/lib/systemd/system", "/lib/systemd/system")
+    path = next((f"{folder}/{_unit(unit)}" for folder in folders if inside.exists(f"{folder}/{unit}")), "")
+    if not path:
+        raise PatchError(f"unit {unit} is not in the restored system")
+    return path
+
+
+def _checks(recipe: BoundRecipe, work: _Work) -> tuple[list[str], list[str]]:
+    failed, lines = [], []
+    for check in recipe.checks:
+        line = " ".join(word for word in (check.kind, check.path, check.text, check.release) if word)
+        holds = _holds(check, recipe, work.inside)
+        lines.append(f"{'ok' if holds else 'failed'} {line}")
+        if not holds:
+            failed.append(line)
+    return failed, lines
+
+
+def _holds(check: Check, recipe: BoundRecipe, inside: InsideRoot) -> bool:
+    if check.kind in FILE_CHECKS:
+        if check.kind == "absent":
+            return not inside.glob(check.path)
+        data = inside.read(check.path)
+        return check_file(check, None if data is None else data.decode("utf-8", "surrogateescape"))
+    match check.kind:
+        case "unit-on" | "unit-off":
+            wants = [path for path in inside.glob(f"{_UNITS}/*") if path.endswith((".wants", ".requires"))]
+            on = any(inside.lexists(f"{path}/{check.text}") for path in wants)
+            masked = inside.read_link(f"{_UNITS}/{check.text}") == "/dev/null"
+            return (on and not masked) == (check.kind == "unit-on")
+        case "kernel-installed":
+            images = [f"/boot/vmlinuz-{check.release}", f"/lib/modules/{check.release}/vmlinuz"]
+            return any(map(inside.exists, images)) and inside.exists(f"/lib/modules/{check.release}/modules.dep")
+        case "package-installed" | "package-absent":
+            return bool(package_state(inside, check.text)) == (check.kind == "package-installed")
+        case "requested":
+            return check.text in requested([recipe])
+        case "initrd-has":
+            return any(check.text in modules for modules in requested([recipe]).values())
+    raise PatchError(f"unknown check ‘{check.kind}’", "the recipe is from a newer version")

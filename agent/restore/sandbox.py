@@ -1,0 +1,170 @@
+"""Programs of the image (dpkg, update-initramfs, grub-install) run here and nowhere else.
+
+Own mount, pid, network, ipc and uts namespaces; the target's root as the only file system they see; a /dev with the
+few nodes that such programs need; no network, none of the agent's environment. When the first process ends or the
+time is up, everything in it is ended with it, and its mounts are gone with its namespace.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.errors import PatchError, TemporaryError
+from agent.process import Completed, ProcessError, run
+from agent.restore.inside import InsideRoot
+
+DEFAULT_TIMEOUT_S = 900.0
+VISIBLE = "/run/regraft"  # where files of the agent appear inside, read-only
+# The words of this script never change: what varies is passed as its arguments. $1 root, $2 number of device lines,
+# then "name mode major minor" each as one word list, $n number of links, then "link target"; then "file" count and
+# files; then the program. util-linux's mount and the shell are those of the agent's own system.
+_SETUP = r"""
+set -eu
+root=$1; shift
+mount --make-rprivate /
+mount --rbind "$root" "$root"
+cd "$root"
+for dir in dev proc sys run tmp; do
+    [ -d "$dir" ] && [ ! -L "$dir" ] || { echo "no directory /$dir in the restored system" >&2; exit 125; }
+done
+mount -t tmpfs -o mode=755,size=4m dev dev
+mkdir dev/pts dev/shm dev/disk dev/disk/by-uuid dev/disk/by-partuuid
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+ln -s /proc/self/fd/0 dev/stdin
+ln -s /proc/self/fd/1 dev/stdout
+ln -s /proc/self/fd/2 dev/stderr
+count=$1; shift
+while [ "$count" -gt 0 ]; do
+    mknod -m "$2" "dev/$1" "$3" "$4" "$5"; shift 5; count=$((count - 1))
+done
+count=$1; shift
+while [ "$count" -gt 0 ]; do
+    ln -s "$2" "dev/$1"; shift 2; count=$((count - 1))
+done
+mount -t proc -o nosuid,nodev,noexec proc proc
+mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
+mount -t tmpfs -o mode=755,nosuid,nodev run run
+mkdir run/lock run/regraft
+chmod 1777 run/lock
+mount -t tmpfs -o mode=1777,nosuid,nodev tmp tmp
+count=$1; shift
+while [ "$count" -gt 0 ]; do
+    : > "run/regraft/$2"
+    mount --bind "$1" "run/regraft/$2"
+    mount -o remount,bind,ro "run/regraft/$2"
+    shift 2; count=$((count - 1))
+done
+cd /
+exec chroot "$root" "$@"
+"""
+_NODES = (
+    ("null", "666", "c", 1, 3),
+    ("zero", "666", "c", 1, 5),
+    ("full", "666", "c", 1, 7),
+    ("random", "666", "c", 1, 8),
+    ("urandom", "666", "c", 1, 9),
+    ("tty", "666", "c", 5, 0),
+)
+_MISSING = re.compile(r"^ (\S+) depends on (.+?); however:\n\s+(.+)$", re.MULTILINE)
+
+
+class Sandbox:
+    """The restored system below ``root``, ready to run its own programs."""
+
+    def __init__(self, root: Path, disk_nodes: Sequence[Path] = ()) -> None:
+        self.root = root
+        self._nodes = [list(map(str, node)) for node in _NODES]
+        self._links: list[list[str]] = []
+        for node in disk_nodes:
+            self._add_disk_node(node)
+
+    def _add_disk_node(self, node: Path) -> None:
+        status = node.stat()
+        if not stat.S_ISBLK(status.st_mode):
+            raise PatchError(f"‘{node}’ is not a block device", "give the target disk's own nodes")
+        device = status.st_rdev
+        self._nodes.append([node.name, "600", "b", str(device >> 8 & 0xFFF), str(device & 0xFF | device >> 12 & ~0xFF)])
+        # grub-mkconfig writes root=UUID=… only when the link that udev would make is there.
+        printed = run(["blkid", "-p", "-o", "export", node], accept=(0, 2, 4, 8)).stdout
+        names = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
+        for key, folder in (("UUID", "by-uuid"), ("PART_ENTRY_UUID", "by-partuuid")):
+            if re.fullmatch(r"[A-Za-z0-9-]+", names.get(key, "")):
+                self._links.append([f"disk/{folder}/{names[key]}", f"../../{node.name}"])
+
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        environment: Mapping[str, str] | None = None,
+        files: Sequence[Path] = (),
+        accept: Sequence[int] = (0,),
+    ) -> Completed:
+        """Run a program of the image; ``files`` of the agent appear as VISIBLE/<name>.
+
+        Raises PatchError with what the program printed, or that it did not end within ``timeout_s`` seconds.
+        """
+        unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--"]
+        setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
+        shown = _counted([[str(path.resolve()), path.name] for path in files])
+        words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **(environment or {})}
+        clean = ["env", "-i", *(f"{key}={value}" for key, value in words.items())]
+        try:
+            return run([*unshare, *setup, *shown, *clean, *argv], timeout_s=timeout_s, accept=accept)
+        except ProcessError as error:
+            said = "\n".join(part for part in (error.stderr.strip()[-2000:], error.stdout.strip()[-1000:]) if part)
+            raise PatchError(
+                f"‘{' '.join(argv)}’ in the restored system ended with status {error.status}, expected 0:\n{said}"
+            ) from error
+        except TemporaryError as error:
+            raise PatchError(
+                f"‘{' '.join(argv)}’ in the restored system did not end within {timeout_s:.0f} s", "it was ended"
+            ) from error
+
+    def install_deb(self, files: Sequence[Path], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Install packages together; their services stay off, and the initramfs is left to a later step."""
+        paths = [f"{VISIBLE}/{path.name}" for path in files]
+        command = ["dpkg", "--force-confdef", "--force-confold", "--install", *paths]
+        self._dpkg(command, timeout_s, files)
+
+    def remove_deb(self, packages: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Remove packages with their configuration."""
+        self._dpkg(["dpkg", "--purge", *packages], timeout_s, ())
+
+    def _dpkg(self, command: list[str], timeout_s: float, files: Sequence[Path]) -> None:
+        # Debian's hook for initramfs-tools (/etc/kernel/postinst.d/initramfs-tools) does nothing when INITRD is No;
+        # linux-image's own scripts hand their environment on.
+        environment = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true", "INITRD": "No"}
+        with self._services_denied():
+            try:
+                self.run(command, timeout_s, environment, files)
+            except PatchError as error:
+                missing = [f"{found[1]} needs {found[2]}" for found in _MISSING.finditer(error.message)]
+                if missing:
+                    hint = "add the missing packages to the depot with ‘regraft component add’"
+                    raise PatchError(f"dpkg cannot configure: {'; '.join(missing)}", hint) from error
+                raise
+
+    @contextmanager
+    def _services_denied(self) -> Iterator[None]:
+        """policy-rc.d answers 101, "not allowed", to every package script that wants to start a service."""
+        inside = InsideRoot(self.root)
+        path = "/usr/sbin/policy-rc.d"
+        before = inside.read(path)
+        inside.write(path, b"#!/bin/sh\nexit 101\n", mode=0o755)
+        try:
+            yield
+        finally:
+            if before is None:
+                inside.remove(path)
+            else:
+                inside.write(path, before)
+
+
+def _counted(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [str(len(rows)), *(word for row in rows for word in row)]
