@@ -149,7 +149,10 @@ async def receive(depot: LocalDepot, path: str, request: Request, floor_bytes: i
     staging = depot.staging
     assert staging is not None
     largest = LARGEST_FILE_BYTES[path.partition("/")[0]]
-    announced = int(request.headers.get("content-length", "0"))
+    length = request.headers.get("content-length", "0")
+    if not (length.isascii() and length.isdecimal()):
+        raise UsageError(f"the Content-Length of {path} is not a number of bytes")
+    announced = int(length)
     check_size(path, announced, largest)
     check_room(depot, path, announced, floor_bytes)
     staged = staging / f"put-{secrets.token_hex(12)}"
