@@ -20,6 +20,7 @@ from requests.auth import AuthBase
 
 from agent.errors import (
     DamagedError,
+    DiskSelectionError,
     NoImageError,
     NotAllowedError,
     NotTrustedError,
@@ -50,7 +51,7 @@ AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 BY_CODE: dict[str, type[RegraftError]] = {
     each.code: each
-    for each in (DamagedError, NoImageError, NotAllowedError, NotTrustedError, RefusedError, StorageFullError,
+    for each in (DamagedError, DiskSelectionError, NoImageError, NotAllowedError, NotTrustedError, RefusedError, StorageFullError,
                  TemporaryError, UsageError)
 }  # fmt: skip
 BY_STATUS: dict[int, type[RegraftError]] = {
