@@ -1,0 +1,28 @@
+# Every target is one command and one line of help; what they do is in the programs they call.
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo iso bench clean
+PYTHON := .venv/bin/python
+
+help:   ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## Install what a Debian 12 machine lacks (needs root) and make .venv/bin/regraft
+	@bash .ci/setup
+
+check: setup  ## Lint, types, the laws of the architecture and of the documentation (seconds)
+	@$(PYTHON) -m pytest -q tests/test_linters.py tests/test_architecture.py tests/test_docs.py
+
+test: setup  ## Every test there is: units, loop devices, frozen binary, virtual machines (needs root)
+	@$(PYTHON) -m pytest
+
+demo: setup  ## Capture a running machine, restore it onto other hardware, prove it boots (needs root)
+	@$(PYTHON) -m tests.lab demo
+
+iso: setup  ## Build the live system that restores machines: build/regraft.iso (needs root)
+	@$(PYTHON) -m pe_build iso --output build/regraft.iso
+
+bench: setup  ## Measure capture and restore against tar, zstd and squashfs on the same data (needs root)
+	@$(PYTHON) -m tests.bench
+
+clean:  ## Remove what was built here; downloads and built disks stay in ~/.cache/regraft
+	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

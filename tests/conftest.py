@@ -1,0 +1,120 @@
+"""The fences: what a test may touch is said by its marker, and held here.
+
+A test without a marker is a unit test. It opens no socket, starts no process and opens nothing in /dev; the
+interpreter's own audit events tell when one does, wherever in the code it happens, and the test fails by name.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import os
+import socket
+import sys
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import pytest
+
+# Cheap before dear: a broken unit fails in seconds, not behind half an hour of virtual machines.
+TIERS = ("tools", "root", "frozen", "machine")
+
+PROCESS_EVENTS = frozenset(
+    {
+        "subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "pty.spawn",
+        "regraft.spawn",
+    }
+)  # fmt: skip
+SOCKET_EVENTS = frozenset(
+    {
+        "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg",
+        "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo",
+    }
+)  # fmt: skip
+HARMLESS_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
+
+
+class Fence:
+    """Closed while a unit test runs. Code under test cannot swallow what it raises: it is no Exception."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.trespasses: list[str] = []
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.closed and (trespass := trespass_of(event, arguments)):
+            self.trespasses.append(trespass)
+            pytest.fail(instructive(trespass), pytrace=True)
+
+
+def trespass_of(event: str, arguments: tuple[Any, ...]) -> str:
+    """What an audit event says a unit test must not do, or nothing."""
+    if event in PROCESS_EVENTS:
+        return f"starts a process ({event}: {arguments[0] if arguments else ''})"
+    if event in SOCKET_EVENTS:
+        return f"uses the network ({event}: {arguments[1:]})"
+    # A pair of connected local sockets wakes every event loop and reaches nobody.
+    if event == "socket.__new__" and arguments[1] not in (-1, socket.AF_UNIX):
+        return f"opens a socket (family {arguments[1]})"
+    if event == "open" and isinstance(arguments[0], str | bytes):
+        path = os.path.normpath(os.fsdecode(arguments[0]))
+        if path.startswith("/dev/") and path not in HARMLESS_DEVICES:
+            return f"opens {path}"
+    return ""
+
+
+def instructive(trespass: str) -> str:
+    return (
+        f"this unit test {trespass}. Give the code what it needs as a value, or mark the test: "
+        "‘root’ if it needs programs or devices, ‘frozen’ or ‘machine’ if it runs the binary or a virtual machine."
+    )
+
+
+FENCE = Fence()
+sys.addaudithook(FENCE.audit)
+
+# Workers that multiprocessing spawns raise no audit event of their own.
+_spawn = multiprocessing.util.spawnv_passfds
+
+
+def _audited_spawn(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+    sys.audit("regraft.spawn", path)
+    return _spawn(path, args, passfds)
+
+
+multiprocessing.util.spawnv_passfds = _audited_spawn
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "tools: starts programs such as linters; needs neither root nor devices")
+
+
+def tier(item: pytest.Item) -> int:
+    """0 for unit tests, else the dearest marker's place."""
+    return max((place for place, name in enumerate(TIERS, 1) if item.get_closest_marker(name)), default=0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=tier)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if tier(item) > TIERS.index("tools") + 1 and os.geteuid() != 0:
+        # On a developer's own account these cannot run; continuous integration is root and runs all.
+        pytest.skip("needs root")
+    FENCE.trespasses.clear()
+    FENCE.closed = tier(item) == 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    result = yield
+    # One in a thread is not seen by the test itself.
+    if FENCE.trespasses:
+        pytest.fail(instructive(FENCE.trespasses[0]), pytrace=False)
+    return result
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    FENCE.closed = False
