@@ -1,0 +1,229 @@
+"""regraft agent: what the PE runs. Find out what this machine is and what to do with it, then do it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from agent.commands.options import Access, parse_image
+from agent.commands.restoring import carry_out, report_json
+from agent.console.plain import PlainConsole
+from agent.console.recorder import Recorder
+from agent.console.report_text import difference_table, plan_text, report_text
+from agent.console.server_events import ServerEvents
+from agent.depot.control import Control, Job, TargetAnswer
+from agent.depot.location import open_depot
+from agent.depot.store import Depot
+from agent.errors import NoImageError, RefusedError, RegraftError, TemporaryError, UnreachableError, UsageError
+from agent.model.agent_config import AgentConfig, read_config
+from agent.model.profile import Profile
+from agent.model.profile_xml import dump_profile
+from agent.model.report import Report
+from agent.pe import ending, medium, settle
+from agent.probe.machine import probe_machine
+from agent.restore.prepare import Prepared, prepare
+
+CONFIG = Path("/etc/regraft/agent.toml")
+REPORT = Path("/run/regraft/report.json")
+DEPOT_PATIENCE_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What this machine is to become, and who said so."""
+
+    image: str
+    disk: str
+    mode: str
+    unattended: bool
+    on_success: str
+    job: Job | None
+    reason: str
+
+
+@click.command()
+@click.option("--config", "config_path", default=CONFIG, type=click.Path(dir_okay=False, path_type=Path),
+              show_default=True, help="Configuration of the medium.")  # fmt: skip
+def agent(config_path: Path) -> None:
+    """What the PE runs: find out what to do, and do it.
+
+    Asks the depot's server for this machine's job; without one, for the image of the same machine; without that,
+    it shows the candidates and waits. Ends as the configuration says (reboot, poweroff, hold, shell).
+    """
+    recorder = Recorder([PlainConsole(sys.stdout)])
+    config = AgentConfig()
+    try:
+        config = read_configuration(config_path)
+        after = TASKS[config.task](config, recorder)
+    except RegraftError as error:
+        recorder.error(error)
+        click.echo(f"\nregraft: {error.message}")
+        click.echo(f"RESULT failed {error.code} exit {error.exit_code}")
+        after = config.on_failure
+    ending.leave(after)
+
+
+def read_configuration(path: Path) -> AgentConfig:
+    text = path.read_text() if path.exists() else ""
+    return read_config(text, Path("/proc/cmdline").read_text(), str(path))
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------
+
+
+def restore_task(config: AgentConfig, recorder: Recorder) -> str:
+    """Restore this machine; returns what to do afterwards."""
+    depot = connect(config, recorder)
+    target = look_at_machine(recorder)
+    control = Control(config.depot, config.token) if is_url(config.depot) else None
+    assignment = find_assignment(config, target, control, recorder)
+    reporting = ServerEvents(control, assignment.job) if control and assignment.job else None
+    if reporting:
+        recorder.sinks = (*recorder.sinks, reporting)
+    try:
+        report = restore_assigned(assignment, depot, config, target, recorder)
+    except RegraftError as error:
+        if reporting:
+            reporting.failed(error)
+        raise
+    leave_report(report, reporting)
+    return assignment.on_success if report.exit_code == 0 else config.on_failure
+
+
+def restore_assigned(
+    assignment: Assignment, depot: Depot, config: AgentConfig, target: Profile, recorder: Recorder
+) -> Report:
+    with recorder.phase("plan", f"comparing {assignment.image} with this machine ({assignment.reason})"):
+        access = Access(depot.location, config.token, config.trust)
+        ref = parse_image(assignment.image)
+        prepared = prepare(depot, access.keys(depot), ref, target, assignment.disk, assignment.mode)
+    click.echo(difference_table(prepared.difference))
+    click.echo(plan_text(prepared.plan))
+    consent(prepared, assignment)
+    return carry_out(prepared, recorder)
+
+
+def capture_task(config: AgentConfig, recorder: Recorder) -> str:
+    """Capture this machine's disk, unmounted, into the depot."""
+    from agent.commands.capture import capture_disk  # noqa: PLC0415 - the restore path never needs the engine's writer
+
+    connect(config, recorder)
+    target = look_at_machine(recorder)
+    captured = capture_disk(
+        Access(config.depot, config.token, config.trust), config.name, config.disk, target, recorder
+    )
+    click.echo(f"RESULT captured {captured.ref} exit 0")
+    return config.on_success
+
+
+def hold_task(config: AgentConfig, recorder: Recorder) -> str:
+    recorder.message("nothing to do: this medium is configured to hold")
+    return "hold"
+
+
+TASKS: dict[str, Callable[[AgentConfig, Recorder], str]] = {
+    "restore": restore_task,
+    "capture": capture_task,
+    "hold": hold_task,
+}
+
+
+# --- the way to an assignment -------------------------------------------------------------------------------------
+
+
+def is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
+
+
+def connect(config: AgentConfig, recorder: Recorder) -> Depot:
+    """The depot, waited for: links, leases and servers come up in their own time."""
+    if not config.depot:
+        raise UsageError("this medium names no depot", "set depot in agent.toml or boot with regraft.depot=URL")
+    location = medium.mounted_depot(config.depot)
+    with recorder.phase("connect", f"reaching the depot {config.depot}"):
+        deadline = time.monotonic() + DEPOT_PATIENCE_S
+        while True:
+            try:
+                depot = open_depot(location, config.token)
+                depot.read("depot.json")
+            except (UnreachableError, TemporaryError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                recorder.message(f"{error.message}; trying again", "connect")
+                time.sleep(3)
+            else:
+                return depot
+
+
+def look_at_machine(recorder: Recorder) -> Profile:
+    with recorder.phase("profile", "looking at this machine"):
+        settle.wait_for_hardware()
+        profile = probe_machine("target")
+    platform = profile.platform
+    recorder.message(
+        f"{platform.system_vendor} {platform.product_name}, serial {platform.system_serial or '-'}, "
+        f"{platform.firmware.upper()}, {platform.memory_bytes >> 20} MiB, {len(profile.disks)} disks, "
+        f"{len(profile.network.nics)} network cards"
+    )
+    return profile
+
+
+def find_assignment(config: AgentConfig, target: Profile, control: Control | None, recorder: Recorder) -> Assignment:
+    """The job queued for this machine; else the image of the same machine; else what the medium says."""
+    if config.image:
+        if not config.disk:
+            raise UsageError("this medium names an image but no disk", 'set disk, e.g. disk = "only-eligible"')
+        return Assignment(config.image, config.disk, config.mode, config.unattended, config.on_success, None,
+                          "named by the medium")  # fmt: skip
+    if control is None:
+        raise NoImageError("this medium names no image, and a depot without a server cannot assign one",
+                           "set image and disk in agent.toml")  # fmt: skip
+    while True:
+        answer = control.submit_target(dump_profile(target))
+        found = assigned(answer, config, control)
+        if found:
+            return found
+        show_candidates(answer)
+        recorder.message("no job and no image of this machine; waiting for a job", "plan")
+        time.sleep(15)
+
+
+def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Assignment | None:
+    if answer.decision == "job" and answer.job:
+        job = control.claim(answer.job.id)
+        return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job,
+                          f"job {job.id}")  # fmt: skip
+    if answer.decision == "match":
+        return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
+                          config.on_success, None, "the same machine")  # fmt: skip
+    return None
+
+
+def show_candidates(answer: TargetAnswer) -> None:
+    click.echo("images that could be restored here:")
+    for candidate in answer.candidates:
+        click.echo(f"  {candidate.score:4d}  {candidate.image}  {'; '.join(candidate.reasons)}")
+
+
+def consent(prepared: Prepared, assignment: Assignment) -> None:
+    """A job's selector, or the medium's ``unattended``, is consent given; else a person types the disk's serial."""
+    if assignment.unattended:
+        return
+    wanted = prepared.plan.disk.serial or prepared.plan.disk.name
+    typed = click.prompt(f"Type {wanted} to ERASE this disk, anything else stops", default="", show_default=False)
+    if typed.strip() != wanted:
+        raise RefusedError(f"no consent: ‘{typed}’ was typed, expected ‘{wanted}’", "nothing was written")
+
+
+def leave_report(report: Report, reporting: ServerEvents | None) -> None:
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_bytes(report_json(report))
+    click.echo(report_text(report))
+    if reporting:
+        reporting.finish(report)
+    click.echo(f"RESULT {report.result} exit {report.exit_code} plan {report.plan_sha256[:16]}")

@@ -1,0 +1,80 @@
+"""regraft capture: a machine, a directory or an unmounted disk becomes an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.commands.options import Access, console, depot_options, json_option, print_json
+from agent.console.recorder import Recorder
+from agent.errors import UsageError, WarningsError
+from agent.image.capture import CaptureResult, CaptureSource, capture_image
+from agent.model.image import NAME
+from agent.model.profile import Profile
+from agent.model.target_disk import select_disk
+from agent.probe.live_tree import LiveTree
+from agent.probe.naming import machine_name
+from agent.probe.source import directory_source, live_source, offline_source
+
+MOUNT_ROOT = Path("/run/regraft/source")
+
+
+@click.command()
+@click.option("--name", default="", help="Name of the machine in the depot; default: its host name.")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Capture the tree below DIR as an image of one volume.",
+)
+@depot_options
+@json_option
+def capture(name: str, root: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool) -> None:
+    """Capture this machine while it runs, or the tree below a directory, as an image in a depot.
+
+    Leaves a profile and an image. Files that cannot be read, or change all the time, are listed, and the exit code is
+    then 3. A capture that is cut leaves no image.
+    """  # fmt: skip
+    name = name or machine_name(LiveTree(root or Path("/")))
+    refuse_bad_name(name)
+    recorder = Recorder([] if as_json else [console(as_json)])
+    with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
+        source = directory_source(root, name) if root else live_source(name)
+    result = capture_source(Access(location, token, trust), source, recorder)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"captured {result.ref}")
+    refuse_silence(result)
+
+
+def refuse_bad_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"‘{name}’ cannot name a machine; expected letters, digits, dots, dashes and underscores, at most 64",
+            "give --name",
+        )
+
+
+def capture_source(access: Access, source: CaptureSource, recorder: Recorder) -> CaptureResult:
+    with recorder.phase("capture", f"capturing {source.machine} into {access.location}"):
+        return capture_image(source, access.open_writable(), recorder)
+
+
+def capture_disk(access: Access, name: str, selector: str, machine: Profile, recorder: Recorder) -> CaptureResult:
+    """Capture a disk whose own system does not run; the PE's way."""
+    refuse_bad_name(name)
+    disk = select_disk(selector or "only-eligible", machine.disks)
+    with offline_source(disk.name, name, MOUNT_ROOT) as source:
+        return capture_source(access, source, recorder)
+
+
+def refuse_silence(result: CaptureResult) -> None:
+    """An image with holes in it is an image, but nobody may overlook the holes."""
+    if result.unreadable or result.changed_while_read:
+        raise WarningsError(
+            f"image {result.ref} is complete but for {len(result.unreadable)} files that could not be read and "
+            f"{len(result.changed_while_read)} that changed while they were read",
+            "they are listed by ‘regraft show’",
+        )

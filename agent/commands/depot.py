@@ -1,0 +1,23 @@
+"""regraft depot: make a depot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.depot.local import LocalDepot
+
+
+@click.group()
+def depot() -> None:
+    """Make a depot."""
+
+
+@depot.command("init")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+def init_depot(directory: Path) -> None:
+    """Make an empty depot in DIRECTORY and the key that signs what it publishes."""
+    made = LocalDepot.init(directory)
+    click.echo(f"depot {made.id} in {directory}")
+    click.echo(f"its public key, for other machines' --trust: {made.public_key}")

@@ -1,0 +1,89 @@
+"""regraft diff, regraft plan: everything that is decided before the first write, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.commands.options import Access, depot_options, json_option, parse_image, print_json, write_or_print
+from agent.console.report_text import difference_table, plan_text
+from agent.model.plan import digest
+from agent.model.profile import Profile
+from agent.model.profile_xml import load_profile
+from agent.probe.machine import probe_machine
+from agent.restore.preflight import refuse_blockers
+from agent.restore.prepare import Prepared, prepare
+
+mode_option = click.option("--mode", type=click.Choice(["restore", "clone"]), default="restore", show_default=True,
+                           help="restore keeps the identity of the machine, clone renews it.")  # fmt: skip
+recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
+                              help="Recipes of the site, added to those shipped.")  # fmt: skip
+
+
+@click.command()
+@click.argument("image")
+@click.argument("target", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="TARGET.xml")
+@click.option("--disk", "selector", default="only-eligible", show_default=True, help="Target disk; see ‘regraft plan’.")
+@click.option("--xml", "as_xml", is_flag=True, help="Print the difference document.")
+@mode_option
+@recipes_option
+@depot_options
+@json_option
+def diff(
+    image: str, target: Path, selector: str, as_xml: bool, mode: str, site_recipes: Path | None, location: str,
+    token: str, trust: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Show how a target differs from the machine an image was made of, and what handles each difference."""
+    prepared = prepared_for(Access(location, token, trust), image, read_profile(target), selector, mode, site_recipes)
+    if as_json:
+        print_json(prepared.difference)
+    elif as_xml:
+        write_or_print(prepared.difference_xml, None)
+    else:
+        click.echo(difference_table(prepared.difference))
+
+
+@click.command()
+@click.argument("image")
+@click.option(
+    "--target",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="TARGET.xml",
+    help="Profile of the target; default: this machine.",
+)
+@click.option(
+    "--disk",
+    "selector",
+    required=True,
+    metavar="SELECTOR",
+    help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
+)
+@mode_option
+@recipes_option
+@depot_options
+@json_option
+def plan(
+    image: str, target: Path | None, selector: str, mode: str, site_recipes: Path | None, location: str, token: str,
+    trust: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Show every step of a restore; writes nothing."""
+    profile = read_profile(target) if target else probe_machine("target")
+    prepared = prepared_for(Access(location, token, trust), image, profile, selector, mode, site_recipes)
+    if as_json:
+        print_json({"digest": digest(prepared.plan), "plan": prepared.plan})
+    else:
+        click.echo(difference_table(prepared.difference))
+        click.echo(plan_text(prepared.plan))
+    refuse_blockers(prepared.difference)
+
+
+def read_profile(path: Path) -> Profile:
+    return load_profile(path.read_bytes())
+
+
+def prepared_for(
+    access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None
+) -> Prepared:
+    depot = access.open()
+    return prepare(depot, access.keys(depot), parse_image(image), target, selector, mode, site_recipes)

@@ -1,0 +1,89 @@
+"""regraft restore: put an image onto a disk of this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from agent.commands.options import Access, console, depot_options, json_option, print_json
+from agent.commands.plan import mode_option, prepared_for, recipes_option
+from agent.commands.restoring import carry_out, report_json
+from agent.console.recorder import Recorder
+from agent.console.report_text import difference_table, plan_text, report_text
+from agent.errors import RefusedError
+from agent.model.plan import Plan, digest
+from agent.probe.machine import probe_machine
+from agent.restore.preflight import refuse_blockers
+
+
+@click.command()
+@click.argument("image")
+@click.option(
+    "--disk",
+    "selector",
+    required=True,
+    metavar="SELECTOR",
+    help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
+)
+@click.option(
+    "--erase",
+    metavar="SERIAL",
+    help="Consent: the serial number of the disk to ERASE. Without it the plan is printed and nothing is written.",
+)
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the report of the run to FILE as JSON.",
+)
+@mode_option
+@recipes_option
+@depot_options
+@json_option
+def restore(
+    image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, site_recipes: Path | None,
+    location: str, token: str, trust: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Restore an image onto a disk of this machine.
+
+    Without --erase the plan is printed and nothing is written.
+    """
+    recorder = Recorder([console(as_json)])
+    target = probe_machine("target")
+    prepared = prepared_for(Access(location, token, trust), image, target, selector, mode, site_recipes)
+    if not as_json:
+        click.echo(difference_table(prepared.difference))
+        click.echo(plan_text(prepared.plan))
+    refuse_blockers(prepared.difference)
+    if erase is None:
+        if as_json:
+            print_json({"digest": digest(prepared.plan), "plan": prepared.plan})
+        else:
+            click.echo(f"Nothing was written. To ERASE this disk: --erase {erase_word(prepared.plan)}")
+        return
+    refuse_wrong_consent(prepared.plan, erase)
+    report = carry_out(prepared, recorder)
+    if report_path:
+        report_path.write_bytes(report_json(report))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(report_text(report))
+    sys.exit(report.exit_code)
+
+
+def erase_word(plan: Plan) -> str:
+    """What consent names: the serial number, or the kernel name of a disk that has none."""
+    return plan.disk.serial or plan.disk.name
+
+
+def refuse_wrong_consent(plan: Plan, erase: str) -> None:
+    if erase != erase_word(plan):
+        raise RefusedError(
+            f"--erase names ‘{erase}’, but the disk that the plan erases is {plan.disk.model} "
+            f"with serial ‘{erase_word(plan)}’",
+            "nothing was written; name the serial number of the disk that may be erased",
+        )

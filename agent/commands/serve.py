@@ -1,0 +1,24 @@
+"""regraft serve: a depot for agents and sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.server.run import serve_depot
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8440, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one."
+)
+@click.option(
+    "--write-token", envvar="REGRAFT_TOKEN", metavar="TOKEN", help="Token that may publish.  [env: REGRAFT_TOKEN]"
+)
+@click.option("--public-read", is_flag=True, help="Let everybody read images; they contain the machines' secrets.")
+def serve(directory: Path, host: str, port: int, write_token: str | None, public_read: bool) -> None:
+    """Serve the depot in DIRECTORY, made when it does not exist."""
+    serve_depot(directory, host, port, write_token, public_read)

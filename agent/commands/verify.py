@@ -1,0 +1,53 @@
+"""regraft verify: compare a restored disk with its image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.commands.options import Access, console, depot_options, json_option, parse_image, print_json
+from agent.console.recorder import Recorder
+from agent.depot.catalogue import find_image
+from agent.errors import ReadBackError
+from agent.image.verify import verify_volume
+from agent.model.target_disk import select_disk
+from agent.probe.disks import read_disks
+from agent.probe.source import mounted_volumes
+
+MOUNT_ROOT = Path("/run/regraft/verify")
+SHOWN = 50
+
+
+@click.command()
+@click.argument("image")
+@click.option("--disk", "selector", required=True, metavar="SELECTOR", help="serial=…, wwn=…, path=… or name=….")
+@depot_options
+@json_option
+def verify(image: str, selector: str, location: str, token: str, trust: tuple[str, ...], as_json: bool) -> None:
+    """Compare a restored disk with its image: every digest and all metadata. Mounts read-only, writes nothing.
+
+    Files that the restore adapted differ, and are listed.
+    """
+    access = Access(location, token, trust)
+    depot = access.open()
+    loaded = find_image(depot, access.keys(depot), parse_image(image))
+    disk = select_disk(selector, read_disks())
+    recorder = Recorder([] if as_json else [console(as_json)])
+    found: list[str] = []
+    with mounted_volumes(disk, loaded.manifest, MOUNT_ROOT) as root:
+        for volume in loaded.manifest.volumes:
+            below = root / volume.filesystem.mountpoint.lstrip("/")
+            with recorder.phase("verify", f"reading volume {volume.id} and comparing"):
+                result = verify_volume(depot, loaded, volume.id, below, recorder)
+            found.extend(f"{volume.id}: {line}" for line in result.mismatches)
+    if as_json:
+        print_json({"image": str(loaded.manifest.ref), "mismatches": found})
+    for line in found[:SHOWN]:
+        click.echo(line)
+    if found:
+        raise ReadBackError(
+            f"{len(found)} entries on {disk.name} differ from {loaded.manifest.ref}, expected 0",
+            "compare them with the report’s list of adapted files; restore again if others differ",
+        )
+    click.echo(f"{disk.name} holds {loaded.manifest.ref}: every entry and digest is the same")

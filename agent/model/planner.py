@@ -1,0 +1,201 @@
+"""From decisions to the plan: every step of a restore, in order. Pure: the same decisions give the same plan.
+
+clear ► table ► file systems ► write every volume ► read every volume back
+      ► recipes in phase order ► initramfs ► boot loader ► proof
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from agent.model import plan
+from agent.model.image import Component, Manifest, Volume
+from agent.model.layout import Layout
+from agent.model.plan import (
+    ApplyRecipe,
+    ClearDisk,
+    ComponentChoice,
+    InstallBootloader,
+    MakeFilesystem,
+    Plan,
+    RebuildInitramfs,
+    Step,
+    VerifyBoot,
+    VerifyTree,
+    WriteTable,
+    WriteTree,
+)
+from agent.model.profile import Disk, Firmware, Kernel, Profile
+from agent.model.recipe import BoundRecipe, Install, Request
+from agent.model.target_disk import identity
+from agent.model.wording import size_text
+
+ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What was decided before the plan: its only inputs."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    source: Profile
+    target: Profile
+    target_profile_sha256: str
+    difference_sha256: str
+    disk: Disk
+    layout: Layout
+    recipes: tuple[BoundRecipe, ...]
+    components: tuple[Component, ...]
+    mode: str
+
+
+def make_plan(decisions: Decisions) -> Plan:
+    """The plan of one restore."""
+    disk = identity(decisions.disk)
+    return Plan(
+        format=plan.FORMAT,
+        mode=decisions.mode,
+        image=str(decisions.manifest.ref),
+        manifest_sha256=decisions.manifest_sha256,
+        source_profile_sha256=decisions.manifest.profile.sha256,
+        target_profile_sha256=decisions.target_profile_sha256,
+        difference_sha256=decisions.difference_sha256,
+        disk=disk,
+        untouched=tuple(untouched(decisions)),
+        components=tuple(component_choices(decisions)),
+        steps=(*disk_steps(decisions, disk), *volume_steps(decisions), *system_steps(decisions, disk)),
+        warnings=decisions.layout.notes,
+    )
+
+
+def untouched(decisions: Decisions) -> Iterator[str]:
+    """Every other disk of the target, one line each: what the plan does not write."""
+    for disk in decisions.target.disks:
+        if disk.name != decisions.disk.name:
+            yield f"{disk.name} {disk.model} serial {disk.serial or '-'} {size_text(disk.size_bytes)}"
+
+
+def component_choices(decisions: Decisions) -> Iterator[ComponentChoice]:
+    """The payloads that recipes install, pinned by digest."""
+    for recipe in decisions.recipes:
+        for operation in recipe.operations:
+            if isinstance(operation, Install):
+                chosen = component_named(decisions.components, operation)
+                folder = f"components/{chosen.id}/{chosen.version}"
+                yield ComponentChoice(
+                    id=chosen.id,
+                    version=chosen.version,
+                    files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
+                    reason=f"{recipe.id}: {recipe.title}",
+                )
+
+
+def component_named(components: Iterable[Component], operation: Install) -> Component:
+    return next(c for c in components if c.id == operation.component and c.version == operation.version)
+
+
+def disk_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
+    layout = decisions.layout
+    yield ClearDisk(disk=disk)
+    yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
+    for number in sorted(layout.filesystems):
+        yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number])
+
+
+def volume_steps(decisions: Decisions) -> Iterator[Step]:
+    """Write all volumes, outermost mount point first; then read all back."""
+    ordered = sorted(decisions.manifest.volumes, key=lambda v: len(v.filesystem.mountpoint.rstrip("/")))
+    planned = [(volume, decisions.layout.volumes[volume.id]) for volume in ordered]
+    for volume, number in planned:
+        yield WriteTree(
+            volume=volume.id,
+            partition=number,
+            mountpoint=mountpoint(volume),
+            listing_sha256=volume.listing.sha256,
+            entries=volume.entries,
+            content_bytes=volume.content_bytes,
+        )
+    for volume, number in planned:
+        yield VerifyTree(
+            volume=volume.id,
+            partition=number,
+            mountpoint=mountpoint(volume),
+            listing_sha256=volume.listing.sha256,
+        )
+
+
+def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
+    """Recipes, then what they asked for once, then the boot path and its proof."""
+    for recipe in decisions.recipes:
+        yield ApplyRecipe(recipe=recipe)
+    releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
+    if requested(decisions.recipes, "initramfs"):
+        for release in releases:
+            yield RebuildInitramfs(
+                release=release,
+                tool=decisions.source.os.initrd_tool or "initramfs-tools",
+                modules=modules if release == releases[0] else (),
+            )
+    if not releases:
+        return  # a tree without a kernel: a container, a chroot; there is nothing to boot
+    firmware = decisions.target.platform.firmware
+    esp = esp_partition(decisions.layout)
+    yield InstallBootloader(
+        firmware=firmware,
+        disk=disk,
+        esp_partition=esp if firmware is Firmware.UEFI else 0,
+        boot_filesystem_uuid=boot_volume(decisions.manifest).filesystem.uuid,
+        boot_directory="/" if mountpoint(boot_volume(decisions.manifest)) == "/boot" else "/boot",
+        label=decisions.source.os.id or "regraft",
+        distributor=decisions.source.os.id or "debian",
+    )
+    yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=modules)
+
+
+def boot_releases(decisions: Decisions) -> tuple[str, ...]:
+    """Kernels the machine may boot, the default first: those a recipe installs, then those of the image."""
+    installed = [
+        chosen.kernel_release
+        for recipe in decisions.recipes
+        for operation in recipe.operations
+        if isinstance(operation, Install)
+        and (chosen := component_named(decisions.components, operation)).kernel_release
+    ]
+    present = [kernel.release for kernel in sorted(decisions.source.os.kernels, key=_default_first) if kernel.initrd]
+    return tuple(dict.fromkeys([*installed, *present]))
+
+
+def _default_first(kernel: Kernel) -> bool:
+    return not kernel.default
+
+
+def requested(recipes: Iterable[BoundRecipe], what: str) -> bool:
+    return any(isinstance(op, Request) and op.what == what for recipe in recipes for op in recipe.operations)
+
+
+def requested_modules(recipes: Iterable[BoundRecipe]) -> tuple[str, ...]:
+    """Modules that the initramfs of the default kernel must hold, each once, in order of request."""
+    wanted = [
+        module
+        for recipe in recipes
+        for operation in recipe.operations
+        if isinstance(operation, Request) and operation.what == "initramfs"
+        for module in operation.modules
+    ]
+    return tuple(dict.fromkeys(wanted))
+
+
+def esp_partition(layout: Layout) -> int:
+    return next((part.number for part in layout.partitions if part.type.lower() in ESP_TYPES), 0)
+
+
+def boot_volume(manifest: Manifest) -> Volume:
+    """The volume that holds /boot: one of its own, or the root's."""
+    by_mountpoint = {mountpoint(volume): volume for volume in manifest.volumes}
+    return by_mountpoint.get("/boot") or by_mountpoint["/"]
+
+
+def mountpoint(volume: Volume) -> str:
+    return volume.filesystem.mountpoint or "/"

@@ -1,0 +1,75 @@
+"""Everything that can be known to fail is checked before the first write."""
+
+from __future__ import annotations
+
+import hashlib
+
+from agent.depot.store import Depot
+from agent.errors import DamagedError, DoesNotFitError, RefusedError
+from agent.model.difference import Difference
+from agent.restore.prepare import Prepared
+
+PIECE_BYTES = 8 << 20
+# A decoding worker holds a compressed frame and its content (2 MiB each), the agent some 60 MiB, the kernel the rest.
+MEMORY_FLOOR_BYTES = 400 << 20
+
+
+def check_before_writing(prepared: Prepared) -> None:
+    """Raises RefusedError, DoesNotFitError or DamagedError; returns when nothing known stands in the way."""
+    refuse_blockers(prepared.difference)
+    refuse_small_memory(prepared.target.platform.memory_bytes)
+    check_components(prepared)
+    check_packs(prepared)
+
+
+def refuse_blockers(difference: Difference) -> None:
+    blockers = difference.blockers
+    if blockers:
+        listed = "\n".join(f"  {item.id} {item.op} {item.kind} {item.key}: {item.reason}" for item in blockers)
+        raise RefusedError(
+            f"{len(blockers)} differences stand in the way of a machine that boots:\n{listed}",
+            "add the missing component with ‘regraft component add’, or choose another image or disk",
+        )
+
+
+def refuse_small_memory(memory_bytes: int) -> None:
+    if 0 < memory_bytes < MEMORY_FLOOR_BYTES:
+        raise DoesNotFitError(
+            f"the machine has {memory_bytes >> 20} MiB of memory, a restore needs {MEMORY_FLOOR_BYTES >> 20} MiB",
+            "add memory or restore the disk in another machine",
+        )
+
+
+def check_components(prepared: Prepared) -> None:
+    """Every component the plan takes is in the depot and whole: an install that fails later leaves no machine."""
+    for component in prepared.plan.components:
+        for path, sha256, size_bytes in component.files:
+            found = digest_in_depot(prepared.depot, path, size_bytes)
+            if found != sha256:
+                raise DamagedError(
+                    f"component {component.id}: {path} has SHA-256 {found}, expected {sha256}",
+                    "add the component again",
+                )
+
+
+def digest_in_depot(depot: Depot, path: str, size_bytes: int) -> str:
+    """SHA-256 of a file of the depot, read in pieces."""
+    digest = hashlib.sha256()
+    piece = bytearray(PIECE_BYTES)
+    for offset in range(0, size_bytes, PIECE_BYTES):
+        view = memoryview(piece)[: min(PIECE_BYTES, size_bytes - offset)]
+        depot.read_into(path, offset, view)
+        digest.update(view)
+    return digest.hexdigest()
+
+
+def check_packs(prepared: Prepared) -> None:
+    """Every pack that the image needs is there; its bytes are judged frame by frame, before each write."""
+    for pack in prepared.loaded.manifest.packs:
+        path = f"packs/{pack.sha256[:2]}/{pack.sha256}.pack"
+        if not prepared.depot.exists(path):
+            raise DamagedError(
+                f"image {prepared.loaded.manifest.ref} needs {path}, which the depot {prepared.depot.location} "
+                "does not have",
+                "restore an older image, or copy the pack from a second depot",
+            )

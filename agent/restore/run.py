@@ -1,0 +1,253 @@
+"""Executes a plan, one step at a time; the only place where the steps of a plan become deeds.
+
+    ClearDisk, WriteTable, MakeFilesystem      on the disk, through one descriptor whose identity was compared
+    WriteTree, VerifyTree                      below one mounted root
+    ApplyRecipe, RebuildInitramfs              inside that root, programs of the image in the sandbox only
+    InstallBootloader, VerifyBoot              last: a half-restored disk never boots
+
+A run that was cut can be started again with the same plan: where the disk already holds the plan's table and
+file systems, they stay, and only what differs is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.console.recorder import Recorder
+from agent.depot.catalogue import LoadedImage
+from agent.depot.store import Depot
+from agent.errors import PatchError, ReadBackError, TargetIOError
+from agent.image.verify import verify_volume
+from agent.image.write import write_volume
+from agent.model.plan import (
+    ApplyRecipe,
+    ClearDisk,
+    InstallBootloader,
+    MakeFilesystem,
+    Plan,
+    RebuildInitramfs,
+    Step,
+    VerifyBoot,
+    VerifyTree,
+    WriteTable,
+    WriteTree,
+    describe,
+)
+from agent.model.report import CheckResult, RecipeResult
+from agent.restore import boot, disk, filesystems, initramfs, mounts, patch, verify
+from agent.restore.sandbox import Sandbox
+
+PHASES: dict[type[Step], str] = {
+    ClearDisk: "partition",
+    WriteTable: "partition",
+    MakeFilesystem: "partition",
+    WriteTree: "write",
+    VerifyTree: "verify",
+    ApplyRecipe: "patch",
+    RebuildInitramfs: "patch",
+    InstallBootloader: "boot",
+    VerifyBoot: "prove",
+}
+KEPT = "var/lib/regraft"
+UNDO = f"{KEPT}/undo"
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+
+@dataclass(slots=True)
+class Done:
+    """What the steps did: the facts of the report."""
+
+    began: bool = False  # something was written
+    changed: set[str] = field(default_factory=set)
+    recipes: list[RecipeResult] = field(default_factory=list)
+    checks: list[CheckResult] = field(default_factory=list)
+    bytes_fetched: int = 0
+    bytes_written: int = 0
+    bytes_read_back: int = 0
+    mismatches: int = 0
+
+
+@dataclass(slots=True)
+class Execution:
+    """One run of one plan. Make it, then call `run`."""
+
+    plan: Plan
+    loaded: LoadedImage
+    depot: Depot
+    recorder: Recorder
+    mount_root: Path
+    keep: tuple[tuple[str, bytes], ...] = ()  # documents left in the restored system, below KEPT
+    done: Done = field(default_factory=Done)
+    _disk: disk.DiskHandle | None = None
+    _root: Path | None = None
+    _sandbox: Sandbox | None = None
+    _continued: bool = False
+
+    def run(self) -> None:
+        """Execute every step; raises at the first that fails, with what was done so far in ``done``."""
+        with ExitStack() as stack:
+            self._disk = stack.enter_context(disk.open_disk(self.plan.disk))
+            self._continued = self._holds_the_plan()
+            for phase, text, steps in self._phases():
+                with self.recorder.phase(phase, text):
+                    for step in steps:
+                        self._execute(step, stack)
+
+    def io_error(self, error: OSError) -> TargetIOError:
+        """An error of the operating system, said with the disk that was being written."""
+        return TargetIOError(
+            f"disk {self.plan.disk.name} (serial {self.plan.disk.serial or '-'}): {error}",
+            "look at the kernel log and the disk's health; it does not boot now, the same restore can be started again",
+        )
+
+    # --- the shape of a run ---------------------------------------------------------------------------------------
+
+    def _phases(self) -> Iterator[tuple[str, str, list[Step]]]:
+        """Steps in runs of the same phase, with one sentence each."""
+        pending: list[Step] = []
+        for step in self.plan.steps:
+            if pending and PHASES[type(step)] != PHASES[type(pending[0])]:
+                yield PHASES[type(pending[0])], SENTENCES[PHASES[type(pending[0])]], pending
+                pending = []
+            pending.append(step)
+        if pending:
+            yield PHASES[type(pending[0])], SENTENCES[PHASES[type(pending[0])]], pending
+
+    def _execute(self, step: Step, stack: ExitStack) -> None:
+        self.recorder.message(describe(step), PHASES[type(step)])
+        match step:
+            case ClearDisk() | WriteTable() | MakeFilesystem():
+                self._on_the_disk(step)
+            case WriteTree() | VerifyTree():
+                self._on_a_volume(step, self._mounted(stack))
+            case ApplyRecipe() | RebuildInitramfs():
+                self._on_the_system(step, self._mounted(stack))
+            case InstallBootloader() | VerifyBoot():
+                self._on_the_boot_path(step, self._mounted(stack))
+
+    def _mounted(self, stack: ExitStack) -> Path:
+        if self._root is None:
+            assert self._disk is not None
+            made = [step for step in self.plan.steps if isinstance(step, MakeFilesystem)]
+            self._root = stack.enter_context(mounts.mounted_target(self._disk, made, self.mount_root))
+        return self._root
+
+    # --- one kind of step each ------------------------------------------------------------------------------------
+
+    def _on_the_disk(self, step: ClearDisk | WriteTable | MakeFilesystem) -> None:
+        assert self._disk is not None
+        self.done.began = True
+        match step:
+            case ClearDisk():
+                if self._continued:
+                    disk.clear_boot_code(self._disk)
+                else:
+                    disk.clear_disk(self._disk)
+            case WriteTable():
+                if not self._continued:
+                    disk.write_table(self._disk, step)
+            case MakeFilesystem(partition=number, filesystem=planned):
+                node = disk.partition_node(self._disk, number)
+                if not (self._continued and self._is_volume(number) and filesystems.matches(node, planned)):
+                    filesystems.make_filesystem(node, planned)
+
+    def _on_a_volume(self, step: WriteTree | VerifyTree, root: Path) -> None:
+        below = root / step.mountpoint.lstrip("/")
+        match step:
+            case WriteTree():
+                written = write_volume(self.depot, self.loaded, step.volume, below, self.recorder)
+                self.done.bytes_fetched += written.bytes_fetched
+                self.done.bytes_written += written.bytes_written
+            case VerifyTree():
+                drop_page_cache()
+                read = verify_volume(self.depot, self.loaded, step.volume, below, self.recorder)
+                self.done.bytes_read_back += read.bytes_read
+                self.done.mismatches += len(read.mismatches)
+                if read.mismatches:
+                    raise ReadBackError(
+                        f"volume {step.volume}: {len(read.mismatches)} entries read back differ from the image; "
+                        f"first: {read.mismatches[0]}",
+                        "the disk or the memory is failing; test both before trying again",
+                    )
+
+    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path) -> None:
+        sandbox = self._the_sandbox(root)
+        match step:
+            case ApplyRecipe(recipe=recipe):
+                result = patch.apply_recipe(root, recipe, root / UNDO, sandbox)
+                self.done.recipes.append(result)
+                self.done.changed.update(result.changed)
+                if result.result == "failed":
+                    raise PatchError(
+                        f"recipe {recipe.id} [{recipe.tier}] failed its checks: {'; '.join(result.checks)}",
+                        "the disk was not made bootable; read the report, mend the recipe, restore again",
+                    )
+                if result.result == "warned":
+                    self.recorder.warning(f"recipe {recipe.id}: {'; '.join(result.checks)}")
+            case RebuildInitramfs():
+                self.done.changed.update(initramfs.rebuild(root, sandbox, step))
+
+    def _on_the_boot_path(self, step: InstallBootloader | VerifyBoot, root: Path) -> None:
+        assert self._disk is not None
+        match step:
+            case InstallBootloader():
+                self._keep_documents(root)
+                installed = boot.install_bootloader(root, self._the_sandbox(root), step, self._disk)
+                self.done.changed.update(installed.changed)
+                for warning in installed.warnings:
+                    self.recorder.warning(warning, "boot")
+            case VerifyBoot():
+                self.done.checks.extend(verify.verify_boot(root, step, self._disk))
+                red = [check for check in self.done.checks if not check.ok]
+                if red:
+                    raise PatchError(
+                        "the restored system would not boot: " + "; ".join(f"{c.name}: {c.detail}" for c in red),
+                        "nothing was rebooted; read the report",
+                    )
+        os.sync()
+
+    def _keep_documents(self, root: Path) -> None:
+        """Leave the plan and the difference where the machine's owner looks for them."""
+        folder = root / KEPT
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, data in self.keep:
+            (folder / name).write_bytes(data)
+            self.done.changed.add(f"/{KEPT}/{name}")
+
+    def _the_sandbox(self, root: Path) -> Sandbox:
+        if self._sandbox is None:
+            assert self._disk is not None
+            self._sandbox = Sandbox(root, self._disk.nodes())
+        return self._sandbox
+
+    # --- continuing a run that was cut ----------------------------------------------------------------------------
+
+    def _holds_the_plan(self) -> bool:
+        """Whether the disk already has exactly the planned table."""
+        assert self._disk is not None
+        table = next((step for step in self.plan.steps if isinstance(step, WriteTable)), None)
+        return table is not None and disk.table_matches(self._disk, table)
+
+    def _is_volume(self, partition: int) -> bool:
+        """Partitions of the boot path are made anew each time: the disk must not boot until the loader is in."""
+        return any(isinstance(step, WriteTree) and step.partition == partition for step in self.plan.steps)
+
+
+SENTENCES = {
+    "partition": "partitioning and making file systems",
+    "write": "writing files",
+    "verify": "reading back and comparing",
+    "patch": "adapting the system to this machine",
+    "boot": "installing the boot loader",
+    "prove": "proving that it will boot",
+}
+
+
+def drop_page_cache() -> None:
+    """Make the next reads come from the disk (Linux, Documentation/admin-guide/sysctl/vm.rst, drop_caches)."""
+    os.sync()
+    DROP_CACHES.write_text("1\n")
