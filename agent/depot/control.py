@@ -51,8 +51,8 @@ AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 BY_CODE: dict[str, type[RegraftError]] = {
     each.code: each
-    for each in (DamagedError, DiskSelectionError, NoImageError, NotAllowedError, NotTrustedError, RefusedError, StorageFullError,
-                 TemporaryError, UsageError)
+    for each in (DamagedError, DiskSelectionError, NoImageError, NotAllowedError, NotTrustedError, RefusedError,
+                 StorageFullError, TemporaryError, UsageError)
 }  # fmt: skip
 BY_STATUS: dict[int, type[RegraftError]] = {
     400: UsageError, 401: NotAllowedError, 403: NotAllowedError, 404: NoImageError, 405: NoImageError,

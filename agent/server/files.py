@@ -61,20 +61,29 @@ class DepotFile(FileResponse):
 def serve_file(depot: LocalDepot, path: str, request: Request) -> Response:
     """GET and HEAD of a depot file: whole (200), one range (206, 416), or not at all because it is known (304)."""
     place = find(depot, path)
+    kind = TYPES.get(place.suffix, "application/octet-stream")
+    if not IMMUTABLE.fullmatch(path):
+        # Read in one go: the catalogue may be replaced between asking for its size and sending it.
+        data = place.read_bytes()
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Cache-Control": "private, no-cache"}
+        return known(request, headers) or Response(data, headers=headers, media_type=kind)
     status = place.stat()
-    digest = digest_in_path(path)
-    etag = f'"{digest}"' if digest else f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-    known = request.headers.get("if-none-match", "")
-    caching = "private, max-age=31536000, immutable" if IMMUTABLE.fullmatch(path) else "private, no-cache"
-    headers = {"ETag": etag, "Cache-Control": caching, "Accept-Ranges": "bytes"}
-    if known and etag in [each.strip().removeprefix("W/") for each in known.split(",")]:
-        return Response(status_code=304, headers=headers)
+    digest = digest_in_path(path) or f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    unchanged = known(request, headers)
+    if unchanged is not None:
+        return unchanged
     if not satisfiable(request, status.st_size):
         answer = problem(416, "usage", "No such range", f"{path} has {status.st_size:,} bytes, fewer than the range")
         answer.headers.update({"Content-Range": f"bytes */{status.st_size}", **headers})
         return answer
-    kind = TYPES.get(place.suffix, "application/octet-stream")
     return DepotFile(place, headers=headers, media_type=kind, stat_result=status)
+
+
+def known(request: Request, headers: dict[str, str]) -> Response | None:
+    """304 when the client has this very file already."""
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    return Response(status_code=304, headers=headers) if headers["ETag"] in tags else None
 
 
 def satisfiable(request: Request, size: int) -> bool:

@@ -71,6 +71,12 @@ def install(app: FastAPI) -> None:
     def regraft_error(_request: Request, error: RegraftError) -> Response:
         return of_error(error)
 
+    @app.exception_handler(Exception)
+    def bug(request: Request, error: Exception) -> Response:
+        # Its text may name paths of this machine; it goes to the server's log, not to whoever asks.
+        detail = f"{request.method} {request.url.path}: {type(error).__name__}"
+        return problem(500, "unexpected", "The server failed", detail, "the server's log says more")
+
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> Response:
         code = BY_HTTP.get(error.status_code, "unexpected")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +22,7 @@ from agent.server.auth import Role, Tokens
 TOKENS_FILE = "tokens.json"
 BACKLOG = 128
 GRACE_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75  # a restore writes for a while between two fetches on one connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,31 +48,47 @@ def serve_depot(
 
 def serve(directory: Path, host: str, port: int, options: ServeOptions, out: TextIO | None = None) -> None:
     """Serve the depot in ``directory``, made when it does not exist, until SIGINT or SIGTERM."""
-    out = out or sys.stdout
+    prepared = prepare(directory, host, port, options)
+    print("\n".join(prepared.lines), file=out or sys.stdout, flush=True)
+    with prepared.listener, suppress(KeyboardInterrupt):  # uvicorn has ended in order, and raises the signal again
+        prepared.server.run(sockets=[prepared.listener])
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedServer:
+    """A server that listens already, and what is to be said of it."""
+
+    server: uvicorn.Server
+    listener: socket.socket
+    url: str
+    lines: tuple[str, ...]
+
+
+def prepare(directory: Path, host: str, port: int, options: ServeOptions) -> PreparedServer:
+    """Everything up to the first request."""
     depot = open_or_make(directory)
     state_dir = prepare_state(depot, options)
     tokens = Tokens(state_dir / TOKENS_FILE)
-    lines = give_tokens(tokens, options)
+    token_lines = give_tokens(tokens, options)
     app = create_app(depot, state_dir, tokens, public_read=options.public_read, database_url=options.database_url)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key,
     )  # fmt: skip
-    with listen(host, port) as listener:
-        scheme = "https" if options.tls_certificate else "http"
-        address = listener.getsockname()
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        lines = [
-            f"regraft serves {directory} at {scheme}://{shown}:{address[1]}",
-            f"depot {depot.id}",
-            f"key, for --trust of those who read: {depot.public_key}",
-            f"state: {state_dir}",
-            *lines,
-            *warnings(host, options),
-        ]
-        print("\n".join(lines), file=out, flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+    listener = listen(host, port)
+    address = listener.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    url = f"{'https' if options.tls_certificate else 'http'}://{shown}:{address[1]}"
+    lines = (
+        f"regraft serves {directory} at {url}",
+        f"depot {depot.id}",
+        f"key, for --trust of those who read: {depot.public_key}",
+        f"state: {state_dir}",
+        *token_lines,
+        *warnings(host, options),
+    )
+    return PreparedServer(uvicorn.Server(config), listener, url, lines)
 
 
 def open_or_make(directory: Path) -> LocalDepot:

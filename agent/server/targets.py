@@ -99,17 +99,22 @@ def candidates(depot: LocalDepot, profile: Profile) -> tuple[Candidate, ...]:
         newest[image.machine] = max(image.time, newest.get(image.machine, ""))
     found: list[Candidate] = []
     for machine, time in newest.items():
-        facts = catalogue.newest_profile(depot, machine)
-        fit = score(_profile(depot, facts.machine, facts.time, facts.sha256), profile) if facts else None
-        found.append(
-            Candidate(
-                image=str(ImageRef(machine, time)),
-                machine=machine,
-                score=fit.score if fit else 0,
-                reasons=tuple(fit.reasons) if fit else (),
-            )
-        )
+        points, reasons = _fit(depot, machine, profile)
+        found.append(Candidate(image=str(ImageRef(machine, time)), machine=machine, score=points, reasons=reasons))
     return tuple(sorted(found, key=lambda each: (-each.score, each.machine)))
+
+
+def _fit(depot: LocalDepot, machine: str, profile: Profile) -> tuple[int, tuple[str, ...]]:
+    """How well a machine of the depot fits, and why. One bad profile must not hide the other machines."""
+    facts = catalogue.newest_profile(depot, machine)
+    if facts is None:
+        return 0, ("it has no profile",)
+    try:
+        known = _profile(depot, facts.machine, facts.time, facts.sha256)
+    except (DamagedError, FileNotFoundError) as error:
+        return 0, (f"its profile cannot be read: {error}",)
+    fit = score(known, profile)
+    return fit.score, tuple(fit.reasons)
 
 
 @lru_cache(maxsize=256)

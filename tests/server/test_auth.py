@@ -23,7 +23,7 @@ def every_route(app: object) -> Iterator[tuple[str, str, Need]]:
     assert isinstance(app, FastAPI)
     for route in flatten(app.routes):
         assert isinstance(route, APIRoute), f"{route} is not covered by the checks"
-        for method in route.methods:
+        for method in route.methods or ():
             need = Need((route.openapi_extra or {})["x-needs"])
             yield method, example(route.path), need
 

@@ -69,7 +69,7 @@ def application(client: TestClient) -> Callable[[requests.PreparedRequest], Answ
     def send(request: requests.PreparedRequest) -> Answer:
         path = (request.url or "").removeprefix("http://depot.test")
         answer = client.request(request.method or "", path, content=request.body, headers=dict(request.headers))
-        return answer.status_code, answer.content, dict(answer.headers)
+        return answer.status_code, bytes(answer.content), dict(answer.headers)
 
     return send
 
@@ -83,7 +83,8 @@ def wanted(image: str = "web1", **match: Any) -> JobRequest:
 
 
 def target(uuid: str = SOURCE_UUID, serial: str = "other", mac: str = "52:54:00:aa:bb:cc") -> bytes:
-    return dump_profile(make_profile("target", uuid, serial, mac))
+    xml: bytes = dump_profile(make_profile("target", uuid, serial, mac))
+    return xml
 
 
 # --- the whole conversation ---------------------------------------------------------------------------------------
@@ -258,8 +259,8 @@ def test_pages_show_images_jobs_targets_and_the_report(server: Server) -> None:
 
 # --- servers that misbehave ---------------------------------------------------------------------------------------
 
-BUSY = (503, b"", {"Retry-After": "3"})
-JOB_LIST = (200, b"[]", {})
+BUSY: Answer = (503, b"", {"Retry-After": "3"})
+JOB_LIST: Answer = (200, b"[]", {})
 
 
 def test_a_server_that_is_busy_is_asked_again_after_what_it_says() -> None:

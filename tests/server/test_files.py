@@ -73,9 +73,9 @@ def test_a_range_outside_the_file_is_416_with_its_size(stored: Server, range_: s
 
 @pytest.mark.parametrize("range_", ["bytes=5-1", "lines=1-2", "bytes=a-b", "bytes=", "bytes=0-1,5-6", "bytes=٣-٤"])
 def test_what_is_no_single_range_gets_the_whole_file(stored: Server, range_: str) -> None:
-    answer = stored.client.get(
-        f"/{PACK}", headers={**stored.headers(Role.READ), "Range": range_.encode()}  # type: ignore[dict-item]
-    )  # fmt: skip
+    token = stored.token[Role.READ]
+    headers = {b"Authorization": f"Bearer {token}".encode(), b"Range": range_.encode()}
+    answer = stored.client.get(f"/{PACK}", headers=headers)
     assert (answer.status_code, answer.content) == (200, DATA)
 
 
@@ -97,7 +97,8 @@ def test_a_range_of_a_file_that_changed_gets_the_whole_new_one(stored: Server) -
 @pytest.mark.parametrize(
     "path",
     ["tmp/catalogue.lock", "..%2f..%2fetc/passwd", "%2e%2e/state/tokens.json", "packs/%2e%2e/depot.json",
-     "//etc/passwd", ".git/config", "packs", "packs/", f"packs/00/{SHA}.pack", "machines/.hidden/images/20261123T204140Z.json",
+     "//etc/passwd", ".git/config", "packs", "packs/", f"packs/00/{SHA}.pack",
+     "machines/.hidden/images/20261123T204140Z.json",
      "machines/a/images/latest.json",
      "components/a/1/%2e%2e/%2e%2e/%2e%2e/depot.json", "components/a/1/.secret", "signing.key",
      "recipes/", "depot.json%00", "catalogue.json\u2028"],
@@ -204,3 +205,18 @@ def test_a_body_without_announced_length_is_stopped_where_it_is_too_large(
 def test_a_broken_announced_length_is_refused(server: Server) -> None:
     headers = server.headers(Role.WRITE) | {"Content-Length": "-5"}
     assert server.client.put(f"/{PACK}", content=b"", headers=headers).status_code == 400
+
+
+def test_the_catalogue_has_a_tag_of_its_content(server: Server) -> None:
+    _, data, headers = get(server, "catalogue.json")
+    assert headers["etag"] == f'"{hashlib.sha256(data).hexdigest()}"'
+    assert get(server, "catalogue.json", **{"If-None-Match": headers["etag"]})[0] == 304
+
+
+def test_a_bug_is_a_problem_document_without_inner_words(server: Server) -> None:
+    (server.depot.root / "catalogue.json").unlink()
+    (server.depot.root / "catalogue.json").mkdir()
+    answer = server.client.get("/", headers=server.headers(Role.READ))
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert str(server.depot.root) not in answer.text
