@@ -1,6 +1,6 @@
 # Every target is one command and one line of help; what they do is in the programs they call.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo iso bench clean
+.PHONY: help setup check test demo iso freeze bench clean
 PYTHON := .venv/bin/python
 
 help:   ## Show this help
@@ -20,6 +20,9 @@ demo: setup  ## Capture a running machine, restore it onto other hardware, prove
 
 iso: setup  ## Build the live system that restores machines: build/regraft.iso (needs root)
 	@$(PYTHON) -m pe_build iso --output build/regraft.iso
+
+freeze: setup  ## Build the program for machines without Python: build/regraft/
+	@$(PYTHON) -m pe_build freeze --output build/regraft
 
 bench: setup  ## Measure capture and restore against tar, zstd and squashfs on the same data (needs root)
 	@$(PYTHON) -m tests.bench
