@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model.recipe_file import load_all
 from agent.model.recipe_test import run_tests
-from agent.recipe_files import shipped_recipes
+from agent.restore.recipe_folder import read_recipes
 
-SHIPPED = load_all(shipped_recipes())
+SHIPPED = read_recipes()
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: recipe.id)

@@ -1,0 +1,133 @@
+"""What files of the image say about disks, against the disk that is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.model.difference import Item, Op, Tier
+from agent.model.profile import Disk
+from agent.model.references import MountLine, Planned, crypt_lines, mount_lines, resume_devices
+from agent.model.situation import Situation
+from agent.model.tree import read_text
+from agent.model.wording import size_text
+
+# Without these the system does not start, so that "go on without it" is no answer.
+ESSENTIAL = ("/", "/usr", "/boot", "/var", "/etc")
+LAYOUT, PRESERVED = ("layout",), ("preserved",)
+
+
+def storage_items(situation: Situation) -> Iterator[Item]:
+    planned = Planned.of(situation)
+    yield from disk_items(situation)
+    lines = mount_lines(read_text(situation.tree, "/etc/fstab"))
+    for line in lines:
+        yield from _mount_items(line, planned, situation)
+    yield from new_esp_items(situation, lines)
+    yield from resume_items(situation, planned)
+    yield from crypt_items(situation, planned, lines)
+
+
+def disk_items(situation: Situation) -> Iterator[Item]:
+    """Which disk receives which, and whether its sectors suit what was captured."""
+    target = situation.disk
+    names = dict.fromkeys(volume.disk for volume in situation.manifest.volumes if volume.disk)
+    disks = [disk for disk in situation.manifest.disks if disk.name in names]
+    for source in disks:
+        yield Item(
+            id="", op=Op.MAP, kind="disk", key=source.name, tier=Tier.MUST, handled_by=LAYOUT,
+            source=_described(source), target=_described(target),
+            reason="the image's disk is written here; partition and file system identities are kept",
+        )  # fmt: skip
+        if source.logical_sector_bytes != target.logical_sector_bytes:
+            yield _sector_item(source, target, situation)
+
+
+def _described(disk: Disk) -> str:
+    return f"{disk.name} {disk.model} {size_text(disk.size_bytes)}".replace("  ", " ")
+
+
+def _sector_item(source: Disk, target: Disk, situation: Situation) -> Item:
+    """Trees are made anew in file systems of the right block size; blocks cannot change their sectors."""
+    blocks = [v.id for v in situation.manifest.volumes if v.kind == "blocks" and v.disk == source.name]
+    reason = "partition table and file systems are made anew for the disk's sectors"
+    if blocks:
+        reason = (
+            f"volume {', '.join(blocks)} was captured as blocks and needs {source.logical_sector_bytes}-byte sectors"
+        )
+    return Item(
+        id="", op=Op.BLOCK if blocks else Op.CHANGE, kind="sector-size", key=source.name, tier=Tier.MUST,
+        source=f"{source.logical_sector_bytes} bytes", target=f"{target.logical_sector_bytes} bytes", reason=reason,
+        handled_by=() if blocks else LAYOUT,
+    )  # fmt: skip
+
+
+def _mount_items(line: MountLine, planned: Planned, situation: Situation) -> Iterator[Item]:
+    swap = line.kind == "swap"
+    if swap and line.device.startswith("/") and not line.device.startswith("/dev/"):
+        if not situation.tree.exists(line.device):
+            yield _swap(Op.REMOVE, line, "", f"swap file {line.device} is not in the image")
+        return
+    if not line.on_disk or planned.has(line.device):
+        return
+    new = planned.replacement(line.device, "" if swap else line.mountpoint, line.kind)
+    if swap:
+        reason = f"{line.device} is called {new} here" if new else f"no swap {line.device} is planned for this disk"
+        yield _swap(Op.CHANGE if new else Op.REMOVE, line, new, reason)
+    elif new:
+        reason = f"{line.device} depends on the old machine's disks; its file system is {new}"
+        yield _mount(Op.CHANGE, line, new, reason)
+    elif line.optional:
+        yield _mount(Op.REMOVE, line, "", "its device is not on this machine; the boot does not wait for it", PRESERVED)
+    elif line.mountpoint in ESSENTIAL:
+        yield _mount(Op.BLOCK, line, "", f"{line.mountpoint} lies on {line.device}, which the image does not bring")
+    else:
+        yield _mount(Op.REMOVE, line, "", f"{line.device} is not on this machine; the boot would wait for it and stop")
+
+
+def _mount(op: Op, line: MountLine, new: str, reason: str, handled: tuple[str, ...] = ()) -> Item:
+    return Item(
+        id="", op=op if not handled else Op.CHANGE, kind="mount" if not handled else "optional-mount",
+        key=line.mountpoint, tier=Tier.LATER if handled else Tier.MUST, source=line.device, target=new, reason=reason,
+        evidence=(("hw-config", f"/etc/fstab: {line.device} {line.mountpoint} {line.kind}"),), handled_by=handled,
+    )  # fmt: skip
+
+
+def _swap(op: Op, line: MountLine, new: str, reason: str) -> Item:
+    return Item(
+        id="", op=op, kind="swap", key=line.device, tier=Tier.MUST, source=line.device, target=new, reason=reason,
+        evidence=(("hw-config", f"/etc/fstab: {line.device} swap"),),
+    )  # fmt: skip
+
+
+def new_esp_items(situation: Situation, lines: tuple[MountLine, ...]) -> Iterator[Item]:
+    """An EFI system partition that the layout adds needs its line in fstab, or the loader is never updated."""
+    have = {line.mountpoint for line in lines}
+    for fs in situation.filesystems.values():
+        if fs.kind == "vfat" and fs.mountpoint and fs.mountpoint not in have and situation.tree.exists("/etc/fstab"):
+            yield Item(
+                id="", op=Op.ADD, kind="mount", key=fs.mountpoint, tier=Tier.MUST, target=f"UUID={fs.uuid}",
+                reason="the EFI system partition that this firmware needs is mounted, so that updates reach it",
+            )  # fmt: skip
+
+
+def resume_items(situation: Situation, planned: Planned) -> Iterator[Item]:
+    for device in resume_devices(situation.tree):
+        if not planned.has(device):
+            yield Item(
+                id="", op=Op.REMOVE, kind="resume", key=device, tier=Tier.MUST, source=device,
+                reason=f"the system would wait for {device} to resume from, which this disk will not have",
+            )  # fmt: skip
+
+
+def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, ...]) -> Iterator[Item]:
+    """Encrypted devices that are not written: what is needed to start blocks, the rest is set aside."""
+    needed = {line.device for line in lines if line.mountpoint in ESSENTIAL}
+    for name, device in crypt_lines(read_text(situation.tree, "/etc/crypttab")):
+        if planned.has(device) or not (device.startswith("/dev/") or "=" in device):
+            continue
+        essential = f"/dev/mapper/{name}" in needed
+        yield Item(
+            id="", op=Op.BLOCK if essential else Op.REMOVE, kind="crypt", key=name, tier=Tier.MUST, source=device,
+            reason=f"encrypted device {name} needs {device}, which this disk will not have",
+            evidence=(("hw-config", f"/etc/crypttab: {name} {device}"),),
+        )  # fmt: skip

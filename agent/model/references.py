@@ -1,0 +1,134 @@
+"""What files of the image say about disks: fstab, crypttab, the kernel command line, the place to resume from.
+
+A reference is *planned* when the disk, as it will be written, has what it names; else it must be led to what replaces
+it, or be taken out of the way of the boot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from agent.model.edits import mount_fields, shell_values
+from agent.model.plan import PlannedFilesystem, PlannedPartition
+from agent.model.profile import Disk
+from agent.model.situation import Situation
+from agent.model.tree import Tree, read_text
+
+_NETWORK = re.compile(r"nfs\d?|cifs|smb3?|sshfs|fuse\..*|9p|virtiofs|ceph|glusterfs|afs|davfs")
+_TAGS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")
+GRUB_DEFAULTS = "/etc/default/grub"
+GRUB_KEYS = ("GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT")
+
+
+@dataclass(frozen=True, slots=True)
+class MountLine:
+    device: str
+    mountpoint: str
+    kind: str
+    options: tuple[str, ...]
+
+    @property
+    def optional(self) -> bool:
+        return bool({"noauto", "nofail"} & set(self.options))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it needs a block device of this machine."""
+        tagged = self.device.partition("=")[0] in _TAGS
+        return (tagged or self.device.startswith("/dev/")) and not _NETWORK.fullmatch(self.kind)
+
+
+def mount_lines(text: str) -> tuple[MountLine, ...]:
+    """The entries of an fstab."""
+    entries = (mount_fields(line) for line in text.splitlines())
+    return tuple(
+        MountLine(fields[0], fields[1], fields[2], tuple(fields[3].split(",")) if len(fields) > 3 else ())
+        for fields in entries
+        if len(fields) > 2
+    )
+
+
+class Planned:
+    """What the disk will hold, by every name that a file may use for it."""
+
+    def __init__(
+        self,
+        partitions: Iterable[PlannedPartition],
+        filesystems: Mapping[int, PlannedFilesystem],
+        disks: Iterable[Disk],
+    ) -> None:
+        parts = tuple(partitions)
+        self._filesystems = filesystems
+        self._disks = tuple(disks)
+        self._names = {("PARTUUID", p.part_uuid.lower()) for p in parts if p.part_uuid}
+        self._names |= {("PARTLABEL", p.part_label) for p in parts if p.part_label}
+        for fs in filesystems.values():
+            self._names |= {("UUID", fs.uuid.lower())} | ({("LABEL", fs.label)} if fs.label else set())
+
+    @classmethod
+    def of(cls, situation: Situation) -> Planned:
+        disks = situation.manifest.disks or situation.source.disks
+        return cls(situation.partitions, situation.filesystems, disks)
+
+    def has(self, device: str) -> bool:
+        """Whether UUID=…, LABEL=…, PARTUUID=… or /dev/disk/by-…/… names something that will be there."""
+        tag, value = self._tagged(device)
+        return (tag, value.lower() if tag in ("UUID", "PARTUUID") else value) in self._names
+
+    def _tagged(self, device: str) -> tuple[str, str]:
+        link = re.fullmatch(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)", device)
+        if link:
+            return link[1].upper(), link[2]
+        tag, equals, value = device.partition("=")
+        return (tag, value.strip("\"'")) if equals else ("", "")
+
+    def replacement(self, device: str, mountpoint: str = "", kind: str = "") -> str:
+        """``UUID=…`` of what takes the place of a device: what will be mounted there, or lay in that partition."""
+        for fs in self._filesystems.values():
+            if mountpoint and fs.mountpoint == mountpoint and fs.uuid:
+                return f"UUID={fs.uuid}"
+        uuid = self._uuid_by_name(device)
+        swaps = [fs.uuid for fs in self._filesystems.values() if fs.kind == "swap" and fs.uuid]
+        if not uuid and kind == "swap" and len(swaps) == 1:
+            uuid = swaps[0]
+        return f"UUID={uuid}" if uuid and self.has(f"UUID={uuid}") else ""
+
+    def _uuid_by_name(self, device: str) -> str:
+        """UUID of what the source had at a device named by its place: /dev/vda2, by-path, by-id."""
+        for disk in self._disks:
+            for part in disk.partitions:
+                names = {f"/dev/{disk.name}{part.number}", f"/dev/{disk.name}p{part.number}"}
+                linked = re.fullmatch(r"/dev/disk/by-(path|id)/(.+)-part(\d+)", device)
+                same_disk = linked and (linked[2] == disk.by_path or (bool(disk.serial) and disk.serial in linked[2]))
+                if device in names or (linked and same_disk and int(linked[3]) == part.number):
+                    return part.holds.uuid if part.holds else ""
+        return ""
+
+
+def resume_devices(tree: Tree) -> tuple[str, ...]:
+    """What the image would resume from: initramfs-tools, GRUB's defaults, /etc/kernel/cmdline."""
+    found: list[str] = []
+    folder = "/etc/initramfs-tools/conf.d"
+    for name in tree.list_dir(folder):
+        found += shell_values(read_text(tree, f"{folder}/{name}"), "RESUME")
+    for word in command_line_words(tree):
+        if word.startswith("resume="):
+            found.append(word.removeprefix("resume="))
+    return tuple(dict.fromkeys(value for value in found if value and value not in ("none", "auto")))
+
+
+def command_line_words(tree: Tree) -> list[str]:
+    """Words that the image's files put on the kernel command line."""
+    grub = read_text(tree, GRUB_DEFAULTS)
+    for name in tree.list_dir(f"{GRUB_DEFAULTS}.d"):
+        grub += "\n" + read_text(tree, f"{GRUB_DEFAULTS}.d/{name}")
+    lines = [value for key in GRUB_KEYS for value in shell_values(grub, key)[-1:]]
+    return [word for line in [*lines, read_text(tree, "/etc/kernel/cmdline")] for word in line.split()]
+
+
+def crypt_lines(text: str) -> tuple[tuple[str, str], ...]:
+    """(mapped name, device) of every entry of a crypttab."""
+    entries = (mount_fields(line) for line in text.splitlines())
+    return tuple((fields[0], fields[1]) for fields in entries if len(fields) > 1)
