@@ -15,6 +15,7 @@ from agent.model.events import Event
 from agent.model.report import Report
 
 INTERVAL_S = 2.0
+LONGEST_INTERVAL_S = 60.0  # after failures: a server that is away costs a time-out with every try
 KEPT_EVENTS = 10_000
 
 
@@ -27,21 +28,25 @@ class ServerEvents:
     pending: list[Event] = field(default_factory=list)
     sent_at: float = 0.0
     last_seq: int = 0
+    interval_s: float = INTERVAL_S
 
     def __call__(self, event: Event) -> None:
         self.pending.append(event)
         self.last_seq = event.seq
-        if event.kind in ("phase-end", "error", "result") or time.monotonic() - self.sent_at > INTERVAL_S:
+        at_once = event.kind in ("phase-end", "error", "result") and self.interval_s == INTERVAL_S
+        if at_once or time.monotonic() - self.sent_at > self.interval_s:
             self.flush()
 
     def flush(self) -> None:
-        self.sent_at = time.monotonic()
         try:
             self.control.send_events(self.job.id, self.pending)
         except RegraftError:
             del self.pending[:-KEPT_EVENTS]
-            return
-        self.pending.clear()
+            self.interval_s = min(self.interval_s * 2, LONGEST_INTERVAL_S)
+        else:
+            self.pending.clear()
+            self.interval_s = INTERVAL_S
+        self.sent_at = time.monotonic()
 
     def finish(self, report: Report) -> None:
         """The report; the server ends the job by it."""
@@ -51,3 +56,5 @@ class ServerEvents:
     def failed(self, error: RegraftError) -> None:
         """A run that never came to a report."""
         self(Event(seq=self.last_seq + 1, time="", kind="result", text=str(error), code="failed"))
+        if self.pending:
+            self.flush()

@@ -83,8 +83,7 @@ def wanted(image: str = "web1", **match: Any) -> JobRequest:
 
 
 def target(uuid: str = SOURCE_UUID, serial: str = "other", mac: str = "52:54:00:aa:bb:cc") -> bytes:
-    xml: bytes = dump_profile(make_profile("target", uuid, serial, mac))
-    return xml
+    return dump_profile(make_profile("target", uuid, serial, mac))
 
 
 # --- the whole conversation ---------------------------------------------------------------------------------------
