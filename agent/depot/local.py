@@ -1,0 +1,282 @@
+"""A depot in a directory: a disk, a stick, a network share, or what ``regraft serve`` serves.
+
+Files appear by rename, whole or not at all. One writer at a time changes the catalogue (a lock in ``tmp/``).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from agent.depot import catalogue
+from agent.depot.components import load_component
+from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, SigningKey, load_key, make_key, pin_key
+from agent.depot.store import (
+    CATALOGUE_FILE,
+    DEPOT_FILE,
+    FORMAT,
+    SMALL_FILE_LIMIT_BYTES,
+    DepotInfo,
+    Published,
+    checked_path,
+    digest_in_path,
+    image_path,
+    listing_path,
+    pack_path,
+    profile_path,
+    read_info,
+)
+from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
+from agent.model.fingerprint import hardware_fingerprint
+from agent.model.image import NAME, TIME_IN_NAMES
+from agent.model.profile_xml import load_profile
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LocalDepot:
+    """A depot in a directory, readable and writable."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.location = str(root)
+        self._info: DepotInfo | None = None
+        self._key: SigningKey | None = None
+
+    @classmethod
+    def init(cls, root: Path | str) -> LocalDepot:
+        """Make an empty depot and its key pair. Raises UsageError where one is, or where other files are."""
+        place = Path(root)
+        if (place / DEPOT_FILE).exists():
+            raise UsageError(f"{place} is already a depot")
+        if place.exists() and any(name.name != "lost+found" for name in place.iterdir()):
+            raise UsageError(f"{place} is not empty", "choose an empty or a new directory")
+        place.mkdir(parents=True, exist_ok=True)
+        depot_id = str(uuid.uuid4())
+        key = make_key(depot_id)
+        pin_key(depot_id, key.public)
+        depot = cls(place)
+        for name in ("packs", "objects", "machines", "components", "recipes", "tmp"):
+            (place / name).mkdir(exist_ok=True)
+        depot._write(CATALOGUE_FILE, catalogue.encode(catalogue.Catalogue(format=FORMAT, depot=depot_id)))
+        info = DepotInfo(format=FORMAT, id=depot_id, public_key=key.public)
+        depot._write(DEPOT_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
+        return depot
+
+    @property
+    def info(self) -> DepotInfo:
+        if self._info is None:
+            self._info = read_info(self)
+        return self._info
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def public_key(self) -> str:
+        return self.info.public_key
+
+    @property
+    def staging(self) -> Path | None:
+        (self.root / "tmp").mkdir(exist_ok=True)
+        return self.root / "tmp"
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def read(self, path: str, limit_bytes: int = SMALL_FILE_LIMIT_BYTES) -> bytes:
+        with (self.root / checked_path(path)).open("rb") as file:
+            data = file.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise DamagedError(
+                f"{path} of depot {self.location} is larger than {limit_bytes:,} bytes, the most allowed"
+            )
+        return data
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
+        descriptor = os.open(self.root / checked_path(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < len(buffer):
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+                if count == 0:
+                    raise DamagedError(
+                        f"{path} of depot {self.location} ends at byte {offset + done:,}, "
+                        f"expected {offset + len(buffer):,} or more",
+                        "copy the file again from another depot",
+                    )
+                done += count
+        finally:
+            os.close(descriptor)
+
+    def exists(self, path: str) -> bool:
+        return (self.root / checked_path(path)).is_file()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def put_file(self, path: str, source: Path) -> None:
+        target = self.root / checked_path(path)
+        promised = digest_in_path(path)
+        if promised and target.is_file() and target.stat().st_size == source.stat().st_size:
+            source.unlink()
+            return
+        with self._room(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if os.stat(source).st_dev == os.stat(target.parent).st_dev:  # noqa: PTH116
+                os.rename(source, target)  # noqa: PTH104
+                return
+            staged = self._staged_name()
+            shutil.copyfile(source, staged)
+            os.rename(staged, target)  # noqa: PTH104
+            source.unlink()
+
+    def publish_profile(self, xml: bytes) -> Published:
+        """Store a profile under its machine and time; the same profile twice is fine, another one is refused."""
+        profile = load_profile(xml)
+        machine, time = checked_names(profile.machine, compact_time(profile.time))
+        path = profile_path(machine, time)
+        if self.exists(path) and self.read(path) != xml:
+            raise RefusedError(f"{path} exists with other content", "a profile never changes; make a new one")
+        self._write(path + ".sig", self._signing_key().sign(PROFILE, xml))
+        self._write(path, xml)
+        sha256 = hashlib.sha256(xml).hexdigest()
+        facts = catalogue.ProfileFacts(
+            machine=machine, time=time, sha256=sha256, fingerprint=hardware_fingerprint(profile)
+        )
+        self._enter(profile=facts)
+        return Published(machine, time, sha256, path)
+
+    def publish_image(self, manifest: bytes) -> None:
+        """Everything the manifest names is there and its own digests fit; then signature, manifest, catalogue."""
+        image = catalogue.decode_manifest(manifest, "the manifest")
+        machine, time = checked_names(image.machine, image.time)
+        path = image_path(machine, time)
+        if self.exists(path) and self.read(path) != manifest:
+            raise RefusedError(f"{path} exists with other content", "an image never changes; capture again")
+        self._check_complete(image.profile.sha256, profile_path(machine, image.profile.time))
+        for pack in image.packs:
+            self._check_present(pack_path(pack.sha256), pack.size_bytes)
+        for volume in image.volumes:
+            self._check_present(listing_path(volume.listing.sha256), volume.listing.size_bytes)
+        # The signature first: a manifest without one cannot be chosen, a signature without its file means nothing.
+        self._write(path + ".sig", self._signing_key().sign(MANIFEST, manifest))
+        self._write(path, manifest)
+        self._enter(image=catalogue.image_facts(image, hashlib.sha256(manifest).hexdigest()))
+
+    def publish_component(self, xml: bytes) -> None:
+        """Sign a component whose payload is there and enter it into the catalogue."""
+        component = load_component(xml)
+        folder = f"components/{component.id}/{component.version}"
+        for file in component.payload:
+            self._check_present(f"{folder}/{file.path}", file.size_bytes)
+        self._write(f"{folder}/component.xml.sig", self._signing_key().sign(COMPONENT, xml))
+        self._write(f"{folder}/component.xml", xml)
+        sha256 = hashlib.sha256(xml).hexdigest()
+        self._enter(
+            component=catalogue.ComponentFacts(
+                id=component.id, version=component.version, kind=component.kind, sha256=sha256
+            )
+        )
+
+    def sync(self) -> None:
+        """Bring everything written to the medium."""
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.sync()
+
+    # --- inner ----------------------------------------------------------------------------------------------------
+
+    def _signing_key(self) -> SigningKey:
+        if self._key is None:
+            self._key = load_key(self.id)
+        return self._key
+
+    def _staged_name(self) -> Path:
+        staging = self.staging
+        assert staging is not None
+        return staging / secrets.token_hex(12)
+
+    def _write(self, path: str, data: bytes) -> None:
+        """A small file, durable before it has its name."""
+        target = self.root / checked_path(path)
+        with self._room(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged = self._staged_name()
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(staged, target)  # noqa: PTH104
+
+    @contextmanager
+    def _room(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL:
+                free = shutil.disk_usage(self.root).free
+                raise StorageFullError(
+                    f"no room for {path} in depot {self.location}: {free:,} bytes are free", "free or add space"
+                ) from None
+            raise TargetIOError(f"depot {self.location}, {path}: {error.strerror}", "check the depot's disk") from error
+
+    def _check_present(self, path: str, size_bytes: int) -> None:
+        target = self.root / checked_path(path)
+        found = target.stat().st_size if target.is_file() else -1
+        if found != size_bytes:
+            raise RefusedError(
+                f"{path} "
+                + ("is absent" if found < 0 else f"has {found:,} bytes")
+                + f", expected {size_bytes:,} bytes",
+                "put every pack, listing and payload before what names it",
+            )
+
+    def _check_complete(self, sha256: str, path: str) -> None:
+        found = hashlib.sha256(self.read(path)).hexdigest() if self.exists(path) else "absent"
+        if found != sha256:
+            raise RefusedError(f"profile {path} is {found}, the manifest names {sha256}", "publish the profile first")
+
+    def _enter(
+        self,
+        image: catalogue.ImageFacts | None = None,
+        profile: catalogue.ProfileFacts | None = None,
+        component: catalogue.ComponentFacts | None = None,
+    ) -> None:
+        """Add to the catalogue, under the lock."""
+        lock = os.open(self.root / "tmp" / "catalogue.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            old = catalogue.read_catalogue(self)
+            self._write(CATALOGUE_FILE, catalogue.encode(catalogue.with_entry(old, image, profile, component)))
+        finally:
+            os.close(lock)
+
+
+def checked_names(machine: str, time: str) -> tuple[str, str]:
+    """Names that become parts of paths, or UsageError."""
+    if not NAME.fullmatch(machine) or machine in (".", "..") or not TIME_IN_NAMES.fullmatch(time):
+        raise UsageError(f"‘{machine}’ at ‘{time}’: expected a name like web-1 and a time like 20261123T204140Z")
+    return machine, time
+
+
+def compact_time(time: str) -> str:
+    """2026-11-23T20:41:40Z as names carry it: 20261123T204140Z."""
+    return time.replace("-", "").replace(":", "")
+
+
+def now_compact() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -1,0 +1,365 @@
+"""Captures a machine's volumes as an image in a depot.
+
+    walk ──► tasks ──► workers: read, hash ──► which chunks are new? ──► compress, packs ──► depot
+                          └──► lines ──► listing ──► depot ──► manifest: only now there is an image
+
+Publish order: packs, listings, profile, manifest with its signature, catalogue. A capture that ends before leaves
+packs that nothing names, and no image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from agent.depot.store import WritableDepot, image_path, listing_path
+from agent.errors import UsageError
+from agent.image.listing import FORMAT as LISTING_FORMAT
+from agent.image.listing import Entry, Head
+from agent.image.pack import LEVEL, Frame
+from agent.image.read_work import Done, Finish, FrameRow, Locate, Packs, Places, Reader
+from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, swap_inodes
+from agent.image.workers import Ask, default_jobs, pool
+from agent.model.events import Emit, Event
+from agent.model.fingerprint import hardware_fingerprint
+from agent.model.image import FORMAT, NAME, Excluded, ImageRef, Manifest, ObjectRef, ProfileRef, Volume
+from agent.model.profile import Disk, FileSystem, Profile
+from agent.model.profile_xml import dump_profile
+from agent.version import TOOL
+
+# Smaller chunks that lie elsewhere are stored again: fetching and unfolding a far frame costs more than they do.
+NEAR_BYTES = 8 << 10
+PROGRESS_S = 0.5
+LISTED = 1000  # names of changed files in a manifest
+
+
+@dataclass(frozen=True, slots=True)
+class SourceVolume:
+    """A mounted file system to capture. ``filesystem.mountpoint`` says where it belongs in the system."""
+
+    id: str
+    filesystem: FileSystem
+    path: Path
+    disk: str = ""
+    partition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSource:
+    """What is captured. ``excludes`` are globs of paths as the system knows them, beside the usual ones."""
+
+    machine: str
+    hostname: str
+    profile: Profile
+    disks: tuple[Disk, ...]
+    volumes: tuple[SourceVolume, ...]
+    excludes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureResult:
+    """What a capture left in the depot. Files in ``warnings`` did not travel whole: a person must look."""
+
+    ref: ImageRef
+    entries: int
+    content_bytes: int
+    stored_bytes: int
+    packs: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def capture_image(source: CaptureSource, depot: WritableDepot, emit: Emit, jobs: int | None = None) -> CaptureResult:
+    """Capture every volume, publish profile and image. Raises before the image exists, or not at all."""
+    started = time.monotonic()
+    _check(source)
+    capture_time = _free_time(depot, source.machine)
+    with tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging) as folder:
+        run = _Run(source, depot, emit, Path(folder))
+        run.read(jobs or default_jobs())
+        volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
+    xml = dump_profile(source.profile)
+    published = depot.publish_profile(xml)
+    profile = ProfileRef(published.time, published.sha256, hardware_fingerprint(source.profile))
+    manifest = run.manifest(capture_time, profile, volumes)
+    depot.publish_image(msgspec.json.encode(manifest))
+    return run.result(manifest, time.monotonic() - started)
+
+
+def _check(source: CaptureSource) -> None:
+    if not NAME.fullmatch(source.machine):
+        raise UsageError(f"‘{source.machine}’ cannot name an image", "use letters, digits, dots and dashes, 64 at most")
+    if not source.volumes:
+        raise UsageError(f"nothing to capture: ‘{source.machine}’ has no volume")
+    for volume in source.volumes:
+        if not volume.path.is_dir():
+            raise UsageError(f"volume {volume.id}: {volume.path} is not a directory")
+
+
+def _free_time(depot: WritableDepot, machine: str) -> str:
+    """Now, or the first second after it that no image of this machine has."""
+    moment = datetime.now(UTC)
+    while depot.exists(image_path(machine, moment.strftime("%Y%m%dT%H%M%SZ"))):
+        moment += timedelta(seconds=1)
+    return moment.strftime("%Y%m%dT%H%M%SZ")
+
+
+class _Frames:
+    """Every frame of the capture by number: which worker's which pack, and where. 45 bytes each."""
+
+    _ROW = struct.Struct("<IIQIIB32s")
+
+    def __init__(self) -> None:
+        self._rows = bytearray()
+        self.count = 0
+
+    def allocate(self) -> int:
+        self._rows += bytes(self._ROW.size)
+        self.count += 1
+        return self.count - 1
+
+    def fill(self, worker: int, row: FrameRow) -> None:
+        number, pack, offset, stored, plain, raw, digest = row
+        self._ROW.pack_into(self._rows, number * self._ROW.size, worker, pack, offset, stored, plain, raw, digest)
+
+    def get(self, number: int) -> tuple[int, Frame]:
+        """The worker, and the frame in terms of that worker's packs."""
+        row = self._ROW.unpack_from(self._rows, number * self._ROW.size)
+        return row[0], Frame(row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+
+
+class _Lines:
+    """The entry lines of one volume, compressed as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        self._writer = zstandard.ZstdCompressor(level=LEVEL).stream_writer(self._file, closefd=True)
+        self.used = bytearray()  # one byte a frame: whether this volume refers to it
+        self.entries = 0
+        self.content_bytes = 0
+
+    def add(self, done: Done, lines: bytes) -> None:
+        self._writer.write(lines)
+        self.entries += done.entries
+        self.content_bytes += done.content_bytes
+        if done.used:
+            self.used.extend(bytes(max(0, done.used[-1] + 1 - len(self.used))))
+        for number in done.used:
+            self.used[number] = 1
+
+    def close(self) -> None:
+        self._writer.__exit__(None, None, None)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One capture under way: the parent of the workers."""
+
+    source: CaptureSource
+    depot: WritableDepot
+    emit: Emit
+    folder: Path
+    frames: _Frames = field(default_factory=_Frames)
+    packs: dict[int, list[ObjectRef]] = field(default_factory=dict)
+    lines: list[_Lines] = field(default_factory=list)
+    walks: list[Walk] = field(default_factory=list)
+    changed: dict[str, None] = field(default_factory=dict)
+    unreadable: list[Excluded] = field(default_factory=list)
+    _index: dict[bytes, int] = field(default_factory=dict)
+    _waiting: dict[int, Done] = field(default_factory=dict)
+    _emitted: int = 0
+    _dropped: set[tuple[int, bytes]] = field(default_factory=set)
+    _told: float = 0.0
+    _done_bytes: int = 0
+
+    def read(self, jobs: int) -> None:
+        """Read every volume; afterwards all packs are in the depot."""
+        self.lines = [_Lines(self.folder / f"{number}.lines") for number in range(len(self.source.volumes))]
+        tasks = self._tasks()
+        decoder = msgspec.msgpack.Decoder(Locate | Done | Finish)
+        with pool(self._worker, jobs) as workers:
+            for worker, message in workers.requests():
+                request = decoder.decode(message)
+                if isinstance(request, Locate):
+                    workers.reply(worker, msgspec.msgpack.encode(self._locate(request)))
+                elif isinstance(request, Finish):
+                    self.packs[worker] = [ObjectRef(sha256, size) for sha256, size in request.packs]
+                    workers.reply(worker, b"")
+                else:
+                    task = next(tasks, None)
+                    workers.reply(worker, msgspec.msgpack.encode(task) if task else b"")
+                    self._take(worker, request)
+        for lines in self.lines:
+            lines.close()
+
+    def publish_listing(self, number: int) -> Volume:
+        """Put head, frames and entries of one volume together, as one object of the depot."""
+        volume, lines = self.source.volumes[number], self.lines[number]
+        used = [frame for frame, is_used in enumerate(lines.used) if is_used]
+        packs = self._packs_of(used)
+        order = {pack: index for index, pack in enumerate(packs)}
+        head = Head(LISTING_FORMAT, volume.id, tuple(pack.sha256 for pack in packs), len(used), lines.entries)
+        path = self.folder / f"{number}.listing"
+        encoder = msgspec.json.Encoder()
+        with path.open("wb") as file:
+            with zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False) as writer:
+                writer.write(encoder.encode(head) + b"\n")
+                for frame in used:
+                    writer.write(encoder.encode(self._frame_line(frame, order)) + b"\n")
+            with lines.path.open("rb") as entries:
+                while piece := entries.read(1 << 20):
+                    file.write(piece)
+        lines.path.unlink()
+        with path.open("rb") as file:
+            ref = ObjectRef(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+        self.depot.put_file(listing_path(ref.sha256), path)
+        return Volume(
+            id=volume.id, kind="tree", filesystem=volume.filesystem, listing=ref, entries=lines.entries,
+            content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
+        )  # fmt: skip
+
+    def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
+        excluded = {each.path: each for walk in self.walks for each in walk.excluded.values()}
+        unreadable = [each for walk in self.walks for each in walk.unreadable] + self.unreadable
+        packs = {pack.sha256: pack for each in sorted(self.packs) for pack in self.packs[each]}
+        return Manifest(
+            format=FORMAT, machine=self.source.machine, time=capture_time, tool=TOOL, hostname=self.source.hostname,
+            profile=profile, disks=self.source.disks, volumes=volumes, packs=tuple(packs.values()),
+            excluded=tuple(excluded[path] for path in sorted(excluded)),
+            changed_while_read=tuple(sorted(self.changed))[:LISTED],
+            unreadable=tuple(sorted(unreadable, key=lambda each: each.path)),
+        )  # fmt: skip
+
+    def result(self, manifest: Manifest, seconds: float) -> CaptureResult:
+        warnings = [f"{each.path} could not be read: {each.reason}" for each in manifest.unreadable]
+        warnings += [f"{path} changed while it was read" for path in manifest.changed_while_read]
+        for text in warnings:
+            self.emit(Event(seq=0, time="", kind="warning", phase="capture", text=text))
+        return CaptureResult(
+            ref=manifest.ref,
+            entries=sum(volume.entries for volume in manifest.volumes),
+            content_bytes=sum(volume.content_bytes for volume in manifest.volumes),
+            stored_bytes=sum(pack.size_bytes for pack in manifest.packs),
+            packs=len(manifest.packs),
+            seconds=round(seconds, 2),
+            warnings=tuple(warnings),
+        )
+
+    # --- inner ----------------------------------------------------------------------------------------------------
+
+    def _worker(self, number: int, ask: Ask) -> None:
+        """Runs in the worker process."""
+        packs = Packs(self.depot, self.folder, number)
+        Reader([volume.path for volume in self.source.volumes], packs, ask).run()
+
+    def _tasks(self) -> Iterator[Batch | Part]:
+        seq = 0
+        skipped: dict[tuple[int, int], str] = {}
+        for volume in self.source.volumes:
+            if (volume.filesystem.mountpoint or "/") == "/":
+                skipped.update(swap_inodes(volume.path))
+        home = Path(self.depot.location)
+        if "://" not in self.depot.location and home.is_dir():
+            found = home.stat()
+            skipped[(found.st_dev, found.st_ino)] = "the depot itself"
+        patterns = DEFAULT_EXCLUDES + tuple((glob, "excluded by the call") for glob in self.source.excludes)
+        for number, volume in enumerate(self.source.volumes):
+            mountpoint = volume.filesystem.mountpoint or "/"
+            walk = Walk(number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs")
+            self.walks.append(walk)
+            for task in walk.work(seq):
+                seq = task.seq + 1
+                yield task
+
+    def _locate(self, request: Locate) -> Places:
+        """Old places for known chunks, places in a new frame for the others."""
+        number, reached = -1, 0
+        places: list[tuple[int, int]] = []
+        for position, size in enumerate(request.sizes):
+            id_ = request.ids[position * 32 : position * 32 + 32]
+            known = self._index.get(id_)
+            if known is not None and (size >= NEAR_BYTES or known >> 32 == number):
+                places.append((known >> 32, known & 0xFFFFFFFF))
+                continue
+            if number < 0:
+                number = self.frames.allocate()
+            self._index[id_] = number << 32 | reached
+            places.append((number, reached))
+            reached += size
+        return Places(number, places)
+
+    def _take(self, worker: int, done: Done) -> None:
+        """File a result; lines are written in the order of the walk."""
+        for row in done.frames:
+            self.frames.fill(worker, row)
+        if done.seq < 0:
+            return
+        self._waiting[done.seq] = done
+        while self._emitted in self._waiting:
+            self._write(self._waiting.pop(self._emitted))
+            self._emitted += 1
+
+    def _write(self, done: Done) -> None:
+        walk = self.walks[done.volume]
+        for name in done.changed:
+            self.changed[_text(walk.system_path(name))] = None
+        self.unreadable += [Excluded(_text(walk.system_path(name)), reason) for name, reason in done.unreadable]
+        lines = done.lines
+        if done.part and (done.volume, done.part) in self._dropped:
+            return
+        self._dropped.update((done.volume, name) for name in done.dropped)
+        if any((done.volume, target) in self._dropped for target in done.links):
+            lines = self._without_orphans(done)
+        self.lines[done.volume].add(done, lines)
+        self._progress(done.content_bytes)
+
+    def _without_orphans(self, done: Done) -> bytes:
+        """Lines less the hard links whose first name vanished while it was read."""
+        walk = self.walks[done.volume]
+        kept: list[Entry] = []
+        for entry in msgspec.json.Decoder(Entry).decode_lines(done.lines):
+            if entry.target and (done.volume, entry.target_name) in self._dropped and entry.type == "hardlink":
+                reason = "a hard link; its first name could not be read"
+                self.unreadable.append(Excluded(_text(walk.system_path(entry.name)), reason))
+                done.entries -= 1
+            else:
+                kept.append(entry)
+        return msgspec.json.Encoder().encode_lines(kept)
+
+    def _progress(self, count: int) -> None:
+        self._done_bytes += count
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_S:
+            self._told = now
+            total = sum(volume.filesystem.used_bytes for volume in self.source.volumes)
+            self.emit(Event(seq=0, time="", kind="progress", phase="capture", done=self._done_bytes,
+                            total=max(total, self._done_bytes), unit="bytes"))  # fmt: skip
+
+    def _packs_of(self, used: list[int]) -> list[ObjectRef]:
+        """The packs these frames lie in, in order of first use."""
+        found: dict[tuple[int, int], None] = {}
+        for number in used:
+            worker, frame = self.frames.get(number)
+            found[(worker, frame.pack)] = None
+        return list(dict.fromkeys(self.packs[worker][pack] for worker, pack in found))
+
+    def _frame_line(self, number: int, order: dict[ObjectRef, int]) -> tuple[int, int, int, int, int, int, str]:
+        worker, frame = self.frames.get(number)
+        pack = order[self.packs[worker][frame.pack]]
+        return (number, pack, frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest.hex())
+
+
+def _text(path: str) -> str:
+    """A system path fit for JSON."""
+    return os.fsencode(path).decode(errors="replace")

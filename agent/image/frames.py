@@ -1,0 +1,111 @@
+"""Frames on their way out of packs: fetched in large ranges, checked, unfolded, kept for a moment."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import zstandard
+from blake3 import blake3
+
+from agent.depot.store import Depot, pack_path
+from agent.errors import DamagedError
+from agent.image.listing import FrameTable
+from agent.image.pack import MAX_FRAME_BYTES, Frame
+
+RANGE_BYTES = 8 << 20
+GAP_BYTES = 64 << 10  # cheaper to fetch and drop than to ask again
+KEPT_FRAMES = 6
+HINT = "copy the pack from a second depot, or restore an older image"
+
+
+class FrameReader:
+    """One worker's way to content. `want` what comes next, then `get` it."""
+
+    def __init__(self, depot: Depot, table: FrameTable) -> None:
+        self._depot = depot
+        self._table = table
+        self._plain: OrderedDict[int, bytes] = OrderedDict()
+        self._stored: dict[int, memoryview] = {}
+        self._wanted: dict[int, Frame] = {}
+        self._buffer = bytearray(RANGE_BYTES)
+        self._decompressor = zstandard.ZstdDecompressor()
+        self.fetched = 0
+
+    def want(self, numbers: Iterable[int]) -> None:
+        """The frames that will be asked for; neighbours in a pack are fetched together."""
+        self._wanted = {number: self._frame(number) for number in numbers if number not in self._plain}
+
+    def get(self, number: int) -> bytes:
+        """The plain bytes of a frame, its digest checked."""
+        plain = self._plain.get(number)
+        if plain is not None:
+            self._plain.move_to_end(number)
+            return plain
+        stored = self._stored.get(number)
+        if stored is None:
+            stored = self._fetch(number)
+        frame = self._frame(number)
+        plain = self._unfold(number, frame, stored)
+        self._plain[number] = plain
+        while len(self._plain) > KEPT_FRAMES:
+            self._plain.popitem(last=False)
+        return plain
+
+    def _frame(self, number: int) -> Frame:
+        frame = self._table.get(number)
+        if frame is None:
+            raise DamagedError(f"frame {number} is not listed", "capture the image again")
+        return frame
+
+    def _fetch(self, number: int) -> memoryview:
+        """The stored bytes of a frame, and with them those wanted frames that lie just behind it in its pack."""
+        first = self._frame(number)
+        behind = sorted(
+            ((frame.offset, other) for other, frame in self._wanted.items()
+             if frame.pack == first.pack and frame.offset > first.offset and other not in self._stored)
+        )  # fmt: skip
+        group, end = [(first.offset, number)], first.offset + first.stored
+        for offset, other in behind:
+            frame = self._wanted[other]
+            if offset > end + GAP_BYTES or offset + frame.stored - first.offset > RANGE_BYTES:
+                break
+            group.append((offset, other))
+            end = offset + frame.stored
+        size = end - first.offset
+        if len(group) == 1:
+            view = memoryview(bytearray(size))
+        else:
+            self._stored = {}  # the views into the buffer that is about to be filled anew
+            if size > len(self._buffer):
+                self._buffer = bytearray(size)
+            view = memoryview(self._buffer)[:size]
+        self._read(first, view)
+        if len(group) > 1:
+            for offset, other in group:
+                at = offset - first.offset
+                self._stored[other] = view[at : at + self._frame(other).stored]
+        return view[: first.stored]
+
+    def _read(self, first: Frame, view: memoryview) -> None:
+        path = pack_path(self._table.packs[first.pack])
+        try:
+            self._depot.read_into(path, first.offset, view)
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is absent from depot {self._depot.location}", HINT) from None
+        self.fetched += len(view)
+
+    def _unfold(self, number: int, frame: Frame, stored: memoryview) -> bytes:
+        place = f"{pack_path(self._table.packs[frame.pack])}, bytes {frame.offset:,} to {frame.offset + frame.stored:,}"
+        if blake3(stored).digest() != frame.digest:
+            raise DamagedError(f"{place}: the content does not match its digest (frame {number})", HINT)
+        if frame.raw:
+            return bytes(stored)
+        try:
+            # The frame's own header is asked first: it may not promise more than the listing says.
+            size = zstandard.frame_content_size(stored)
+            if size != frame.plain or size > MAX_FRAME_BYTES:
+                raise DamagedError(f"{place}: unfolds to {size:,} bytes, expected {frame.plain:,}", HINT)
+            return self._decompressor.decompress(stored, max_output_size=frame.plain)
+        except zstandard.ZstdError as error:
+            raise DamagedError(f"{place}: {error}", HINT) from None

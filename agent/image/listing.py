@@ -1,0 +1,343 @@
+"""Listings: what a volume holds, one JSON object a line, in restore order.
+
+    head line      format, volume, packs, counts
+    frame lines    [number, pack, offset, stored, plain, raw, digest]
+    entry lines    one a path; a directory comes before what is in it, its files before its directories
+
+Format of record: docs/formats.md. What a line may say is checked here, at the door: paths never leave the volume,
+no path comes twice, nothing lies below something that is not a directory, chunks fit their frames and their file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+import tempfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+import msgspec
+import zstandard
+
+from agent.depot.store import Depot, listing_path
+from agent.errors import DamagedError
+from agent.image.pack import MAX_FRAME_BYTES, Frame
+from agent.model.image import Manifest, Volume
+
+FORMAT = 1
+PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
+READ_BYTES = 1 << 20
+LINE_LIMIT_BYTES = 16 << 20
+SPOOL_BYTES = 32 << 20
+MAX_NAME_BYTES = 255
+HEX_DIGEST_CHARS = 64
+
+FILE, DIRECTORY, SYMLINK, HARDLINK = "file", "dir", "link", "hardlink"
+CHAR, BLOCK, FIFO, SOCKET, MORE = "char", "block", "fifo", "socket", "more"
+TYPES = frozenset({FILE, DIRECTORY, SYMLINK, HARDLINK, CHAR, BLOCK, FIFO, SOCKET, MORE})
+
+
+class Chunk(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A run of a file's bytes: at this offset of the file, this many, found in that frame at that offset."""
+
+    at: int
+    size: int
+    frame: int
+    offset: int
+    id: str  # BLAKE3 of the bytes, hexadecimal
+
+
+class Entry(msgspec.Struct, omit_defaults=True, gc=False):
+    """One line. Text that is not UTF-8 is replaced for people and exact in ``raw``/``raw_target`` (base64)."""
+
+    path: str  # relative to the volume's root, "" is the root itself
+    type: str
+    mode: int = 0  # permission bits, with setuid, setgid and sticky
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0  # nanoseconds since 1970
+    size: int = 0  # of a file: its bytes; of a line "more": where in the file this part begins
+    chunks: tuple[Chunk, ...] = ()
+    target: str = ""  # of a symbolic link: its text; of a hard link: path of the entry it is another name of
+    device: tuple[int, int] | None = None  # major, minor
+    xattrs: dict[str, str] | None = None  # name: base64
+    flags: int = 0  # FS_IOC_GETFLAGS, only those that a restore sets
+    raw: str = ""
+    raw_target: str = ""
+
+    @property
+    def name(self) -> bytes:
+        """The path's exact bytes."""
+        return base64.b64decode(self.raw) if self.raw else self.path.encode()
+
+    @property
+    def target_name(self) -> bytes:
+        return base64.b64decode(self.raw_target) if self.raw_target else self.target.encode()
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The first line."""
+
+    format: int
+    volume: str
+    packs: tuple[str, ...]
+    frames: int
+    entries: int
+
+
+T = TypeVar("T")
+FrameLine = tuple[int, int, int, int, int, int, str]  # number, pack, offset, stored, plain, raw, digest
+
+
+def text_and_raw(name: bytes) -> tuple[str, str]:
+    """How a name is written into a line: readable text, and base64 where that is not exact."""
+    try:
+        return name.decode(), ""
+    except UnicodeDecodeError:
+        return name.decode(errors="replace"), base64.b64encode(name).decode()
+
+
+class FrameTable:
+    """The frames a listing refers to, packed: 61 bytes a frame."""
+
+    _ROW = struct.Struct("<IQIIB32s")
+
+    def __init__(self, packs: tuple[str, ...]) -> None:
+        self.packs = packs
+        self._numbers = array("Q")
+        self._rows = bytearray()
+
+    def add(self, number: int, frame: Frame) -> None:
+        if self._numbers and number <= self._numbers[-1]:
+            raise ValueError(f"frame {number} is not in order")
+        self._numbers.append(number)
+        self._rows += self._ROW.pack(frame.pack, frame.offset, frame.stored, frame.plain, frame.raw, frame.digest)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def get(self, number: int) -> Frame | None:
+        index = bisect_left(self._numbers, number)
+        if index == len(self._numbers) or self._numbers[index] != number:
+            return None
+        pack, offset, stored, plain, raw, digest = self._ROW.unpack_from(self._rows, index * self._ROW.size)
+        return Frame(pack, offset, stored, plain, bool(raw), digest)
+
+
+@dataclass(slots=True)
+class Listing:
+    """An open, verified listing. ``entries`` may be called again for another pass."""
+
+    name: str
+    head: Head
+    frames: FrameTable
+    _file: IO[bytes]
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """Checked entries in order, some hundred at a time."""
+        lines = _line_blocks(self._file, self.name)
+        check = EntryCheck(self.name, self.frames)
+        decoder = msgspec.json.Decoder(Entry)
+        skip = 1 + self.head.frames
+        for first, block in lines:
+            start = max(0, skip - first)
+            if start >= len(block):
+                continue
+            entries = _decode(decoder, block[start:], self.name, first + start)
+            for number, entry in enumerate(entries, first + start + 1):
+                check.entry(entry, number)
+            yield entries
+        if check.count != self.head.entries:
+            raise DamagedError(f"{self.name} holds {check.count:,} entries, its head says {self.head.entries:,}")
+
+
+@contextmanager
+def open_listing(depot: Depot, manifest: Manifest, volume: Volume) -> Iterator[Listing]:
+    """The listing of a volume, its SHA-256 checked before the first line is believed."""
+    name = listing_path(volume.listing.sha256)
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        _fetch(depot, name, volume.listing.size_bytes, volume.listing.sha256, spool)
+        yield _open(spool, name, volume)
+
+
+def _fetch(depot: Depot, name: str, size: int, sha256: str, spool: IO[bytes]) -> None:
+    digest = hashlib.sha256()
+    buffer = bytearray(min(READ_BYTES, size))
+    for offset in range(0, size, READ_BYTES):
+        view = memoryview(buffer)[: min(READ_BYTES, size - offset)]
+        try:
+            depot.read_into(name, offset, view)
+        except FileNotFoundError:
+            raise DamagedError(f"{name} is absent from depot {depot.location}", "copy it from a second depot") from None
+        digest.update(view)
+        spool.write(view)
+    if digest.hexdigest() != sha256:
+        raise DamagedError(
+            f"{name} has SHA-256 {digest.hexdigest()}, expected what its name says",
+            "fetch it again, or copy it from a second depot",
+        )
+
+
+def _open(spool: IO[bytes], name: str, volume: Volume) -> Listing:
+    head: Head | None = None
+    table = FrameTable(())
+    ends: dict[int, int] = {}
+    decoder = msgspec.json.Decoder(FrameLine)
+    for first, block in _line_blocks(spool, name):
+        lines = block
+        if head is None:
+            head = _decode(msgspec.json.Decoder(Head), lines[:1], name, 0)[0]
+            if head.format != FORMAT or head.volume != volume.id or head.packs != volume.packs:
+                raise DamagedError(
+                    f"{name} is not the listing of volume {volume.id}: its head does not fit the manifest"
+                )
+            table = FrameTable(head.packs)
+            lines = lines[1:]
+        wanted = head.frames - len(table)
+        for number, row in enumerate(_decode(decoder, lines[:wanted], name, first), first + 1):
+            _add_frame(table, row, f"{name} line {number}", ends)
+        if len(table) == head.frames:
+            break
+    if head is None or len(table) != head.frames:
+        raise DamagedError(f"{name} ends before its frames are listed")
+    return Listing(name, head, table, spool)
+
+
+def _add_frame(table: FrameTable, row: FrameLine, place: str, ends: dict[int, int]) -> None:
+    number, pack, offset, stored, plain, raw, digest = row
+    good = (
+        0 <= pack < len(table.packs)
+        and offset >= 0
+        and 0 < stored <= 2 * MAX_FRAME_BYTES
+        and 0 < plain <= MAX_FRAME_BYTES
+        and (not raw or stored == plain)
+        and len(digest) == HEX_DIGEST_CHARS
+    )
+    try:
+        if not good:
+            raise ValueError(f"frame {number} has impossible sizes")
+        table.add(number, Frame(pack, offset, stored, plain, bool(raw), bytes.fromhex(digest)))
+    except (ValueError, struct.error, OverflowError) as error:
+        raise DamagedError(f"{place}: {error}", "capture the image again") from None
+
+
+def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines in blocks, each with the number of its first line (from 0)."""
+    file.seek(0)
+    number, rest = 0, b""
+    with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False) as reader:
+        while True:
+            try:
+                data = reader.read(READ_BYTES)
+            except zstandard.ZstdError as error:
+                raise DamagedError(f"{name} does not unfold after line {number:,}: {error}") from None
+            if not data:
+                break
+            lines = (rest + data).split(b"\n")
+            rest = lines.pop()
+            if len(rest) > LINE_LIMIT_BYTES:
+                raise DamagedError(f"{name} line {number + len(lines) + 1:,} is longer than {LINE_LIMIT_BYTES:,} bytes")
+            if lines:
+                yield number, lines
+            number += len(lines)
+    if rest:
+        raise DamagedError(f"{name} ends in the middle of line {number + 1:,}")
+
+
+def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, first: int) -> list[T]:
+    number = first
+    try:
+        found: list[T] = []
+        for number, line in enumerate(lines, first):  # noqa: B007 - names the line that failed
+            found.append(decoder.decode(line))
+        return found
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DamagedError(f"{name} line {number + 1:,}: {error}", "capture the image again") from None
+
+
+class EntryCheck:
+    """What must hold from line to line. Feed every entry in order; DamagedError names the line."""
+
+    def __init__(self, name: str, frames: FrameTable) -> None:
+        self._name = name
+        self._frames = frames
+        self._open: list[bytes] = []  # the directories that lead to where the walk is
+        self._siblings: list[set[bytes]] = []  # names seen in each of them
+        self._more: Entry | None = None  # the file that may continue
+        self._reached = 0
+        self.count = 0
+
+    def entry(self, entry: Entry, line: int) -> None:
+        try:
+            self._place(entry)
+            self._kind(entry)
+            if entry.chunks:
+                self._chunks(entry)
+        except (ValueError, binascii.Error) as error:
+            raise DamagedError(
+                f"{self._name} line {line:,}, ‘{entry.path}’: {error}", "capture the image again"
+            ) from None
+
+    def _place(self, entry: Entry) -> None:
+        name = entry.name
+        if entry.type == MORE:
+            if self._more is None or self._more.name != name:
+                raise ValueError("continues a file that is not the one before")
+            if not self._reached <= entry.size < self._more.size or entry.size % PART_BYTES:
+                raise ValueError(f"continues its file at byte {entry.size:,}, which is no part of it")
+            return
+        self.count += 1
+        self._more = entry if entry.type == FILE and entry.size > PART_BYTES else None
+        self._reached = 0
+        if not name:
+            if self.count != 1 or entry.type != DIRECTORY:
+                raise ValueError("the root must be the first entry and a directory")
+            self._siblings = [set()]
+            return
+        parent, _, last = name.rpartition(b"/")
+        if last in (b"", b".", b"..") or len(last) > MAX_NAME_BYTES or b"\0" in last:
+            raise ValueError(f"‘{last!r}’ cannot be a name")
+        while self._open and self._open[-1] != parent:
+            self._open.pop()
+            self._siblings.pop()
+        if not self._siblings or (parent and not self._open):
+            raise ValueError("does not lie in a directory that was listed before it")
+        if last in self._siblings[-1]:
+            raise ValueError("is listed twice")
+        self._siblings[-1].add(last)
+        if entry.type == DIRECTORY:
+            self._open.append(name)
+            self._siblings.append(set())
+
+    def _kind(self, entry: Entry) -> None:
+        if entry.type not in TYPES:
+            raise ValueError(f"type ‘{entry.type}’ is not known")
+        if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < 2**32 and 0 <= entry.gid < 2**32):
+            raise ValueError("mode, size or owner is impossible")
+        if entry.type in (SYMLINK, HARDLINK) and (not entry.target_name or b"\0" in entry.target_name):
+            raise ValueError("is a link without a target")
+        if entry.type == HARDLINK and any(part in (b"", b".", b"..") for part in entry.target_name.split(b"/")):
+            raise ValueError("is a hard link that leads out of the volume")
+        if (entry.device is not None) != (entry.type in (CHAR, BLOCK)):
+            raise ValueError("only device nodes have a device number")
+
+    def _chunks(self, entry: Entry) -> None:
+        size = entry.size
+        if entry.type == MORE:
+            assert self._more is not None
+            size = self._more.size
+        elif entry.type != FILE:
+            raise ValueError(f"a {entry.type} has no content")
+        for chunk in entry.chunks:
+            frame = self._frames.get(chunk.frame)
+            if frame is None or chunk.offset < 0 or chunk.size <= 0 or chunk.offset + chunk.size > frame.plain:
+                raise ValueError(f"a chunk does not fit frame {chunk.frame}")
+            if chunk.at < self._reached or chunk.at + chunk.size > size or len(chunk.id) != HEX_DIGEST_CHARS:
+                raise ValueError(f"chunks overlap or reach beyond the file’s {size:,} bytes")
+            self._reached = chunk.at + chunk.size

@@ -1,0 +1,113 @@
+"""Owner, mode, times, extended attributes: read for a listing, applied to a target, compared."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from agent.errors import DamagedError
+from agent.image.listing import (
+    BLOCK,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    FILE,
+    SOCKET,
+    SYMLINK,
+    Entry,
+)
+
+KINDS = {
+    FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK, CHAR: stat.S_IFCHR, BLOCK: stat.S_IFBLK,
+    FIFO: stat.S_IFIFO, SOCKET: stat.S_IFSOCK,
+}  # fmt: skip
+TYPE_OF = {kind: name for name, kind in KINDS.items()}
+_NO_XATTRS = (errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.EACCES)
+# Made by the kernel or of no meaning elsewhere (overlayfs's own marks, NFS's ACL view).
+_NOT_CARRIED = ("system.nfs4_acl", "trusted.overlay.", "system.data")
+
+
+def read_xattrs(where: int | str | bytes) -> dict[str, str] | None:
+    """Extended attributes of an open file, or of the path itself (links not followed), base64; None when none."""
+    follow = isinstance(where, int)
+    try:
+        names = os.listxattr(where) if follow else os.listxattr(where, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return None
+        raise
+    if not names:
+        return None
+    found: dict[str, str] = {}
+    for name in names:
+        if name.startswith(_NOT_CARRIED):
+            continue
+        try:
+            value = os.getxattr(where, name) if follow else os.getxattr(where, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise
+        else:
+            found[name] = base64.b64encode(value).decode()
+    return dict(sorted(found.items())) or None
+
+
+def apply_xattrs(where: int | str | bytes, entry: Entry, replace: bool) -> Iterator[str]:
+    """Give a file exactly these attributes; yields a sentence for each that the file system did not take."""
+    follow = isinstance(where, int)
+    wanted = entry.xattrs or {}
+    if replace:
+        for name in set(read_xattrs(where) or {}) - set(wanted):
+            try:
+                _remove(where, name, follow)
+            except OSError as error:
+                yield f"attribute {name} could not be removed: {error.strerror}"
+    for name, text in wanted.items():
+        try:
+            value = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raise DamagedError(f"‘{entry.path}’: attribute {name} is not base64", "capture the image again") from None
+        try:
+            if follow:
+                os.setxattr(where, name, value)
+            else:
+                os.setxattr(where, name, value, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EACCES):
+                raise
+            yield f"attribute {name} was not taken: {error.strerror}"
+
+
+def _remove(where: int | str | bytes, name: str, follow: bool) -> None:
+    if follow:
+        os.removexattr(where, name)
+    else:
+        os.removexattr(where, name, follow_symlinks=False)
+
+
+def differences(
+    entry: Entry, found: os.stat_result, xattrs: dict[str, str] | None, times: bool = True
+) -> Iterator[str]:
+    """What of a file's metadata is not as the listing says: found against expected."""
+    kind = TYPE_OF.get(stat.S_IFMT(found.st_mode), "unknown")
+    if kind != entry.type:
+        yield f"is a {kind}, expected a {entry.type}"
+        return
+    mode = stat.S_IMODE(found.st_mode)
+    if entry.type != SYMLINK and mode != entry.mode:
+        yield f"mode {mode:o}, expected {entry.mode:o}"
+    if (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
+        yield f"owner {found.st_uid}:{found.st_gid}, expected {entry.uid}:{entry.gid}"
+    if times and found.st_mtime_ns != entry.mtime:
+        yield f"time {found.st_mtime_ns} ns, expected {entry.mtime} ns"
+    if entry.type == FILE and found.st_size != entry.size:
+        yield f"{found.st_size:,} bytes, expected {entry.size:,}"
+    if entry.device and (os.major(found.st_rdev), os.minor(found.st_rdev)) != tuple(entry.device):
+        yield f"device {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}, expected {entry.device}"
+    if (xattrs or {}) != (entry.xattrs or {}):
+        names = set(xattrs or {}) ^ set(entry.xattrs or {})
+        yield f"attributes differ: {', '.join(sorted(names)) or 'values'}"

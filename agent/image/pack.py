@@ -1,0 +1,146 @@
+"""Packs: immutable files of about 64 MiB that hold chunks in compressed frames.
+
+    frame │ frame │ … │ table │ trailer
+
+A frame is one zstd frame (or raw bytes where compression gains nothing) that holds one or many chunks. The table
+says where each frame and each chunk is; restores do not need it, because listings say the same and are signed for,
+but a depot can be rebuilt and checked from packs alone. Format of record: docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+from blake3 import blake3
+
+from agent.depot.store import Depot, pack_path
+from agent.errors import DamagedError
+from agent.model.image import ObjectRef
+
+LEVEL = 3
+PACK_BYTES = 64 << 20
+FRAME_BYTES = 1 << 20  # a frame is closed once it holds so much
+CHUNK_BYTES = 1 << 20  # slices of files larger than this
+MAX_FRAME_BYTES = 8 << 20  # what a reader accepts: a frame never unfolds to more
+MAX_TABLE_BYTES = 64 << 20
+RAW_FROM = 0.97  # stored raw when compression leaves more than this share
+
+MAGIC = b"RGRFTPK1"
+TRAILER = struct.Struct("<QIIII32s8s")  # table offset, stored, plain, frames, chunks, BLAKE3 of stored table, magic
+FRAME_ROW = struct.Struct("<QIIIB3x32s")  # offset, stored, plain, chunks, raw, BLAKE3 of stored bytes
+CHUNK_ROW = struct.Struct("<32sII")  # id, offset in the plain frame, size
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a frame is; ``pack`` is an index into a list of packs that the holder knows."""
+
+    pack: int
+    offset: int
+    stored: int
+    plain: int
+    raw: bool
+    digest: bytes  # BLAKE3 of the stored bytes
+
+
+class PackWriter:
+    """Appends frames to one pack after another in ``folder``; a finished pack is handed on by `finish`."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._sha256 = hashlib.sha256()
+        self._frames: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.size = 0
+
+    def append(self, pack: int, plain: bytes, chunks: list[tuple[bytes, int, int]]) -> Frame:
+        """Compress and append one frame that holds ``chunks`` (id, offset, size)."""
+        stored = self._compressor.compress(plain)
+        raw = len(stored) > len(plain) * RAW_FROM
+        if raw:
+            stored = plain
+        digest = blake3(stored).digest()
+        frame = Frame(pack, self.size, len(stored), len(plain), raw, digest)
+        self._write(stored)
+        self._frames.append(FRAME_ROW.pack(frame.offset, frame.stored, frame.plain, len(chunks), raw, digest))
+        self._chunks.extend(CHUNK_ROW.pack(*chunk) for chunk in chunks)
+        return frame
+
+    def finish(self) -> ObjectRef:
+        """Write table and trailer; the file is complete."""
+        plain = b"".join(self._frames) + b"".join(self._chunks)
+        stored = self._compressor.compress(plain)
+        offset = self.size
+        self._write(stored)
+        counts = (len(self._frames), len(self._chunks))
+        self._write(TRAILER.pack(offset, len(stored), len(plain), *counts, blake3(stored).digest(), MAGIC))
+        os.close(self._file)
+        self._file = -1
+        return ObjectRef(self._sha256.hexdigest(), self.size)
+
+    def abandon(self) -> None:
+        """Close and remove an unfinished pack."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        self._sha256.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self.size += len(data)
+
+
+def read_table(depot: Depot, pack: ObjectRef) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
+    """The frames of a pack and its chunks (id, frame, offset, size), or DamagedError naming the place."""
+    path = pack_path(pack.sha256)
+    if pack.size_bytes < TRAILER.size:
+        raise DamagedError(f"{path} has {pack.size_bytes:,} bytes, a pack has at least {TRAILER.size}")
+    tail = bytearray(TRAILER.size)
+    depot.read_into(path, pack.size_bytes - TRAILER.size, memoryview(tail))
+    offset, stored, plain, frame_count, chunk_count, digest, magic = TRAILER.unpack(tail)
+    expected = frame_count * FRAME_ROW.size + chunk_count * CHUNK_ROW.size
+    if magic != MAGIC or plain != expected or plain > MAX_TABLE_BYTES:
+        raise _table_damaged(path, pack.size_bytes - TRAILER.size)
+    if offset + stored + TRAILER.size != pack.size_bytes:
+        raise _table_damaged(path, pack.size_bytes - TRAILER.size)
+    packed = bytearray(stored)
+    depot.read_into(path, offset, memoryview(packed))
+    if blake3(packed).digest() != digest:
+        raise _table_damaged(path, offset)
+    return _decode_table(zstandard.ZstdDecompressor().decompress(packed, max_output_size=plain), frame_count, path)
+
+
+def _decode_table(table: bytes, frame_count: int, path: str) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
+    frames: list[Frame] = []
+    chunks: list[tuple[bytes, int, int, int]] = []
+    rows = CHUNK_ROW.iter_unpack(table[frame_count * FRAME_ROW.size :])
+    end = 0
+    for number, row in enumerate(FRAME_ROW.iter_unpack(table[: frame_count * FRAME_ROW.size])):
+        offset, stored, plain, count, raw, digest = row
+        if offset != end:
+            raise _table_damaged(path, offset)
+        end = offset + stored
+        frames.append(Frame(0, offset, stored, plain, bool(raw), digest))
+        for _ in range(count):
+            id_, at, size = next(rows, (b"", 0, 0))
+            if at + size > plain or not id_:
+                raise _table_damaged(path, offset)
+            chunks.append((id_, number, at, size))
+    return frames, chunks
+
+
+def _table_damaged(path: str, offset: int) -> DamagedError:
+    return DamagedError(
+        f"the table of {path} at byte {offset:,} is damaged",
+        "copy the pack from a second depot; the name is its SHA-256",
+    )

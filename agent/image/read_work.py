@@ -1,0 +1,348 @@
+"""The capturing worker: reads files, cuts them into chunks, compresses what is new, writes packs.
+
+The parent decides which chunks are new (`capture`), so that no content is stored twice whichever worker reads it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from agent.depot.store import WritableDepot, pack_path
+from agent.errors import RegraftError
+from agent.image.flags import read_flags
+from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
+from agent.image.metadata import TYPE_OF, read_xattrs
+from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, PACK_BYTES, Frame, PackWriter
+from agent.image.walk import Batch, Part
+from agent.image.workers import Ask
+
+ATTEMPTS = 3  # reads of a file that changes while it is read
+ZEROS = bytes(CHUNK_BYTES)
+HOLE_BYTES = 4096  # zero runs at least so long are not stored
+ENCODER = msgspec.json.Encoder()
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+FrameRow = tuple[
+    int, int, int, int, int, bool, bytes
+]  # number, pack of this worker, offset, stored, plain, raw, digest
+
+
+class Locate(msgspec.Struct, tag="locate"):
+    """Which of these chunks are new? ``ids`` are 32 bytes each, back to back."""
+
+    ids: bytes
+    sizes: list[int]
+
+
+class Places(msgspec.Struct):
+    """Where each chunk is or shall be; those in frame ``number`` are to be stored at the offsets given."""
+
+    number: int
+    places: list[tuple[int, int]]
+
+
+class Done(msgspec.Struct, tag="done"):
+    """The result of a task; the first request of a worker has seq -1."""
+
+    seq: int
+    volume: int = 0
+    part: bytes = b""  # the file, where the task was a part of one
+    lines: bytes = b""
+    entries: int = 0
+    content_bytes: int = 0
+    frames: list[FrameRow] = msgspec.field(default_factory=list)
+    used: list[int] = msgspec.field(default_factory=list)
+    links: list[bytes] = msgspec.field(default_factory=list)
+    dropped: list[bytes] = msgspec.field(default_factory=list)
+    changed: list[bytes] = msgspec.field(default_factory=list)
+    unreadable: list[tuple[bytes, str]] = msgspec.field(default_factory=list)
+
+
+class Finish(msgspec.Struct, tag="finish"):
+    """The packs this worker made: (sha256, size)."""
+
+    worker: int
+    packs: list[tuple[str, int]]
+
+
+@dataclass(slots=True)
+class Packs:
+    """Packs of one worker; a full one is stored by a thread while the next fills."""
+
+    depot: WritableDepot
+    folder: Path
+    worker: int
+    done: list[tuple[str, int]] = field(default_factory=list)
+    _writer: PackWriter | None = None
+    _sender: threading.Thread | None = None
+    _failed: list[RegraftError | OSError] = field(default_factory=list)
+
+    def append(self, plain: bytes, chunks: list[tuple[bytes, int, int]]) -> Frame:
+        if self._writer is None:
+            self._writer = PackWriter(self.folder, f"{self.worker}-{len(self.done)}.pack")
+        frame = self._writer.append(len(self.done), plain, chunks)
+        if self._writer.size >= PACK_BYTES:
+            self.close_pack()
+        return frame
+
+    def close_pack(self) -> None:
+        if self._writer is None:
+            return
+        ref = self._writer.finish()
+        path, self._writer = self._writer.path, None
+        self.done.append((ref.sha256, ref.size_bytes))
+        self.wait()
+        self._sender = threading.Thread(target=self._send, args=(pack_path(ref.sha256), path))
+        self._sender.start()
+
+    def wait(self) -> None:
+        """Until the pack under way is stored; raises what storing it raised."""
+        if self._sender is not None:
+            self._sender.join()
+            self._sender = None
+        if self._failed:
+            raise self._failed[0]
+
+    def _send(self, name: str, path: Path) -> None:
+        try:
+            self.depot.put_file(name, path)
+        except (RegraftError, OSError) as error:
+            self._failed.append(error)
+
+
+@dataclass(slots=True)
+class Pending:
+    """A chunk that waits for its frame."""
+
+    id: bytes
+    data: bytes
+    at: int
+    holder: list[Chunk]
+
+
+@dataclass(slots=True)
+class Reader:
+    """State of one worker."""
+
+    roots: list[Path]
+    packs: Packs
+    ask: Ask
+    pending: list[Pending] = field(default_factory=list)
+    pending_bytes: int = 0
+    result: Done = field(default_factory=lambda: Done(-1))
+    _roots: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Ask for tasks until there are none."""
+        decoder = msgspec.msgpack.Decoder(Batch | Part)
+        while True:
+            task = self.ask(msgspec.msgpack.encode(self.result))
+            if not task:
+                break
+            work = decoder.decode(task)
+            self.result = Done(work.seq, work.volume, work.name if isinstance(work, Part) else b"")
+            written = self._batch(work) if isinstance(work, Batch) else self._part(work)
+            self._flush()
+            self._finish_entries(written)
+        self.packs.close_pack()
+        self.packs.wait()
+        self.ask(msgspec.msgpack.encode(Finish(self.packs.worker, self.packs.done)))
+
+    def _finish_entries(self, written: list[tuple[Entry, list[Chunk]]]) -> None:
+        used: set[int] = set()
+        entries: list[Entry] = []
+        for entry, chunks in written:
+            if chunks:
+                entry.chunks = tuple(chunks)
+                used.update(chunk.frame for chunk in chunks)
+                self.result.content_bytes += sum(chunk.size for chunk in chunks)
+            entries.append(entry)
+            self.result.entries += entry.type != MORE
+        self.result.lines = ENCODER.encode_lines(entries)
+        self.result.used = sorted(used)
+
+    # --- entries --------------------------------------------------------------------------------------------------
+
+    def _root(self, volume: int) -> int:
+        if volume not in self._roots:
+            self._roots[volume] = os.open(self.roots[volume], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._roots[volume]
+
+    def _batch(self, batch: Batch) -> list[tuple[Entry, list[Chunk]]]:
+        written: list[tuple[Entry, list[Chunk]]] = []
+        root = self._root(batch.volume)
+        for folder, own, names in batch.folders:
+            if own is not None:
+                written.append((own, []))
+            if not names:
+                continue
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(folder or b".", flags, dir_fd=root)
+            except OSError as error:
+                for last, _ in names:
+                    self._drop(_join(folder, last), error)
+                continue
+            try:
+                for last, target in names:
+                    self._one(descriptor, folder, last, target, written)
+            finally:
+                os.close(descriptor)
+        return written
+
+    def _one(
+        self, folder: int, parent: bytes, last: bytes, target: bytes, written: list[tuple[Entry, list[Chunk]]]
+    ) -> None:
+        name = _join(parent, last)
+        if target:
+            path, raw = text_and_raw(name)
+            text, raw_target = text_and_raw(target)
+            self.result.links.append(target)
+            written.append((Entry(path=path, raw=raw, type=HARDLINK, target=text, raw_target=raw_target), []))
+            return
+        try:
+            found = os.lstat(last) if folder < 0 else os.stat(last, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode):
+                written.append(self._regular(folder, last, name))
+            elif not stat.S_ISDIR(found.st_mode):
+                written.append((self._special(folder, last, name, found), []))
+        except OSError as error:
+            self._drop(name, error)
+
+    def _drop(self, name: bytes, error: OSError) -> None:
+        """What vanished is no part of the image; what cannot be read is listed."""
+        self.result.dropped.append(name)
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            self.result.unreadable.append((name, error.strerror or str(error)))
+
+    def _special(self, folder: int, last: bytes, name: bytes, found: os.stat_result) -> Entry:
+        kind = TYPE_OF[stat.S_IFMT(found.st_mode)]
+        path, raw = text_and_raw(name)
+        entry = Entry(
+            path=path, raw=raw, type=kind, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
+            mtime=found.st_mtime_ns, xattrs=read_xattrs(b"/proc/self/fd/%d/%s" % (folder, last)),
+        )  # fmt: skip
+        if kind == SYMLINK:
+            entry.target, entry.raw_target = text_and_raw(os.readlink(last, dir_fd=folder))
+        elif kind in (CHAR, BLOCK):
+            entry.device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+        return entry
+
+    def _regular(self, folder: int, last: bytes, name: bytes) -> tuple[Entry, list[Chunk]]:
+        descriptor = _open(last, folder)
+        try:
+            for _ in range(ATTEMPTS):
+                before = os.fstat(descriptor)
+                chunks: list[Chunk] = []
+                self._content(descriptor, before, 0, before.st_size, chunks)
+                after = os.fstat(descriptor)
+                if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+                    break
+            else:
+                self.result.changed.append(name)
+            return self._entry(name, before, descriptor), chunks
+        finally:
+            os.close(descriptor)
+
+    def _entry(self, name: bytes, found: os.stat_result, descriptor: int) -> Entry:
+        path, raw = text_and_raw(name)
+        return Entry(
+            path=path, raw=raw, type=FILE, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
+            mtime=found.st_mtime_ns, size=found.st_size, xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
+        )  # fmt: skip
+
+    def _part(self, part: Part) -> list[tuple[Entry, list[Chunk]]]:
+        path, raw = text_and_raw(part.name)
+        chunks: list[Chunk] = []
+        entry = Entry(path=path, raw=raw, type=MORE, size=part.at)
+        try:
+            descriptor = _open(part.name, self._root(part.volume))
+        except OSError as error:
+            self._drop(part.name, error)
+            return []
+        try:
+            found = os.fstat(descriptor)
+            if part.at == 0:
+                entry = self._entry(part.name, found, descriptor)
+                entry.size = part.size
+            self._content(descriptor, found, part.at, min(part.at + PART_BYTES, part.size), chunks)
+            after = os.fstat(descriptor)
+            if (after.st_size, after.st_mtime_ns) != (part.size, part.mtime):
+                self.result.changed.append(part.name)
+        except OSError as error:
+            self.result.unreadable.append((part.name, f"from byte {part.at:,}: {error.strerror}"))
+        finally:
+            os.close(descriptor)
+        return [(entry, chunks)]
+
+    # --- content --------------------------------------------------------------------------------------------------
+
+    def _content(self, descriptor: int, found: os.stat_result, start: int, end: int, chunks: list[Chunk]) -> None:
+        """Chunks of the bytes from ``start`` to ``end``; holes and zero runs are left out."""
+        if found.st_blocks * 512 >= found.st_size:
+            self._run(descriptor, start, end, chunks)
+            return
+        while start < end:
+            try:
+                start = os.lseek(descriptor, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # nothing but a hole up to the end
+                raise
+            stop = min(os.lseek(descriptor, start, os.SEEK_HOLE), end)
+            self._run(descriptor, start, stop, chunks)
+            start = max(stop, start + 1)
+
+    def _run(self, descriptor: int, start: int, end: int, chunks: list[Chunk]) -> None:
+        while start < end:
+            stop = min(end, (start // CHUNK_BYTES + 1) * CHUNK_BYTES)
+            data = os.pread(descriptor, stop - start, start)
+            if not data:
+                return  # the file became shorter
+            if len(data) < HOLE_BYTES or data != ZEROS[: len(data)]:
+                self.pending.append(Pending(blake3(data).digest(), data, start, chunks))
+                self.pending_bytes += len(data)
+                if self.pending_bytes >= FRAME_BYTES:
+                    self._flush()
+            start += len(data)
+
+    def _flush(self) -> None:
+        """One frame of what is pending, as far as it is new."""
+        pending, self.pending, self.pending_bytes = self.pending, [], 0
+        if not pending:
+            return
+        request = Locate(b"".join(each.id for each in pending), [len(each.data) for each in pending])
+        answer = msgspec.msgpack.decode(self.ask(msgspec.msgpack.encode(request)), type=Places)
+        new: list[bytes] = []
+        table: list[tuple[bytes, int, int]] = []
+        reached = 0
+        for each, (number, offset) in zip(pending, answer.places, strict=True):
+            if number == answer.number and offset == reached:
+                new.append(each.data)
+                table.append((each.id, offset, len(each.data)))
+                reached += len(each.data)
+            each.holder.append(Chunk(each.at, len(each.data), number, offset, each.id.hex()))
+        if new:
+            frame = self.packs.append(new[0] if len(new) == 1 else b"".join(new), table)
+            row = (answer.number, frame.pack, frame.offset, frame.stored, frame.plain, frame.raw, frame.digest)
+            self.result.frames.append(row)
+
+
+def _join(folder: bytes, last: bytes) -> bytes:
+    return folder + b"/" + last if folder else last
+
+
+def _open(name: bytes, folder: int) -> int:
+    """Open for reading without touching the access time, where that is allowed (open(2), O_NOATIME)."""
+    try:
+        return os.open(name, _OPEN | os.O_NOATIME, dir_fd=folder)
+    except PermissionError:
+        return os.open(name, _OPEN, dir_fd=folder)

@@ -1,0 +1,148 @@
+"""The tree that is written. Every name is opened relative to its directory, and no link is ever followed.
+
+Whatever the tree or the listing holds, nothing outside the target's root is touched: directories are entered one
+name at a time with O_NOFOLLOW, files are made relative to them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from pathlib import Path
+
+from agent.errors import TargetIOError
+from agent.image.flags import CARRIED, LOCKING, write_flags
+
+_ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+KEPT = 64
+DEFAULT_ACL = "system.posix_acl_default"
+
+
+class Target:
+    """Directories of a target, opened as they are needed. One instance a process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.device = os.fstat(self._top).st_dev
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+        os.close(self._top)
+
+    def folder(self, name: bytes) -> int:
+        """A descriptor of the directory ``name`` (O_PATH, for the …at calls), valid until the next call."""
+        if not name:
+            return self._top
+        found = self._open.get(name)
+        if found is not None:
+            self._open.move_to_end(name)
+            return found
+        parent, _, last = name.rpartition(b"/")
+        try:
+            descriptor = os.open(last, _ENTER, dir_fd=self.folder(parent))
+        except OSError as error:
+            raise self._wrong(name, error) from None
+        self._open[name] = descriptor
+        if len(self._open) > KEPT:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+    def place(self, name: bytes) -> tuple[int, bytes]:
+        """The directory of a path, and the last name in it."""
+        parent, _, last = name.rpartition(b"/")
+        return self.folder(parent), last
+
+    def forget(self, name: bytes) -> None:
+        """Close what was opened at ``name``: it is about to be replaced."""
+        descriptor = self._open.pop(name, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def open_directory(self, name: bytes) -> int:
+        """A readable descriptor of a directory; the caller closes it."""
+        if not name:
+            return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._top)
+        folder, last = self.place(name)
+        return os.open(last, _DIRECTORY, dir_fd=folder)
+
+    def make_directory(self, name: bytes) -> bool:
+        """Make sure there is a directory at ``name``; whether it is new. What else is there gives way."""
+        if not name:
+            self._calm(name)
+            return False
+        folder, last = self.place(name)
+        try:
+            os.mkdir(last, 0o700, dir_fd=folder)
+        except FileExistsError:
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                if found.st_dev == self.device:
+                    self._calm(name)
+                return False
+            remove(folder, last, self.device)
+            os.mkdir(last, 0o700, dir_fd=folder)
+        return True
+
+    def _calm(self, name: bytes) -> None:
+        """A directory from before: nothing about it shall pass to the files that are made in it."""
+        descriptor = self.open_directory(name)
+        try:
+            found = os.fstat(descriptor)
+            write_flags(descriptor, 0, CARRIED)
+            if found.st_mode & stat.S_ISGID:
+                os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~stat.S_ISGID)
+            try:
+                os.removexattr(descriptor, DEFAULT_ACL)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                    raise
+        finally:
+            os.close(descriptor)
+
+    def _wrong(self, name: bytes, error: OSError) -> TargetIOError:
+        where = os.fsdecode(os.path.join(os.fsencode(self.root), name))
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            return TargetIOError(f"{where} is not a directory although one was made there", "who else writes to it?")
+        return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log")
+
+
+def remove(folder: int, last: bytes, device: int) -> None:
+    """Remove whatever is at a name, on this file system only, immutable or not."""
+    try:
+        found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        if found.st_dev != device:
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            _unlink(folder, last)
+            return
+        descriptor = os.open(last, _DIRECTORY, dir_fd=folder)
+        try:
+            write_flags(descriptor, 0, LOCKING)
+            with os.scandir(descriptor) as scan:
+                names = [os.fsencode(child.name) for child in scan]
+            for name in names:
+                remove(descriptor, name, device)
+        finally:
+            os.close(descriptor)
+        os.rmdir(last, dir_fd=folder)
+    except FileNotFoundError:
+        return
+
+
+def _unlink(folder: int, last: bytes) -> None:
+    try:
+        os.unlink(last, dir_fd=folder)
+    except PermissionError:
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            write_flags(descriptor, 0, LOCKING)
+        finally:
+            os.close(descriptor)
+        os.unlink(last, dir_fd=folder)

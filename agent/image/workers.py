@@ -1,0 +1,139 @@
+"""A few worker processes that ask for work, one message at a time.
+
+    worker ── request ──► parent ── reply ──► worker
+
+Strict request and reply over one pipe a worker: neither side ever writes while the other does, so no pipe can fill
+up and stop both. Workers are forked, which needs no second import and works alike in the frozen program.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+import msgspec
+
+from agent import errors
+from agent.errors import RegraftError, TargetIOError, UnexpectedError
+
+_FORK = multiprocessing.get_context("fork")
+_FAILED = b"!"
+_ENDED = b"."
+T = TypeVar("T")
+
+Ask = Callable[[bytes], bytes]  # in the worker: send a request, wait for the reply
+Work = Callable[[int, Ask], None]  # a worker's whole life: its number, and how it asks; reply b"" means the end
+
+
+def default_jobs() -> int:
+    """One worker a processor, two at least, eight at most."""
+    return max(2, min(8, len(os.sched_getaffinity(0))))
+
+
+class Pool:
+    """The parent's side. Workers are known by their numbers."""
+
+    def __init__(self, work: Work, jobs: int) -> None:
+        self._pipes: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        for number in range(jobs):
+            ours, theirs = _FORK.Pipe()
+            process = _FORK.Process(target=_live, args=(work, number, theirs, [*self._pipes, ours]), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def requests(self) -> Iterator[tuple[int, bytes]]:
+        """Requests as they come, until every worker has ended. Answer each once with `reply`, at any later time."""
+        running = {pipe: number for number, pipe in enumerate(self._pipes)}
+        while running:
+            for pipe in wait(list(running)):
+                assert isinstance(pipe, Connection)
+                number = running[pipe]
+                message = self._receive(number)
+                if message[:1] == _ENDED:
+                    del running[pipe]
+                elif message[:1] == _FAILED:
+                    raise _rebuild(message[1:])
+                else:
+                    yield number, message[1:]
+
+    def reply(self, worker: int, message: bytes) -> None:
+        try:
+            self._pipes[worker].send_bytes(message)
+        except OSError:
+            raise self._lost(worker) from None
+
+    def close(self) -> None:
+        """End what still runs, and wait for it."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _receive(self, worker: int) -> bytes:
+        try:
+            return self._pipes[worker].recv_bytes()
+        except (EOFError, OSError):
+            raise self._lost(worker) from None
+
+    def _lost(self, worker: int) -> RegraftError:
+        process = self._processes[worker]
+        process.join(5)
+        return UnexpectedError(
+            f"a worker process ended with status {process.exitcode}, expected 0",
+            "was it killed for want of memory? look at the kernel log",
+        )
+
+
+@contextmanager
+def pool(work: Work, jobs: int) -> Iterator[Pool]:
+    """Workers that live as long as the block."""
+    workers = Pool(work, jobs)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def _live(work: Work, number: int, pipe: Connection, others: list[Connection]) -> None:
+    """A worker process. The parent's ends of the pipes are closed, so that a parent that dies is noticed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's matter: it closes the pipes
+    for other in others:
+        other.close()
+
+    def ask(message: bytes) -> bytes:
+        pipe.send_bytes(b"?" + message)
+        return pipe.recv_bytes()
+
+    try:
+        try:
+            work(number, ask)
+        except RegraftError as error:
+            pipe.send_bytes(_FAILED + msgspec.json.encode((type(error).__name__, error.message, error.hint)))
+        except OSError as error:
+            if isinstance(error, EOFError | BrokenPipeError):
+                return
+            failed = TargetIOError(f"{error.filename or 'a file'}: {error.strerror}", "look at the kernel log")
+            pipe.send_bytes(_FAILED + msgspec.json.encode((type(failed).__name__, failed.message, failed.hint)))
+        else:
+            pipe.send_bytes(_ENDED)
+    except (EOFError, OSError):
+        return  # the parent is gone
+
+
+def _rebuild(message: bytes) -> RegraftError:
+    """The error a worker met, as the parent raises it."""
+    name, text, hint = msgspec.json.decode(message, type=tuple[str, str, str])
+    kind = getattr(errors, name, UnexpectedError)
+    return kind(text, hint) if issubclass(kind, RegraftError) else UnexpectedError(text, hint)

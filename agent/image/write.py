@@ -1,0 +1,364 @@
+"""Writes a volume into a mounted file system, or makes an old tree equal to it.
+
+    listing ──► parent: directories at once, files as tasks ──► workers: fetch, check, unfold, write
+                parent at the end: hard links, large files' metadata, directories, locking flags
+
+Writing twice is writing once: what is there and right is read, compared and kept; what does not belong is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent.depot.catalogue import LoadedImage
+from agent.depot.store import Depot
+from agent.errors import DamagedError, NoImageError, StorageFullError, TargetIOError, UsageError
+from agent.image.flags import CARRIED, LOCKING, write_flags
+from agent.image.frames import FrameReader
+from agent.image.listing import (
+    DIRECTORY,
+    FILE,
+    HARDLINK,
+    MORE,
+    PART_BYTES,
+    Entry,
+    Listing,
+    open_listing,
+)
+from agent.image.metadata import apply_xattrs
+from agent.image.target import Target, remove
+from agent.image.workers import Ask, default_jobs, pool
+from agent.image.write_work import Writer, Written, fix_metadata
+from agent.model.events import Emit, Event
+from agent.model.image import Volume
+
+TASK_BYTES = 4 << 20
+TASK_ENTRIES = 1024
+PROGRESS_S = 0.5
+KEPT_NOTES = 200
+# Made by mkfs and needed by fsck; it is the file system's, whatever the image says.
+LOST_AND_FOUND = b"lost+found"
+
+T = TypeVar("T")
+Select = Callable[[Entry], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    entries: int
+    bytes_written: int
+    bytes_kept: int  # were there already, and right
+    bytes_fetched: int  # compressed, from the depot
+    removed: int  # names that did not belong
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def find_volume(loaded: LoadedImage, volume_id: str) -> Volume:
+    """The volume of an image, or NoImageError."""
+    for volume in loaded.manifest.volumes:
+        if volume.id == volume_id:
+            return volume
+    known = ", ".join(volume.id for volume in loaded.manifest.volumes)
+    raise NoImageError(f"image {loaded.manifest.ref} has no volume ‘{volume_id}’; it has: {known}")
+
+
+def write_volume(  # noqa: PLR0913 - two of them have defaults that every restore keeps
+    depot: Depot,
+    loaded: LoadedImage,
+    volume_id: str,
+    root: Path,
+    emit: Emit,
+    jobs: int | None = None,
+    select: Select | None = None,
+) -> WriteResult:
+    """Make the tree at ``root`` what the volume holds, on this one file system.
+
+    ``select`` takes only some entries, and then leaves everything else at ``root`` alone.
+    """
+    volume = find_volume(loaded, volume_id)
+    if volume.kind != "tree":
+        raise UsageError(f"volume {volume_id} of {loaded.manifest.ref} holds {volume.kind}, expected a tree")
+    started = time.monotonic()
+    with ExitStack() as stack:
+        listing = stack.enter_context(open_listing(depot, loaded.manifest, volume))
+        target = Target(root)
+        stack.callback(target.close)
+        run = _Run(volume, target, emit, select)
+        stack.enter_context(exact_modes())
+        run.write(depot, listing, jobs or default_jobs())
+        run.finish()
+    return run.result(time.monotonic() - started)
+
+
+@contextmanager
+def exact_modes() -> Iterator[None]:
+    """Without a umask, modes are given exactly."""
+    old = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One write under way: the parent of the workers."""
+
+    volume: Volume
+    target: Target
+    emit: Emit
+    select: Select | None
+    entries: int = 0
+    removed: int = 0
+    total: Written = field(default_factory=Written)
+    _late: list[bytes] = field(default_factory=list)  # lines of directories and large files
+    _links: list[bytes] = field(default_factory=list)
+    _locked: list[bytes] = field(default_factory=list)
+    _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
+    _told: float = 0.0
+    _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
+    _decoder: msgspec.json.Decoder[Entry] = field(default_factory=lambda: msgspec.json.Decoder(Entry))
+
+    def write(self, depot: Depot, listing: Listing, jobs: int) -> None:
+        """Directories and files; afterwards all content is there."""
+
+        def work(number: int, ask: Ask) -> None:
+            Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask).run()
+
+        tasks = self._tasks(listing)
+        with pool(work, jobs) as workers:
+            for worker, message in workers.requests():
+                task = next(tasks, None)
+                workers.reply(worker, self._encoder.encode_lines(task) if task else b"")
+                self._add(msgspec.msgpack.decode(message, type=Written))
+
+    def finish(self) -> None:
+        """What must come last: other names of files, metadata of large files and directories, flags that lock."""
+        for line in self._links:
+            entry = self._decoder.decode(line)
+            self._guarded(self._link, entry)
+        for line in reversed(self._late):
+            entry = self._decoder.decode(line)
+            self._guarded(self._metadata, entry)
+        for line in reversed(self._locked):
+            entry = self._decoder.decode(line)
+            self._guarded(self._lock, entry)
+
+    def result(self, seconds: float) -> WriteResult:
+        warnings = self.total.notes[:KEPT_NOTES]
+        if self.total.note_count > len(warnings):
+            warnings.append(f"and {self.total.note_count - len(warnings):,} more of the kind")
+        for text in warnings:
+            self.emit(Event(seq=0, time="", kind="warning", phase="write", text=text))
+        return WriteResult(
+            entries=self.entries,
+            bytes_written=self.total.written,
+            bytes_kept=self.total.kept,
+            bytes_fetched=self.total.fetched,
+            removed=self.removed,
+            seconds=round(seconds, 2),
+            warnings=tuple(warnings),
+        )
+
+    # --- tasks ----------------------------------------------------------------------------------------------------
+
+    def _tasks(self, listing: Listing) -> Iterator[list[Entry]]:
+        """Entries for the workers, cut where one frame ends and the next begins."""
+        task: list[Entry] = []
+        size = 0
+        frame = -1
+        taken = False
+        for entries in listing.entries():
+            for entry in entries:
+                if entry.type != MORE:
+                    taken = self.select is None or self.select(entry)
+                if not taken:
+                    continue
+                own = self._guarded(self._begin, entry)
+                if not own:
+                    continue
+                elsewhere = not entry.chunks or entry.chunks[0].frame != frame
+                if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
+                    yield task
+                    task, size = [], 0
+                task.append(entry)
+                if entry.chunks:
+                    size += sum(chunk.size for chunk in entry.chunks)
+                    frame = entry.chunks[-1].frame
+        if task:
+            yield task
+        while self._names:
+            self._leave()
+
+    def _begin(self, entry: Entry) -> bool:
+        """What the parent does with an entry at once; whether a worker has to go on with it."""
+        if entry.type == MORE:
+            return True
+        self.entries += 1
+        name = entry.name
+        self._arrive(name)
+        if entry.flags & LOCKING:
+            self._locked.append(self._encoder.encode(entry))
+        if entry.type == DIRECTORY:
+            new = self.target.make_directory(name)
+            here = self._folder_is_here(name)
+            self._names.append((name, None if new or self.select or not here else set()))
+            if here:
+                self._late.append(self._encoder.encode(entry))
+            return False
+        if entry.type == HARDLINK:
+            self._links.append(self._encoder.encode(entry))
+            return False
+        if entry.type == FILE and entry.size > PART_BYTES:
+            self._make_large(entry, name)
+            self._late.append(self._encoder.encode(msgspec.structs.replace(entry, chunks=())))
+        return True
+
+    def _folder_is_here(self, name: bytes) -> bool:
+        """Whether a directory lies on this file system; another one mounted there is another volume's matter."""
+        return os.fstat(self.target.folder(name)).st_dev == self.target.device
+
+    def _make_large(self, entry: Entry, name: bytes) -> None:
+        folder, last = self.target.place(name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        else:
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or not self._unlocked(folder, last):
+                remove(folder, last, self.target.device)
+        descriptor = os.open(last, flags, 0o600, dir_fd=folder)
+        try:
+            if os.fstat(descriptor).st_size == 0:
+                write_flags(descriptor, entry.flags, CARRIED & ~LOCKING)
+            os.ftruncate(descriptor, entry.size)
+        finally:
+            os.close(descriptor)
+
+    def _unlocked(self, folder: int, last: bytes) -> bool:
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            return write_flags(descriptor, 0, LOCKING)
+        finally:
+            os.close(descriptor)
+
+    # --- what does not belong -------------------------------------------------------------------------------------
+
+    def _arrive(self, name: bytes) -> None:
+        """Keep track of the directories the walk is in; those it leaves are cleaned."""
+        if not name:
+            return
+        parent, _, last = name.rpartition(b"/")
+        while self._names and self._names[-1][0] != parent:
+            self._leave()
+        if self._names and (names := self._names[-1][1]) is not None:
+            names.add(last)
+
+    def _leave(self) -> None:
+        name, names = self._names.pop()
+        if names is None:
+            return
+        descriptor = self.target.open_directory(name)
+        try:
+            with os.scandir(descriptor) as scan:
+                found = [os.fsencode(child.name) for child in scan]
+            for last in found:
+                if last not in names and not (name == b"" and last == LOST_AND_FOUND):
+                    if os.stat(last, dir_fd=descriptor, follow_symlinks=False).st_dev != self.target.device:
+                        continue
+                    self.target.forget(name + b"/" + last if name else last)
+                    remove(descriptor, last, self.target.device)
+                    self.removed += 1
+        finally:
+            os.close(descriptor)
+
+    # --- last things ----------------------------------------------------------------------------------------------
+
+    def _link(self, entry: Entry) -> None:
+        if self.select is not None:
+            self._check_target(entry)
+        old_folder, old_last = self.target.place(entry.target_name)
+        old = os.dup(old_folder)  # the next call may close it
+        try:
+            folder, last = self.target.place(entry.name)
+            found = os.stat(old_last, dir_fd=old, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                raise DamagedError(f"‘{entry.path}’ is a hard link to a directory", "capture the image again")
+            try:
+                os.link(old_last, last, src_dir_fd=old, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                there = os.stat(last, dir_fd=folder, follow_symlinks=False)
+                if (there.st_dev, there.st_ino) != (found.st_dev, found.st_ino):
+                    remove(folder, last, self.target.device)
+                    os.link(old_last, last, src_dir_fd=old, dst_dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(old)
+
+    def _check_target(self, entry: Entry) -> None:
+        folder, last = self.target.place(entry.target_name)
+        os.stat(last, dir_fd=folder, follow_symlinks=False)
+
+    def _metadata(self, entry: Entry) -> None:
+        """Of a directory or a large file; directories come in reverse, so that nothing is made in them afterwards."""
+        if entry.type == DIRECTORY:
+            descriptor = self.target.open_directory(entry.name)
+        else:
+            folder, last = self.target.place(entry.name)
+            descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            found = os.fstat(descriptor)
+            fix_metadata(entry, descriptor, found, os.geteuid() == 0)
+            self._notes(entry, list(apply_xattrs(descriptor, entry, replace=True)))
+            if not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
+                self._notes(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
+            os.utime(descriptor, ns=(entry.mtime, entry.mtime))
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, entry: Entry) -> None:
+        folder, last = self.target.place(entry.name) if entry.name else (self.target.folder(b""), b".")
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            if not write_flags(descriptor, entry.flags, LOCKING):
+                self._notes(entry, ["immutable or append-only was not taken by the file system"])
+        finally:
+            os.close(descriptor)
+
+    def _guarded(self, act: Callable[[Entry], T], entry: Entry) -> T:
+        try:
+            return act(entry)
+        except OSError as error:
+            where = f"{self.target.root}/{entry.path}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFullError(f"{where}: no room left", "choose a larger disk") from None
+            raise TargetIOError(f"{where}: {error.strerror}", "look at the kernel log and the disk's health") from None
+
+    def _notes(self, entry: Entry, sentences: list[str]) -> None:
+        self.total.note_count += len(sentences)
+        self.total.notes.extend(f"/{entry.path}: {sentence}" for sentence in sentences)
+
+    def _add(self, part: Written) -> None:
+        self.total.done += part.done
+        self.total.written += part.written
+        self.total.kept += part.kept
+        self.total.fetched += part.fetched
+        self.total.note_count += part.note_count
+        if len(self.total.notes) < KEPT_NOTES:
+            self.total.notes.extend(part.notes)
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_S:
+            self._told = now
+            self.emit(Event(seq=0, time="", kind="progress", phase="write", done=self.total.done,
+                            total=self.volume.content_bytes, unit="bytes"))  # fmt: skip

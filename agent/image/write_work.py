@@ -1,0 +1,257 @@
+"""The writing worker: takes entries, fetches their frames, writes files with the fewest system calls.
+
+A new file costs open, write, utime, close; owner, attributes and flags only where they are not the usual ones. A
+file that is there is read and compared first: what is right stays untouched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+from blake3 import blake3
+
+from agent.errors import DamagedError, StorageFullError, TargetIOError
+from agent.image.flags import CARRIED, FIRST, LOCKING, write_flags
+from agent.image.frames import FrameReader
+from agent.image.listing import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
+from agent.image.metadata import KINDS, apply_xattrs, differences, read_xattrs
+from agent.image.target import Target, remove
+from agent.image.workers import Ask
+
+PIECE_BYTES = 1 << 20
+ZEROS = bytes(PIECE_BYTES)
+NOTES = 20  # sentences a task may send; the rest is counted
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Written(msgspec.Struct):
+    """The result of a task; the first request of a worker is an empty one."""
+
+    done: int = 0  # plain bytes dealt with: progress
+    written: int = 0
+    kept: int = 0  # bytes that were there already
+    fetched: int = 0
+    notes: list[str] = msgspec.field(default_factory=list)
+    note_count: int = 0
+
+
+@dataclass(slots=True)
+class Writer:
+    """State of one worker."""
+
+    target: Target
+    frames: FrameReader
+    ask: Ask
+    owner: bool = field(default_factory=lambda: os.geteuid() == 0)
+    result: Written = field(default_factory=Written)
+    _encoder: msgspec.msgpack.Encoder = field(default_factory=msgspec.msgpack.Encoder)
+
+    def run(self) -> None:
+        """Ask for entries until there are none."""
+        os.umask(0)
+        decoder = msgspec.json.Decoder(Entry)
+        while True:
+            task = self.ask(self._encoder.encode(self.result))
+            if not task:
+                return
+            self.result = Written()
+            before = self.frames.fetched
+            entries = decoder.decode_lines(task)
+            self.frames.want(wanted_frames(entries))
+            for entry in entries:
+                self._entry(entry)
+            self.result.fetched = self.frames.fetched - before
+
+    def _entry(self, entry: Entry) -> None:
+        folder, last = self.target.place(entry.name)
+        try:
+            if entry.type == MORE or (entry.type == FILE and entry.size > PART_BYTES):
+                self._part(entry, folder, last)
+            elif entry.type == FILE:
+                self._file(entry, folder, last)
+            else:
+                self._special(entry, folder, last)
+        except OSError as error:
+            raise self._failed(entry, error) from None
+        self.result.done += sum(chunk.size for chunk in entry.chunks)
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def _file(self, entry: Entry, folder: int, last: bytes) -> None:
+        try:
+            descriptor = os.open(last, _NEW, entry.mode & 0o777, dir_fd=folder)
+        except FileExistsError:
+            if self._keep(entry, folder, last):
+                return
+            remove(folder, last, self.target.device)
+            descriptor = os.open(last, _NEW, entry.mode & 0o777, dir_fd=folder)
+        try:
+            if entry.flags & FIRST:
+                write_flags(descriptor, entry.flags, FIRST)
+            reached = 0
+            for chunk in entry.chunks:
+                self._write(descriptor, chunk, reached)
+                reached = chunk.at + chunk.size
+            if reached < entry.size:
+                os.ftruncate(descriptor, entry.size)
+            self.result.written += sum(chunk.size for chunk in entry.chunks)
+            if self.owner and (entry.uid or entry.gid):
+                os.fchown(descriptor, entry.uid, entry.gid)
+            if entry.mode > 0o777:
+                os.fchmod(descriptor, entry.mode)
+            self._finish(entry, descriptor, replace=False)
+        finally:
+            os.close(descriptor)
+
+    def _write(self, descriptor: int, chunk: Chunk, position: int) -> None:
+        plain = self.frames.get(chunk.frame)
+        view = memoryview(plain)[chunk.offset : chunk.offset + chunk.size]
+        if position == chunk.at:
+            count = os.write(descriptor, view) if position == 0 else os.pwrite(descriptor, view, position)
+        else:
+            count = os.pwrite(descriptor, view, chunk.at)
+        while count < chunk.size:
+            count += os.pwrite(descriptor, view[count:], chunk.at + count)
+
+    def _finish(self, entry: Entry, descriptor: int, replace: bool) -> None:
+        """Attributes, time and those flags that do not lock the file."""
+        if entry.xattrs or replace:
+            self._note(entry, apply_xattrs(descriptor, entry, replace))
+        os.utime(descriptor, ns=(entry.mtime, entry.mtime))
+        if (entry.flags & ~LOCKING or replace) and not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
+            self._note(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
+
+    def _keep(self, entry: Entry, folder: int, last: bytes) -> bool:
+        """Whether the file that is there has the right content; its metadata is then made right."""
+        found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size or found.st_nlink > 1:
+            return False
+        try:
+            descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        except PermissionError:
+            return False
+        try:
+            write_flags(descriptor, 0, LOCKING)
+            if not all(self._same(descriptor, chunk) for chunk in entry.chunks) or not gaps_are_zero(
+                descriptor, entry.chunks, 0, entry.size
+            ):
+                return False
+            self.result.kept += sum(chunk.size for chunk in entry.chunks)
+            fix_metadata(entry, descriptor, found, self.owner)
+            self._finish(entry, descriptor, replace=True)
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _same(self, descriptor: int, chunk: Chunk) -> bool:
+        return blake3(os.pread(descriptor, chunk.size, chunk.at)).hexdigest() == chunk.id
+
+    def _part(self, entry: Entry, folder: int, last: bytes) -> None:
+        """A part of a large file that the parent has made, with its size. Metadata comes at the end."""
+        descriptor = os.open(last, _OLD, dir_fd=folder)
+        try:
+            found = os.fstat(descriptor)
+            fresh = found.st_blocks == 0
+            for chunk in entry.chunks:
+                if not fresh and self._same(descriptor, chunk):
+                    self.result.kept += chunk.size
+                    continue
+                self._write(descriptor, chunk, -1)
+                self.result.written += chunk.size
+            if not fresh:
+                start = entry.size if entry.type == MORE else 0
+                _make_holes(descriptor, entry.chunks, start, min(start + PART_BYTES, found.st_size))
+        finally:
+            os.close(descriptor)
+
+    # --- the rest -------------------------------------------------------------------------------------------------
+
+    def _special(self, entry: Entry, folder: int, last: bytes) -> None:
+        """Symbolic links, device nodes, fifos, sockets."""
+        try:
+            self._make(entry, folder, last)
+        except FileExistsError:
+            if self._is_right(entry, folder, last):
+                return
+            remove(folder, last, self.target.device)
+            self._make(entry, folder, last)
+        except PermissionError as error:
+            if entry.type in (CHAR, BLOCK) and not self.owner:
+                self._note(entry, [f"device node was not made: {error.strerror}"])
+                return
+            raise
+        if self.owner:
+            os.chown(last, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+        if entry.type != SYMLINK and entry.mode > 0o777:
+            os.chmod(last, entry.mode, dir_fd=folder)
+        if entry.xattrs:
+            self._note(entry, apply_xattrs(b"/proc/self/fd/%d/%s" % (folder, last), entry, replace=False))
+        os.utime(last, ns=(entry.mtime, entry.mtime), dir_fd=folder, follow_symlinks=False)
+
+    def _make(self, entry: Entry, folder: int, last: bytes) -> None:
+        if entry.type == SYMLINK:
+            os.symlink(entry.target_name, last, dir_fd=folder)
+        else:
+            device = os.makedev(*entry.device) if entry.device else 0
+            os.mknod(last, KINDS[entry.type] | entry.mode, device, dir_fd=folder)
+
+    def _is_right(self, entry: Entry, folder: int, last: bytes) -> bool:
+        found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        if any(differences(entry, found, read_xattrs(b"/proc/self/fd/%d/%s" % (folder, last)))):
+            return False
+        return entry.type != SYMLINK or os.readlink(last, dir_fd=folder) == entry.target_name
+
+    def _note(self, entry: Entry, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            self.result.note_count += 1
+            if len(self.result.notes) < NOTES:
+                self.result.notes.append(f"/{entry.path}: {sentence}")
+
+    def _failed(self, entry: Entry, error: OSError) -> TargetIOError | StorageFullError | DamagedError:
+        where = f"{self.target.root}/{entry.path}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageFullError(f"{where}: no room left for {entry.size:,} bytes", "choose a larger disk")
+        return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log and the disk's health")
+
+
+def wanted_frames(entries: list[Entry]) -> list[int]:
+    """Frames in the order these entries need them, each once."""
+    return list(dict.fromkeys(chunk.frame for entry in entries for chunk in entry.chunks))
+
+
+def fix_metadata(entry: Entry, descriptor: int, found: os.stat_result, owner: bool) -> None:
+    """Owner and mode of an open file, changed only where they are wrong. Changing the owner clears setuid."""
+    changed = owner and (found.st_uid, found.st_gid) != (entry.uid, entry.gid)
+    if changed:
+        os.fchown(descriptor, entry.uid, entry.gid)
+    if changed or stat.S_IMODE(found.st_mode) != entry.mode:
+        os.fchmod(descriptor, entry.mode)
+
+
+def gaps(chunks: tuple[Chunk, ...], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(offset, size) of what lies between the chunks, a MiB at most each."""
+    reached = start
+    for at, size in [*((chunk.at, chunk.size) for chunk in chunks), (end, 0)]:
+        while reached < at:
+            count = min(at - reached, PIECE_BYTES)
+            yield reached, count
+            reached += count
+        reached = at + size
+
+
+def gaps_are_zero(descriptor: int, chunks: tuple[Chunk, ...], start: int, end: int) -> bool:
+    """Whether everything between the chunks reads as zeros."""
+    return all(os.pread(descriptor, size, at) == ZEROS[:size] for at, size in gaps(chunks, start, end))
+
+
+def _make_holes(descriptor: int, chunks: tuple[Chunk, ...], start: int, end: int) -> None:
+    """Zeros between the chunks of a file from before, where there are none yet."""
+    for at, size in gaps(chunks, start, end):
+        if os.pread(descriptor, size, at) != ZEROS[:size]:
+            os.pwrite(descriptor, ZEROS[:size], at)
