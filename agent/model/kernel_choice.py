@@ -159,7 +159,7 @@ def _unfit(component: Component, situation: Situation) -> str:
     if component.architecture not in (_DEB_ARCHITECTURE.get(architecture, architecture), architecture, "all"):
         return f"it is for {component.architecture}, the image is {architecture}"
     here = f"{os.id} {os.version}".strip()
-    if component.for_os and component.for_os != here:
+    if component.for_os and not f"{here} ".startswith(f"{component.for_os} "):
         return f"it is for {component.for_os}, the image is {here}"
     if situation.source.packages:
         lacking = missing(component.depends, situation.source.packages)
