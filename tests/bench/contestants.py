@@ -1,0 +1,54 @@
+"""What is measured: each contestant packs one tree into a store, and unpacks it onto an empty file system.
+
+Peers run as a careful administrator would run them: all processors, all metadata, the same compression (zstd, level 3).
+Each ends with the target's file system synced, so that nobody is measured by what is left in the cache.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REGRAFT = f"{sys.executable} -m agent"
+TAR_METADATA = "--xattrs --xattrs-include='*' --acls --numeric-owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """Shell commands with {tree}, {store} and {target}; the same store is packed into and unpacked from."""
+
+    name: str
+    pack: str
+    unpack: str
+    prepare: str = "mkdir {store}"
+
+
+REGRAFT_CONTESTANT = Contestant(
+    name="regraft",
+    prepare=f"{REGRAFT} depot init {{store}}",
+    pack=f"{REGRAFT} capture --depot {{store}} --name bench --root {{tree}} --json",
+    # Signature, profile, listing and every frame are verified on the way; there is no way to switch that off.
+    unpack=f"{REGRAFT} extract bench --depot {{store}} --to {{target}} --json && sync -f {{target}}",
+)
+TAR = Contestant(
+    name="tar",
+    pack=f"tar -C {{tree}} {TAR_METADATA} -cf - . | zstd -q -3 -T0 -o {{store}}/tar.zst",
+    unpack=f"zstd -qdc {{store}}/tar.zst | tar -C {{target}} {TAR_METADATA} -xpf - && sync -f {{target}}",
+)
+SQUASHFS = Contestant(
+    name="squashfs",
+    pack="mksquashfs {tree} {store}/tree.squashfs -comp zstd -Xcompression-level 3 -no-progress -quiet",
+    unpack="unsquashfs -no-progress -quiet -force -dest {target} {store}/tree.squashfs && sync -f {target}",
+)
+ALL = (REGRAFT_CONTESTANT, TAR, SQUASHFS)
+
+
+def stored_bytes(store: Path) -> int:
+    return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+
+
+def empty_store(store: Path) -> None:
+    if store.exists():
+        shutil.rmtree(store)

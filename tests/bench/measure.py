@@ -1,0 +1,80 @@
+"""Seconds and memory of a shell command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one command. Processor seconds are those of every process it started."""
+
+    seconds: float
+    processor_seconds: float
+    peak_mib: float = 0.0
+
+
+def timed(command: str, environment: Mapping[str, str]) -> Run:
+    """Run to the end; nothing else is done meanwhile."""
+    before, started = os.times(), time.monotonic()
+    child = start(command, environment)
+    out, _ = child.communicate()
+    seconds, after = time.monotonic() - started, os.times()
+    check(child, command, out)
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return Run(seconds, spent)
+
+
+def sampled(command: str, environment: Mapping[str, str]) -> float:
+    """Peak MiB of all its processes together (proportional set size: shared pages count once). Sampling costs time."""
+    child = start(command, environment, discard=True)
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, sum(pss_bytes(pid) for pid in descendants(child.pid)))
+        time.sleep(SAMPLE_S)
+    check(child, command, b"")
+    return peak / (1 << 20)
+
+
+def start(command: str, environment: Mapping[str, str], discard: bool = False) -> subprocess.Popen[bytes]:
+    out = subprocess.DEVNULL if discard else subprocess.PIPE
+    return subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT if not discard else None,
+        env={**os.environ, **environment},
+    )
+
+
+def check(child: subprocess.Popen[bytes], command: str, out: bytes | None) -> None:
+    if child.returncode != 0:
+        said = (out or b"").decode(errors="replace")[-2000:]
+        raise SystemExit(f"bench: ‘{command}’ ended with status {child.returncode}:\n{said}")
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all it started, as far as they live."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found.extend(int(word) for word in children.read_text().split())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
