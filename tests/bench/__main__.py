@@ -75,7 +75,7 @@ class Arena:
 
 @click.command()
 @click.option("--tree", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Tree to measure with; default: the demo's root, else about 1 GiB of this machine's /usr.")  # fmt: skip
+              help="Tree to measure with; default: the demo's root, else 1 GiB of this machine's /usr.")  # fmt: skip
 @click.option("--disk", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Disk image to take the tree from, instead.")  # fmt: skip
 @click.option("--partition", default=2, show_default=True, help="Its partition.")
@@ -136,7 +136,7 @@ def first_round(where: Arena, contestant: Contestant) -> dict[str, float]:
         "pack": sampled(where.command(contestant, contestant.pack), where.environment),
         "unpack": sampled(where.command(contestant, contestant.unpack), where.environment),
     }
-    if differs := same(where.source.mountpoint, where.target.mountpoint):
+    if differs := same(where.source.mountpoint, where.target.mountpoint, contestant.keeps_acls):
         raise SystemExit(f"bench: {contestant.name} restored something else:\n{differs[:2000]}")
     return peaks
 

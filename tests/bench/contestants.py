@@ -23,6 +23,7 @@ class Contestant:
     pack: str
     unpack: str
     prepare: str = "mkdir {store}"
+    keeps_acls: bool = True
 
 
 REGRAFT_CONTESTANT = Contestant(
@@ -39,6 +40,7 @@ TAR = Contestant(
 )
 SQUASHFS = Contestant(
     name="squashfs",
+    keeps_acls=False,  # the format has none, and says so on standard error
     pack="mksquashfs {tree} {store}/tree.squashfs -comp zstd -Xcompression-level 3 -no-progress -quiet",
     unpack="unsquashfs -no-progress -quiet -force -dest {target} {store}/tree.squashfs && sync -f {target}",
 )

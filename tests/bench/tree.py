@@ -56,9 +56,17 @@ def describe(tree: Path) -> dict[str, int]:
     return {"files": files, "bytes": size_bytes}
 
 
-def same(one: Path, other: Path) -> str:
+def same(one: Path, other: Path, acls: bool = True) -> str:
     """What differs between two trees, or nothing: a result that is wrong is not fast."""
-    words = ["rsync", "-aHAXn", "--delete", "--checksum", "--itemize-changes", f"{one}/", f"{other}/"]
+    words = [
+        "rsync",
+        "-aHAXn" if acls else "-aHXn",
+        "--delete",
+        "--checksum",
+        "--itemize-changes",
+        f"{one}/",
+        f"{other}/",
+    ]
     lines = run(words, timeout_s=1800).stdout.splitlines()
     # The folder of a fresh file system itself, and its own.
     return "\n".join(line for line in lines if not line.endswith((" ./", " lost+found/")))
