@@ -124,7 +124,8 @@ def _from_depot(situation: Situation, plain: KernelChoice) -> KernelChoice:
     """The newest kernel of the depot that drives everything; of equal ones that of the image's own version."""
     good: list[tuple[Component, KernelIndex]] = []
     rejected: list[tuple[str, str]] = []
-    for component in situation.components:
+    newest = {c.id: c for c in sorted(situation.components, key=lambda c: version_key(c.version))}
+    for component in newest.values():
         if component.kind != "kernel" or not component.kernel_release:
             continue
         index = KernelIndex.from_component(component)
@@ -175,9 +176,10 @@ def _undriven(index: KernelIndex, plain: KernelChoice, situation: Situation) -> 
 
 def followers(kernel: Component, situation: Situation) -> tuple[Component, ...]:
     """Components that hold nothing but "depends on this very kernel": what brings its updates."""
+    newest = {c.id: c for c in sorted(situation.components, key=lambda c: version_key(c.version))}
     return tuple(
         component
-        for component in situation.components
+        for component in newest.values()
         if component.kind == "other"
         and component.package_format == kernel.package_format
         and any(relation.split()[0] == kernel.id for relation in component.depends if relation.split())

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.errors import PatchError, RefusedError
 from agent.model.difference import Difference, Item, Tier
+from agent.model.package_version import version_key
 from agent.model.profile import Profile
 from agent.model.recipe import AnyOperation, BoundRecipe, Check
 from agent.model.recipe_file import PLACEHOLDER, Action, Condition, Recipe
@@ -232,8 +233,9 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
 
 
 def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
-    """The newest component of each id that matches, in the depot's order."""
-    found = {c.id: c.version for c in situation.components if fnmatchcase(c.id, wanted)}
+    """The newest component of each id that matches."""
+    matching = [c for c in situation.components if fnmatchcase(c.id, wanted)]
+    found = {c.id: c.version for c in sorted(matching, key=lambda c: version_key(c.version))}
     if not found:
         raise RefusedError(f"no component ‘{wanted}’ in the depot", "add it with ‘regraft component add’")
     return found.items()
