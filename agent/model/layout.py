@@ -1,0 +1,224 @@
+"""Where every partition of an image goes on another disk. Pure: the same input gives the same layout.
+
+    source disk(s) ─► what is wanted ─► + what the firmware needs ─► sizes and places ─► + identities ─► Layout
+                      (wanted)            (wanted)                     (placing)           (here)
+
+Identities are preserved, so that nothing has to be patched: PARTUUIDs, table id, type ids, labels, flags, numbers.
+What is new gets its identity from the image's, not from chance.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agent.errors import DoesNotFitError, RefusedError
+from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
+from agent.model.image import Manifest
+from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
+from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
+from agent.model.plan import PlannedFilesystem, PlannedPartition
+from agent.model.profile import Disk, Firmware, Profile, TableKind
+from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
+from agent.model.wording import size_text
+
+# Free space that the system's volume keeps: an adaptation may install a kernel and rebuild the initramfs.
+HEADROOM_BYTES = 512 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The disk as it will be."""
+
+    table: str  # gpt, mbr
+    table_id: str
+    partitions: tuple[PlannedPartition, ...]  # in order of place on the disk
+    filesystems: Mapping[int, PlannedFilesystem]  # by partition number
+    volumes: Mapping[str, int]  # volume id → partition number
+    notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
+
+
+def fit(
+    manifest: Manifest,
+    source: Profile,
+    target_firmware: Firmware,
+    disk: Disk,
+    headroom_bytes: int = HEADROOM_BYTES,
+) -> Layout:
+    """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
+
+    Raises DoesNotFitError with needed and available sizes of every volume, RefusedError for what cannot be laid out.
+    """
+    _refuse_what_cannot_be_made(manifest)
+    _refuse_bios_on_large_sectors(source, target_firmware, disk)
+    main = main_disk(manifest)
+    wanted = wanted_partitions(manifest, main, headroom_bytes)
+    table, notes = _table(main, source, target_firmware, wanted, disk)
+    if source.os.kernels:
+        wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)
+    if table == "gpt":
+        wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
+    placed, left_out = place(wanted, main, table, disk)
+    table_id = _table_id(main, table, manifest)
+    return Layout(
+        table=table,
+        table_id=table_id,
+        partitions=_with_identities(placed, main, table, table_id, manifest),
+        filesystems={p.want.number: _planned(p, manifest) for p in placed if p.want.filesystem},
+        volumes={p.want.volume: p.want.number for p in placed if p.want.volume},
+        notes=(*notes, *left_out, *_size_notes(placed)),
+    )
+
+
+def _refuse_what_cannot_be_made(manifest: Manifest) -> None:
+    seen: dict[tuple[str, int], str] = {}
+    for volume in manifest.volumes:
+        place_of = (volume.disk, volume.partition)
+        if volume.kind != "tree" or (manifest.disks and volume.filesystem.kind not in WRITABLE):
+            raise RefusedError(
+                f"volume {volume.id} is {volume.kind} in {volume.filesystem.kind or 'an unknown file system'}; "
+                f"expected a tree in one of {', '.join(WRITABLE)}",
+                "extract its files with ‘regraft extract’",
+            )
+        if manifest.disks and not volume.disk:
+            raise RefusedError(
+                f"volume {volume.id} ({volume.filesystem.mountpoint}) lies on no partition of the image's disks "
+                "(LVM, RAID or encryption); expected a file system on a partition",
+                "extract its files with ‘regraft extract’",
+            )
+        if volume.disk and place_of in seen:
+            raise RefusedError(
+                f"volumes {seen[place_of]} and {volume.id} share partition {volume.partition} of {volume.disk}; "
+                "expected one volume a partition",
+                "extract their files with ‘regraft extract’",
+            )
+        seen[place_of] = volume.id
+
+
+def _refuse_bios_on_large_sectors(source: Profile, firmware: Firmware, disk: Disk) -> None:
+    if firmware is Firmware.BIOS and disk.logical_sector_bytes != 512 and source.os.kernels:
+        raise DoesNotFitError(
+            f"disk {disk.name} has {disk.logical_sector_bytes}-byte sectors, and this machine boots by BIOS, "
+            "which reads sectors of 512 bytes",
+            "switch the machine's firmware to UEFI, or choose a disk with 512-byte sectors",
+        )
+
+
+def _table(
+    main: Disk | None, source: Profile, firmware: Firmware, wanted: Sequence[Wanted], disk: Disk
+) -> tuple[str, list[str]]:
+    """gpt or mbr, and why it is not the source's."""
+    if main is None or main.table is not TableKind.MBR:
+        return "gpt", []
+    reach = MBR_SECTORS * disk.logical_sector_bytes
+    primaries = len([want for want in wanted if not want.logical]) + any(want.logical for want in wanted)
+    if sum(want.minimum_bytes for want in wanted) > reach:
+        return "gpt", [f"the MBR table became GPT: the volumes need more than the {size_text(reach)} that it reaches"]
+    if primaries > 4:  # volumes of other disks came along
+        return "gpt", ["the MBR table became GPT: there are more than four primary partitions"]
+    if firmware is Firmware.UEFI and source.os.kernels and not any(is_esp(want.type) for want in wanted):
+        if names_mbr_identities(source) and primaries < 4:
+            return "mbr", ["the MBR table stays, although this machine boots by UEFI: files name its PARTUUIDs"]
+        return "gpt", ["the MBR table became GPT, which every UEFI firmware boots from; PARTUUIDs are new"]
+    if disk.size_bytes > reach:
+        return "mbr", [f"the MBR table stays: only the first {size_text(reach)} of the disk are used"]
+    return "mbr", []
+
+
+def names_mbr_identities(source: Profile) -> bool:
+    """Whether files of the source or its kernel command line name partitions by identities that an MBR gives."""
+    kinds = {mention.kind for file in source.config_files for mention in file.mentions}
+    return "partuuid" in kinds or "PARTUUID=" in source.os.cmdline
+
+
+def _table_id(main: Disk | None, table: str, manifest: Manifest) -> str:
+    if main is not None and main.table == table and main.table_id:
+        return main.table_id.lower()
+    made = derived(manifest, "table")
+    return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
+
+
+def _with_identities(
+    placed: Sequence[Placed], main: Disk | None, table: str, table_id: str, manifest: Manifest
+) -> tuple[PlannedPartition, ...]:
+    parts: list[PlannedPartition] = []
+    used: set[str] = set()
+    for each in placed:
+        want = each.want
+        part_uuid = want.part_uuid if _is_guid(want.part_uuid) and want.part_uuid not in used else ""
+        part_uuid = part_uuid or str(derived(manifest, f"partition {want.number} {want.purpose}"))
+        used.add(part_uuid)
+        gpt = table == "gpt"
+        parts.append(
+            PlannedPartition(
+                number=want.number,
+                start_bytes=each.start_bytes,
+                size_bytes=each.size_bytes,
+                type=want.type,
+                part_uuid=part_uuid if gpt else _mbr_part_uuid(table_id, want.number),
+                part_label=want.part_label if gpt else "",
+                flags=tuple(flag for flag in want.flags if flag != "boot") if gpt else want.flags,
+                purpose=want.purpose,
+            )
+        )
+    return (*parts, *_extended(parts, placed, main, table_id))
+
+
+def _mbr_part_uuid(table_id: str, number: int) -> str:
+    return f"{table_id.removeprefix('0x')}-{number:02x}"
+
+
+def _extended(
+    parts: Sequence[PlannedPartition], placed: Sequence[Placed], main: Disk | None, table_id: str
+) -> list[PlannedPartition]:
+    """The extended partition around the logical ones of an MBR."""
+    inside = [part for part, each in zip(parts, placed, strict=True) if each.want.logical]
+    if not inside:
+        return []
+    taken = {part.number for part in parts}
+    own = [part for part in main.partitions if part.type.lower() in EXTENDED_TYPES] if main else []
+    free = [number for number in (*(part.number for part in own), 1, 2, 3, 4) if number not in taken]
+    start = inside[0].start_bytes - ALIGN_BYTES
+    return [
+        PlannedPartition(
+            number=free[0],
+            start_bytes=start,
+            size_bytes=inside[-1].start_bytes + inside[-1].size_bytes - start,
+            type=own[0].type.lower() if own else "0x5",
+            part_uuid=_mbr_part_uuid(table_id, free[0]),
+            purpose="extended",
+        )
+    ]
+
+
+def _is_guid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _planned(placed: Placed, manifest: Manifest) -> PlannedFilesystem:
+    fs = placed.want.filesystem
+    assert fs is not None
+    made = str(derived(manifest, f"filesystem {placed.want.purpose}"))
+    return PlannedFilesystem(
+        kind=fs.kind,
+        uuid=fs.uuid or (f"{made[:4]}-{made[4:8]}".upper() if fs.kind == "vfat" else made),
+        label=fs.label,
+        features=fs.features,
+        block_bytes=fs.block_bytes,
+        inodes=inodes_for(fs, placed.want.entries, placed.size_bytes),
+        mountpoint="" if fs.kind == "swap" else fs.mountpoint,
+        options=fs.options,
+    )
+
+
+def _size_notes(placed: Sequence[Placed]) -> list[str]:
+    return [
+        f"{each.want.name} {'grows' if each.size_bytes > each.want.source_bytes else 'shrinks'} "
+        f"from {size_text(each.want.source_bytes)} to {size_text(each.size_bytes)}"
+        for each in placed
+        if abs(each.size_bytes - each.want.source_bytes) >= 2 * ALIGN_BYTES and each.want.purpose != "esp"
+    ]

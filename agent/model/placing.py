@@ -1,0 +1,158 @@
+"""How large each wanted partition becomes on a disk, and where it starts.
+
+The source's geometry where nothing has to move; else every start on a whole MiB, in the source's order:
+grown on a larger disk, shrunk towards what the volumes hold on a smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agent.errors import DoesNotFitError
+from agent.model.filesystem_size import MIB
+from agent.model.profile import Disk
+from agent.model.wanted import Wanted
+from agent.model.wording import size_text
+
+ALIGN_BYTES = MIB
+MBR_SECTORS = 1 << 32
+GPT_TABLE_BYTES = 16384  # 128 entries; the backup lies at the end of the disk, its header in the last sector
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    want: Wanted
+    start_bytes: int
+    size_bytes: int
+
+    @property
+    def end_bytes(self) -> int:
+        return self.start_bytes + self.size_bytes
+
+
+def last_usable_bytes(table: str, disk: Disk) -> int:
+    """One past the last byte that a partition may use."""
+    if table == "mbr":
+        return min(disk.size_bytes, MBR_SECTORS * disk.logical_sector_bytes)
+    return disk.size_bytes - GPT_TABLE_BYTES - disk.logical_sector_bytes
+
+
+def place(wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk) -> tuple[list[Placed], list[str]]:
+    """Every partition in its place, in order, and notes on what was left out. Raises DoesNotFitError."""
+    kept = _source_places(wanted, main, table, disk)
+    if kept is not None:
+        return kept, []
+    room = last_usable_bytes(table, disk) // ALIGN_BYTES * ALIGN_BYTES - ALIGN_BYTES
+    fitting, notes = _without_what_may_go(wanted, room)
+    sizes = _sizes(fitting, room, disk, grow=main is None or disk.size_bytes > main.size_bytes)
+    placed: list[Placed] = []
+    at = ALIGN_BYTES
+    for want in _in_order(fitting):
+        at += ALIGN_BYTES * want.logical  # the sector with its own table, before it
+        placed.append(Placed(want, at, sizes[want.number]))
+        at += sizes[want.number]
+    return _numbered(placed), notes
+
+
+def _source_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk) -> list[Placed] | None:
+    """The source's own geometry, if the disk is not larger, reads sectors of that size, and all of it fits."""
+    if (
+        main is None
+        or table != main.table
+        or main.logical_sector_bytes != disk.logical_sector_bytes
+        or disk.size_bytes > main.size_bytes
+    ):
+        return None
+    own = {(part.number, part.start_bytes) for part in main.partitions}
+    moved = [
+        want
+        for want in wanted
+        if (want.number, want.start_bytes) not in own
+        or want.start_bytes % ALIGN_BYTES
+        or want.start_bytes < ALIGN_BYTES
+        or want.source_bytes % disk.logical_sector_bytes
+        or want.start_bytes + want.source_bytes > last_usable_bytes(table, disk)
+    ]
+    return None if moved else [Placed(want, want.start_bytes, want.source_bytes) for want in _in_order(wanted)]
+
+
+def _without_what_may_go(wanted: Sequence[Wanted], room: int) -> tuple[list[Wanted], list[str]]:
+    """Partitions of unknown content go when there is too little room, then swap if even its smallest is too much."""
+    kept, notes = list(wanted), []
+    for swap in (False, True):
+        if sum(_smallest(want) for want in kept) <= room:
+            break
+        going = [want for want in kept if want.may_go and (want.purpose == "swap") == swap]
+        notes += [f"{want.name} ({size_text(want.source_bytes)}) is left out: there is no room" for want in going]
+        kept = [want for want in kept if want not in going]
+    return kept, notes
+
+
+def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: bool) -> dict[int, int]:
+    """Sizes by partition number, whole MiB."""
+    available = room - ALIGN_BYTES * sum(want.logical for want in wanted)
+    full = {want.number: _up(want.source_bytes) for want in wanted}
+    small = {want.number: min(_up(want.minimum_bytes), full[want.number]) for want in wanted}
+    left = available - sum(small.values())
+    if left < 0:
+        raise _does_not_fit(wanted, small, available, disk)
+    spare = available - sum(full.values())
+    growing = _growing(wanted)
+    if spare < 0:
+        over = sum(full.values()) - sum(small.values())
+        full = {
+            number: small[number] + (size - small[number]) * left // over // ALIGN_BYTES * ALIGN_BYTES
+            for number, size in full.items()
+        }
+        spare = available - sum(full.values())  # what the rounding left over
+        grow = True
+    if growing is not None and grow:
+        full[growing.number] += spare
+    return full
+
+
+def _growing(wanted: Sequence[Wanted]) -> Wanted | None:
+    """The largest volume, the last of several equals; a boot partition only if there is nothing else."""
+    able = [want for want in wanted if want.filesystem and want.volume and want.filesystem.kind != "vfat"]
+    able = [want for want in able if want.name != "/boot"] or able
+    return max(able, key=lambda want: (want.source_bytes, want.start_bytes), default=None)
+
+
+def _does_not_fit(wanted: Sequence[Wanted], small: Mapping[int, int], available: int, disk: Disk) -> DoesNotFitError:
+    lines = [
+        f"  {want.name}: needs {size_text(small[want.number])}"
+        + (f", holds {size_text(want.filesystem.used_bytes)}" if want.volume and want.filesystem else "")
+        for want in wanted
+    ]
+    needed = sum(small.values())
+    return DoesNotFitError(
+        f"disk {disk.name} (serial {disk.serial or '-'}, {size_text(disk.size_bytes)}) has "
+        f"{size_text(max(available, 0))} for partitions, the image needs {size_text(needed)}:\n" + "\n".join(lines),
+        f"choose a disk that is at least {size_text(needed - available)} larger",
+    )
+
+
+def _in_order(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """By place on the source; logical partitions together, where the first of them was."""
+    first = min((want.start_bytes for want in wanted if want.logical), default=0)
+    return sorted(
+        wanted, key=lambda want: (first if want.logical else want.start_bytes, want.logical * want.start_bytes)
+    )
+
+
+def _numbered(placed: Sequence[Placed]) -> list[Placed]:
+    """Logical partitions are numbered from 5 in the order of their chain: there is no choice."""
+    numbers = iter(range(5, 5 + len(placed)))
+    return [
+        replace(each, want=replace(each.want, number=next(numbers))) if each.want.logical else each for each in placed
+    ]
+
+
+def _smallest(want: Wanted) -> int:
+    size = want.source_bytes if want.may_go and want.purpose != "swap" else want.minimum_bytes
+    return _up(size) + ALIGN_BYTES * want.logical
+
+
+def _up(size_bytes: int) -> int:
+    return -(-size_bytes // ALIGN_BYTES) * ALIGN_BYTES

@@ -1,0 +1,179 @@
+"""What partitions a restored disk needs: those that the image brings, and those that the firmware asks for."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agent.errors import DoesNotFitError
+from agent.model.filesystem_size import MIB, WRITABLE, minimum_bytes
+from agent.model.image import Manifest, Volume
+from agent.model.partition_types import BIOS_BOOT, ESP, ESP_MBR, EXTENDED_TYPES, LINUX, is_bios_boot, is_esp
+from agent.model.profile import Disk, FileSystem, Firmware, Partition, TableKind
+
+ESP_BYTES = 512 * MIB
+# FAT32 needs 65,525 clusters of at least a sector: 260 MiB with sectors of 4096 bytes.
+ESP_FLOOR_BYTES = {512: 100 * MIB, 4096: 260 * MIB}
+BIOS_BOOT_BYTES = MIB
+MBR_NUMBERS, GPT_NUMBERS = 4, 128
+_NAMESPACE = uuid.UUID("0b9c9c53-6d5f-5d7c-9d2a-5e3a5f1c8d10")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A partition that the layout must find a place for."""
+
+    number: int
+    type: str
+    source_bytes: int
+    minimum_bytes: int
+    start_bytes: int = 0  # on the source: order, and the place itself where it can be kept
+    purpose: str = ""
+    part_uuid: str = ""
+    part_label: str = ""
+    flags: tuple[str, ...] = ()
+    filesystem: FileSystem | None = None
+    volume: str = ""
+    entries: int = 0
+    logical: bool = False
+    may_go: bool = False  # dropped, with a note, when there is no room
+
+    @property
+    def name(self) -> str:
+        mountpoint = self.filesystem.mountpoint if self.filesystem else ""
+        return mountpoint or self.purpose or f"partition {self.number}"
+
+
+def derived(manifest: Manifest, what: str) -> uuid.UUID:
+    """An identity that this image always gives to ``what``: no chance in decisions."""
+    return uuid.uuid5(_NAMESPACE, f"{manifest.machine}\n{manifest.time}\n{manifest.profile.sha256}\n{what}")
+
+
+def main_disk(manifest: Manifest) -> Disk | None:
+    """The source disk whose table is taken over: the one that boots, else the one of the root volume."""
+    root = next((volume.disk for volume in manifest.volumes if volume.filesystem.mountpoint in ("/", "")), "")
+    with_volumes = {volume.disk for volume in manifest.volumes}
+    ranked = sorted(
+        manifest.disks, key=lambda disk: (disk.role != "boot", disk.name != root, disk.name not in with_volumes)
+    )
+    return ranked[0] if ranked else None
+
+
+def wanted_partitions(manifest: Manifest, main: Disk | None, headroom_bytes: int) -> list[Wanted]:
+    """Partitions of the main disk in the order of their places, then volumes of other disks."""
+    volumes = {(volume.disk, volume.partition): volume for volume in manifest.volumes}
+    wanted: list[Wanted] = []
+    if main is not None:
+        parts = [part for part in main.partitions if part.type.lower() not in EXTENDED_TYPES]
+        for part in sorted(parts, key=lambda part: part.start_bytes):
+            want = _of_partition(part, volumes.get((main.name, part.number)), headroom_bytes)
+            wanted.append(replace(want, logical=main.table is TableKind.MBR and part.number > MBR_NUMBERS))
+    taken = {(main.name, part.number) for part in main.partitions} if main else set()
+    last = max((want.start_bytes for want in wanted), default=0)
+    for volume in manifest.volumes:
+        if (volume.disk, volume.partition) not in taken:
+            made = _of_volume(volume, _partition_of(volume, manifest), headroom_bytes)
+            last += 1  # after everything else, in the order of the manifest
+            wanted.append(replace(made, number=free_number(wanted, "gpt"), start_bytes=last))
+    return wanted
+
+
+def _partition_of(volume: Volume, manifest: Manifest) -> Partition | None:
+    disk = next((disk for disk in manifest.disks if disk.name == volume.disk), None)
+    return next((part for part in disk.partitions if part.number == volume.partition), None) if disk else None
+
+
+def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -> Wanted:
+    if volume is not None:
+        return _of_volume(volume, part, headroom_bytes)
+    swap = part.holds if part.holds is not None and part.holds.kind == "swap" else None
+    boot = is_bios_boot(part.type)
+    return Wanted(
+        number=part.number,
+        type=part.type.lower(),
+        source_bytes=part.size_bytes,
+        minimum_bytes=minimum_bytes(replace(swap, size_bytes=part.size_bytes), 0) if swap else part.size_bytes,
+        start_bytes=part.start_bytes,
+        purpose="swap" if swap else "bios-grub" if boot else "",
+        part_uuid=part.part_uuid.lower(),
+        part_label=part.part_label,
+        flags=part.flags,
+        filesystem=swap,
+        # Nothing of it was captured: it is kept, empty, only where there is room for it.
+        may_go=not boot,
+    )
+
+
+def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> Wanted:
+    fs = volume.filesystem
+    if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
+        fs = FileSystem("ext4", used_bytes=volume.content_bytes + 4096 * volume.entries, mountpoint=fs.mountpoint)
+    fs = replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=fs.used_bytes or volume.content_bytes)
+    smallest = minimum_bytes(fs, volume.entries, headroom_bytes if fs.mountpoint == "/" else 0)
+    size = part.size_bytes if part else fs.size_bytes or smallest
+    return Wanted(
+        number=part.number if part else 0,
+        type=part.type.lower() if part else LINUX,
+        source_bytes=size,
+        # What the source held within its size, the target can hold within it.
+        minimum_bytes=min(smallest, size),
+        start_bytes=part.start_bytes if part else 0,
+        purpose=volume.id,
+        part_uuid=part.part_uuid.lower() if part else "",
+        part_label=part.part_label if part else "",
+        flags=part.flags if part else (),
+        filesystem=fs,
+        volume=volume.id,
+        entries=volume.entries,
+    )
+
+
+def with_boot_partitions(
+    wanted: list[Wanted], table: str, firmware: Firmware, manifest: Manifest, sector_bytes: int
+) -> list[Wanted]:
+    """An EFI system partition for UEFI, in the place of a BIOS boot partition if there is one; the reverse for BIOS."""
+    bios_boot = next((want for want in wanted if is_bios_boot(want.type)), None)
+    if firmware is Firmware.UEFI and not any(is_esp(want.type) for want in wanted):
+        number = bios_boot.number if bios_boot else free_number(wanted, table)
+        rest = [want for want in wanted if want is not bios_boot]
+        return [_new_esp(number, table, manifest, sector_bytes), *rest]
+    if firmware is Firmware.BIOS and table == "gpt" and bios_boot is None:
+        made = Wanted(
+            number=free_number(wanted, table),
+            type=BIOS_BOOT,
+            source_bytes=BIOS_BOOT_BYTES,
+            minimum_bytes=BIOS_BOOT_BYTES,
+            purpose="bios-grub",
+            part_uuid=str(derived(manifest, "bios-grub")),
+        )
+        return [made, *wanted]
+    return wanted
+
+
+def free_number(wanted: Sequence[Wanted], table: str) -> int:
+    taken = {want.number for want in wanted}
+    limit = MBR_NUMBERS if table == "mbr" else GPT_NUMBERS
+    free = next((number for number in range(1, limit + 1) if number not in taken), 0)
+    if not free:
+        raise DoesNotFitError(
+            f"the {table.upper()} table has {limit} partitions, and this machine needs one more",
+            "use a machine with the firmware that the source had",
+        )
+    return free
+
+
+def _new_esp(number: int, table: str, manifest: Manifest, sector_bytes: int) -> Wanted:
+    serial = derived(manifest, "esp-filesystem").hex[:8].upper()
+    return Wanted(
+        number=number,
+        type=ESP if table == "gpt" else ESP_MBR,
+        source_bytes=ESP_BYTES,
+        minimum_bytes=ESP_FLOOR_BYTES.get(sector_bytes, ESP_BYTES),
+        purpose="esp",
+        part_uuid=str(derived(manifest, "esp-partition")) if table == "gpt" else "",
+        part_label="EFI System Partition" if table == "gpt" else "",
+        filesystem=FileSystem(
+            "vfat", uuid=f"{serial[:4]}-{serial[4:]}", label="EFI", mountpoint="/boot/efi", options="umask=0077"
+        ),
+    )
