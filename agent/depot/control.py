@@ -6,6 +6,7 @@ growing pauses, refusals are final.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import time
@@ -90,6 +91,7 @@ class Control:
         self.url = self.url.rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = False  # like the depot's own client: no proxies, no .netrc
+        self._session.verify = os.environ.get("SSL_CERT_FILE") or True  # an authority of one's own, as in `http`
         self._session.auth = _Bearer(self.token)
         self._session.headers["User-Agent"] = f"regraft/{VERSION}"
         self._session.headers["Accept"] = "application/json, application/problem+json"

@@ -160,7 +160,10 @@ class HttpDepot:
                 spool = self._spool(path, answer)
                 return self._from_spool(path, spool, offset, buffer)
             found = CONTENT_RANGE.fullmatch(answer.response.headers.get("Content-Range", ""))
-            if not found or int(found[1]) != offset:
+            if not found:  # a connection that is cut inside the headers looks like an answer without the rest of them
+                answer.cut()
+                raise _Passing("the answer has no Content-Range")
+            if int(found[1]) != offset:
                 answer.cut()
                 raise DamagedError(f"{path} of depot {self.location}: the server sent another range than was asked for")
             if int(found[2]) < last:

@@ -30,7 +30,7 @@ class TargetRow(Base):
     vendor: Mapped[str]
     product: Mapped[str]
     system_uuid: Mapped[str]  # normalised; "" when it is a placeholder
-    system_serial: Mapped[str]
+    system_serial: Mapped[str]  # in lower case, likewise
     macs: Mapped[str]  # separated by blanks
     xml: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
 

@@ -237,7 +237,7 @@ def match_pair(match: JobMatch) -> tuple[str, str]:
     """The one property a job names, normalised. Raises DamagedError when there is none or more than one."""
     given = [(name, value) for name, value in (
         ("system_uuid", match.system_uuid.strip().lower()),
-        ("system_serial", match.system_serial.strip()),
+        ("system_serial", match.system_serial.strip().casefold()),
         ("mac", match.mac.strip().lower().replace("-", ":")),
         ("any", "any" if match.any else ""),
     ) if value]  # fmt: skip

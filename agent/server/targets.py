@@ -130,7 +130,7 @@ def _profile(depot: LocalDepot, machine: str, time: str, sha256: str) -> Profile
 def facts_of_profile(profile: Profile) -> Facts:
     """What tells this machine from others; placeholders that vendors leave in tell nothing."""
     uuid = profile.platform.system_uuid.strip().lower()
-    serial = profile.platform.system_serial.strip()
+    serial = profile.platform.system_serial.strip().casefold()
     return Facts(
         system_uuid="" if is_placeholder(uuid) else uuid,
         system_serial="" if is_placeholder(serial) else serial,

@@ -80,7 +80,7 @@ def test_a_job_from_queue_to_done(jobs: Jobs, target: int) -> None:
 @pytest.mark.parametrize(
     ("match", "fits"),
     [({"system_uuid": "UUID-1"}, True), ({"system_uuid": "uuid-2"}, False), ({"system_serial": "serial-1"}, True),
-     ({"system_serial": "SERIAL-1"}, False), ({"mac": "52-54-00-00-00-02"}, True),
+     ({"system_serial": " SERIAL-1"}, True), ({"system_serial": "serial"}, False), ({"mac": "52-54-00-00-00-02"}, True),
      ({"mac": "52:54:00:00:00:03"}, False), ({"any": True}, True)],
 )  # fmt: skip
 def test_a_job_is_found_by_the_property_it_names(jobs: Jobs, match: dict[str, str | bool], fits: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from agent.depot.catalogue import find_image
 from agent.depot.control import Control
+from agent.depot.http import HttpDepot
 from agent.depot.local import LocalDepot
-from agent.errors import NotAllowedError, UsageError
+from agent.depot.signing import trusted_keys
+from agent.errors import DamagedError, NotAllowedError, NotTrustedError, UsageError
+from agent.model.image import ImageRef
+from agent.model.profile_xml import dump_profile
 from agent.server.auth import Role, Tokens
 from agent.server.run import PreparedServer, ServeOptions, give_tokens, prepare, prepare_state, warnings
+from tests.server.conftest import make_manifest, make_profile, reference
 
 DATA = os.urandom(3 << 20)
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -137,3 +144,83 @@ def test_the_client_talks_to_it(running: PreparedServer) -> None:
     assert Control(running.url, TOKEN).jobs() == ()
     with pytest.raises(NotAllowedError, match="needs a token"):
         Control(running.url, "wrong").jobs()
+
+
+@pytest.mark.root
+def test_a_source_publishes_over_the_network_and_a_reader_believes_the_servers_key_only(
+    running: PreparedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depot = HttpDepot(running.url, TOKEN)
+    published = depot.publish_profile(dump_profile(make_profile()))
+    pack, listing = reference(b"a pack"), reference(b"a listing")
+    for path, data in ((f"packs/{pack.sha256[:2]}/{pack.sha256}.pack", b"a pack"),
+                       (f"objects/{listing.sha256}.jsonl.zst", b"a listing")):  # fmt: skip
+        (tmp_path / "file").write_bytes(data)
+        depot.put_file(path, tmp_path / "file")
+    depot.publish_image(make_manifest("web1", published.sha256, pack, listing))
+    (tmp_path / "file").write_bytes(b"other bytes")
+    with pytest.raises(DamagedError, match="expected " + "0" * 64):
+        depot.put_file(f"packs/00/{'0' * 64}.pack", tmp_path / "file")
+    key = LocalDepot(tmp_path / "depot").public_key
+    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "another machine"))
+    with pytest.raises(NotTrustedError):
+        trusted_keys(depot)
+    loaded = find_image(depot, trusted_keys(depot, [key]), ImageRef("web1"))
+    assert loaded.profile.machine == "web1"
+    assert Control(running.url, TOKEN).submit_target(dump_profile(make_profile("target"))).decision == "match"
+
+
+class CuttingProxy:
+    """Passes connections on, and cuts the first ones after some bytes of the answer."""
+
+    def __init__(self, target: str, cuts: tuple[int, ...]) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._cuts = iter(cuts)
+        self.passed = 0
+        self.connections = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._pass_on, args=(client, next(self._cuts, 1 << 40)), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, room: int) -> None:
+        with client, socket.create_connection(self._target) as server:
+            threading.Thread(target=pump, args=(client, server), daemon=True).start()
+            while room > 0 and (data := server.recv(min(room, 1 << 16))):
+                client.sendall(data)
+                self.passed += len(data)
+                room -= len(data)
+            server.shutdown(socket.SHUT_RDWR)
+            client.shutdown(socket.SHUT_RDWR)
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    except OSError:
+        pass
+
+
+@pytest.mark.root
+def test_a_cut_connection_goes_on_where_it_stopped(running: PreparedServer) -> None:
+    assert ask(running, "PUT", PACK, DATA)[0] == 201
+    proxy = CuttingProxy(urlsplit(running.url).netloc, (500_000, 1_000_000, 100, 700_000))
+    buffer = bytearray(len(DATA))
+    HttpDepot(proxy.url, TOKEN, sleep=lambda _: None).read_into(PACK, 0, memoryview(buffer))
+    proxy.listener.close()
+    assert buffer == DATA
+    assert proxy.connections == 5
+    assert proxy.passed < len(DATA) + 5 * 1000  # the rest is headers: nothing was fetched twice
