@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from agent import errors
 from agent.cli import COMMANDS, cli
+from agent.model.agent_config import AgentConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -57,6 +59,13 @@ def test_the_one_line_of_each_command_is_its_own_help() -> None:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         assert (command.help or "").startswith(line.rstrip(".")), name
+
+
+def test_every_key_of_the_medium_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \|.*\| `?([a-z]*)`? ?\|$", COMMANDS_PAGE, re.M))
+    defaults = {field.name: field.default for field in msgspec.structs.fields(AgentConfig)}
+    said = {name: str(value).lower() if isinstance(value, str | bool) else "" for name, value in defaults.items()}
+    assert rows == said
 
 
 def test_exit_codes_are_the_documented_ones() -> None:
