@@ -18,7 +18,15 @@ from tests.lab.programs import LabError
 from tests.lab.running import RunningMachine, plain_text
 from tests.lab.serving import serving
 from tests.lab.source import cached_source
-from tests.lab.story import BOOT_PATIENCE_S, PE_PATIENCE_S, RestoreOrder, boot_restored, capture_disk, restore
+from tests.lab.story import (
+    BOOT_PATIENCE_S,
+    PE_PATIENCE_S,
+    RestoreOrder,
+    boot_restored,
+    capture_disk,
+    identified,
+    restore,
+)
 
 A_PATH = click.Path(path_type=Path)
 A_DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -40,7 +48,7 @@ def hardware_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_machine(disks: tuple[str, ...], options: dict[str, Any]) -> Machine:
-    return Machine(
+    machine = Machine(
         name="target",
         firmware=options["firmware"],
         disks=tuple(parse_disk(text) for text in disks),
@@ -49,6 +57,7 @@ def make_machine(disks: tuple[str, ...], options: dict[str, Any]) -> Machine:
         smbios=parse_smbios(options["smbios"]),
         medium_kind=options["medium"],
     )
+    return identified(machine)
 
 
 @click.group()
