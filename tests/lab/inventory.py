@@ -296,7 +296,8 @@ def load(text: str) -> dict[str, Entry]:
     for line in text.splitlines():
         facts = json.loads(line)
         facts["xattrs"] = tuple((name, value) for name, value in facts["xattrs"])
-        found[facts.pop("path")] = Entry(**facts)
+        path = facts.pop("path")
+        found[path] = Entry(**facts)
     return found
 
 

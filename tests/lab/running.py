@@ -122,6 +122,7 @@ class RunningMachine:
         self.process = start(qemu_words(self.machine, paths, nvram, serial, self._qmp), output=self._qemu_log)
         try:
             self.console = Console(self._connect(serial), log)
+            self._wait_for_devices()
         except BaseException:
             self._end()
             raise
@@ -156,9 +157,24 @@ class RunningMachine:
                 time.sleep(0.05)
             else:
                 return line
+        raise self._not_started()
+
+    def _wait_for_devices(self) -> None:
+        """QEMU takes the serial connection before it looks at its devices: it may still refuse one."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                self.qmp("query-status")
+            except (OSError, ValueError):  # not there yet, or gone in the middle of its answer
+                time.sleep(0.05)
+            else:
+                return
+        raise self._not_started()
+
+    def _not_started(self) -> LabError:
         self._qemu_log.flush()
         said = Path(self._qemu_log.name).read_text(errors="replace")
-        raise LabError(f"QEMU did not start ‘{self.machine.name}’: {said.strip() or 'it said nothing'}")
+        return LabError(f"QEMU did not start ‘{self.machine.name}’: {said.strip() or 'it said nothing'}")
 
     def seconds(self) -> float:
         """Since power-on."""
