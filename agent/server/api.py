@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from agent.depot import catalogue
+from agent.depot.component_xml import load_component
 from agent.depot.local import LocalDepot
 from agent.errors import DamagedError, DiskSelectionError, NoImageError
 from agent.model.events import Event
@@ -18,7 +19,7 @@ from agent.model.machine_match import is_placeholder
 from agent.model.report import Report
 from agent.model.wording import printable
 from agent.server.auth import Need, Role, Tokens, needs
-from agent.server.files import put_file, serve_file
+from agent.server.files import check_payload, put_file, serve_file
 from agent.server.jobs import Jobs, match_pair
 from agent.server.problems import TooLargeError
 from agent.server.targets import Targets
@@ -125,8 +126,11 @@ def publish_image(use: Use, manifest: Annotated[bytes, Depends(Body(MANIFEST_LIM
 
 @router.post("/api/v1/components", openapi_extra=needs(Need.WRITE))
 def publish_component(use: Use, xml: Annotated[bytes, Depends(Body(COMPONENT_LIMIT_BYTES))]) -> Response:
+    """Publish when its payload is there, with the digests that the document names."""
+    component = load_component(xml)
+    check_payload(use.depot, component)
     use.depot.publish_component(xml)
-    return _json({"published": True}, 201)
+    return _json({"component": component.id, "version": component.version}, 201)
 
 
 # --- targets and jobs ---------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from agent.depot.local import LocalDepot
 from agent.depot.store import digest_in_path
 from agent.errors import DamagedError, NoImageError, RefusedError, StorageFullError, UsageError
+from agent.model.image import Component
 from agent.model.wording import printable, size_text
 from agent.server.problems import TooLargeError, problem
 
@@ -240,6 +241,18 @@ def _keep(depot: LocalDepot, path: str, received: Received, expected: str) -> bo
         finally:
             os.close(descriptor)
     return not had
+
+
+def check_payload(depot: LocalDepot, component: Component) -> None:
+    """Raise unless every file of a component is there as its document says: uploads need not carry a digest."""
+    for file in component.payload:
+        path = f"components/{component.id}/{component.version}/{file.path}"
+        place = depot.root / path
+        if not place.is_file():
+            raise RefusedError(f"{path} is absent", "put the payload before the document that names it")
+        found = _sha256(place)
+        if found != file.sha256:
+            raise DamagedError(f"{path} has SHA-256 {found}, the document names {file.sha256}", "put the file again")
 
 
 def _published(target: Path) -> bool:

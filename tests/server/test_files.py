@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.depot.component_xml import dump_component
 from agent.errors import StorageFullError
+from agent.model.image import Component, ComponentFile
 from agent.server import files
 from agent.server.auth import Role
 from tests.server.conftest import Server, make_server
@@ -220,3 +222,26 @@ def test_a_bug_is_a_problem_document_without_inner_words(server: Server) -> None
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert str(server.depot.root) not in answer.text
+
+
+def component(payload: bytes, sha256: str) -> bytes:
+    return dump_component(Component(
+        id="firmware-x", version="1:2.0~rc1-1", kind="firmware", architecture="all", for_os="debian 12",
+        package_format="deb", payload=(ComponentFile("firmware-x.deb", sha256, len(payload)),),
+    ))  # fmt: skip
+
+
+def test_a_component_is_published_when_its_payload_is_what_it_names(server: Server) -> None:
+    def publish(xml: bytes) -> int:
+        return server.client.post("/api/v1/components", content=xml, headers=server.headers(Role.WRITE)).status_code
+
+    good = component(b"payload", hashlib.sha256(b"payload").hexdigest())
+    assert publish(good) == 409  # its payload is absent
+    assert server.put("components/firmware-x/1:2.0~rc1-1/firmware-x.deb", b"pAyload") == 201
+    assert publish(good) == 422  # same size, other bytes
+    assert get(server, "components/firmware-x/1:2.0~rc1-1/component.xml")[0] == 404
+    assert server.put("components/firmware-x/1:2.0~rc1-1/firmware-x.deb", b"payload") == 200
+    assert publish(good) == 201
+    assert get(server, "components/firmware-x/1:2.0~rc1-1/component.xml")[1] == good
+    assert get(server, "components/firmware-x/1:2.0~rc1-1/component.xml.sig")[0] == 200
+    assert publish(b"<component/>") == 422
