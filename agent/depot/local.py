@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from agent.depot import catalogue
-from agent.depot.components import load_component
+from agent.depot.component_xml import load_component
 from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, SigningKey, load_key, make_key, pin_key
 from agent.depot.store import (
     CATALOGUE_FILE,

@@ -159,7 +159,7 @@ class _Lines:
             self.used[number] = 1
 
     def close(self) -> None:
-        self._writer.__exit__(None, None, None)
+        self._writer.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
 
 
 @dataclass(slots=True)
