@@ -195,7 +195,8 @@ def console_items(situation: Situation) -> Iterator[Item]:
     for word in situation.source.os.cmdline.split():
         if word.startswith("console=") and default_kernel(situation.source):
             yield Item(
-                id="", op=Op.MAP if word in kept else Op.CHANGE, kind="console", key=word, tier=Tier.SHOULD, source=word, target=word,
+                id="", op=Op.MAP if word in kept else Op.CHANGE, kind="console", key=word, tier=Tier.SHOULD,
+                source=word, target=word,
                 reason="the console on the kernel command line is kept",
                 handled_by=PRESERVED if word in kept else (),
             )  # fmt: skip
