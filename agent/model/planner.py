@@ -27,7 +27,7 @@ from agent.model.plan import (
     WriteTree,
 )
 from agent.model.profile import Disk, Firmware, Kernel, Profile
-from agent.model.recipe import BoundRecipe, Install, Request
+from agent.model.recipe import BoundRecipe, Install, RemovePackage, Request
 from agent.model.target_disk import identity
 from agent.model.wording import size_text
 
@@ -155,7 +155,8 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
 
 
 def boot_releases(decisions: Decisions) -> tuple[str, ...]:
-    """Kernels the machine may boot, the default first: those a recipe installs, then those of the image."""
+    """Kernels the machine may boot, the default first: those a recipe installs, then those of the image
+    that no recipe removes."""
     installed = [
         chosen.kernel_release
         for recipe in decisions.recipes
@@ -163,7 +164,14 @@ def boot_releases(decisions: Decisions) -> tuple[str, ...]:
         if isinstance(operation, Install)
         and (chosen := component_named(decisions.components, operation)).kernel_release
     ]
-    present = [kernel.release for kernel in sorted(decisions.source.os.kernels, key=_default_first) if kernel.initrd]
+    removed = {
+        operation.package
+        for recipe in decisions.recipes
+        for operation in recipe.operations
+        if isinstance(operation, RemovePackage)
+    }
+    kernels = [k for k in decisions.source.os.kernels if k.initrd and k.package not in removed]
+    present = [kernel.release for kernel in sorted(kernels, key=_default_first)]
     return tuple(dict.fromkeys([*installed, *present]))
 
 
