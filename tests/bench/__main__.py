@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -212,5 +213,13 @@ def table(result: Bench) -> str:
     return "\n".join(lines)
 
 
+def in_own_mount_namespace() -> None:
+    """Nobody else sees or holds these mounts, and they are gone however this ends."""
+    if "REGRAFT_BENCH" not in os.environ:
+        os.environ["REGRAFT_BENCH"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.bench", *sys.argv[1:]])
+
+
 if __name__ == "__main__":
+    in_own_mount_namespace()
     bench()

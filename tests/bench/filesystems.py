@@ -12,15 +12,19 @@ from agent.process import run
 
 @dataclass(frozen=True, slots=True)
 class LoopFileSystem:
-    """An ext4 on a loop device on tmpfs, mounted or not."""
+    """An ext4 in a file on tmpfs, mounted through a loop device that goes when it is unmounted."""
 
-    node: str
+    backing: Path
+    size_bytes: int
     mountpoint: Path
 
     def make_anew(self) -> None:
         """Empty, and nothing of it cached."""
         self.unmount()
-        run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.node])
+        self.backing.unlink(missing_ok=True)
+        with self.backing.open("wb") as file:
+            file.truncate(self.size_bytes)
+        run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.backing])
         self.mount()
 
     def forget_cache(self) -> None:
@@ -29,7 +33,7 @@ class LoopFileSystem:
         self.mount()
 
     def mount(self) -> None:
-        run(["mount", "-o", "noatime", self.node, self.mountpoint])
+        run(["mount", "-o", "loop,noatime", self.backing, self.mountpoint])
 
     def unmount(self) -> None:
         if self.mountpoint.is_mount():
@@ -44,25 +48,20 @@ def memory(mountpoint: Path, size_bytes: int) -> Iterator[Path]:
     try:
         yield mountpoint
     finally:
-        run(["umount", mountpoint])
+        # Lazily: a loop device may be let go of a moment after its file system.
+        run(["umount", "--lazy", mountpoint])
         mountpoint.rmdir()
 
 
 @contextmanager
 def loop_filesystem(folder: Path, name: str, size_bytes: int) -> Iterator[LoopFileSystem]:
-    backing, mountpoint = folder / f"{name}.img", folder / name
-    with backing.open("wb") as file:
-        file.truncate(size_bytes)
-    mountpoint.mkdir()
-    node = run(["losetup", "--find", "--show", backing]).stdout.strip()
-    made = LoopFileSystem(node, mountpoint)
+    made = LoopFileSystem(folder / f"{name}.img", size_bytes, folder / name)
+    made.mountpoint.mkdir()
     try:
         made.make_anew()
         yield made
     finally:
         made.unmount()
-        run(["losetup", "--detach", node])
-        backing.unlink()
 
 
 @contextmanager
