@@ -166,10 +166,10 @@ def make_big_file(top: Path) -> None:
 
 
 def make_deep(top: Path) -> None:
-    """Deeper than PATH_MAX allows to be named at once."""
+    """As deep as whole paths can name: they end shortly before PATH_MAX, wherever the restored system is mounted."""
     top.mkdir()
     here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    for _ in range(24):
+    for _ in range(19):
         os.mkdir("d" * 200, dir_fd=here)
         below = os.open("d" * 200, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
         os.close(here)

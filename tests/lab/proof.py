@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -145,4 +146,5 @@ def compare_disks(
 
 
 def excused(path: str, left_out: Iterable[str]) -> bool:
-    return IGNORED.fullmatch(path) is not None or any(path.startswith(place.rstrip("/") + "/") for place in left_out)
+    """``left_out`` are globs, in which a star crosses slashes, as the image states them."""
+    return IGNORED.fullmatch(path) is not None or any(fnmatchcase(path, glob) for glob in left_out)

@@ -7,6 +7,7 @@ nginx. The boot loader is installed by the machine itself, in its first boot: on
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import shutil
@@ -99,9 +100,12 @@ def source_machine(disk: Path, forwards: tuple[Forward, ...] = ()) -> Machine:
 def cached_source() -> Source:
     """The built source; made when absent (a few minutes)."""
     home = CACHE / f"source-{cache_key()}"
-    if not (home / "nic-name").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        build(home)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "source.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that build at once would build into each other
+        if not (home / "nic-name").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            build(home)
     return Source(home / "disk.img", home / "key", (home / "nic-name").read_text().strip())
 
 
