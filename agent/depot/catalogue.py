@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agent.depot.signing import MANIFEST, TrustedKeys, read_signed
+from agent.depot.signing import MANIFEST, PROFILE, TrustedKeys, read_signed
 from agent.depot.store import (
     CATALOGUE_FILE,
     FORMAT,
@@ -157,7 +157,7 @@ def find_image(depot: Depot, trust: TrustedKeys, ref: ImageRef) -> LoadedImage:
     manifest = decode_manifest(data, path)
     if (manifest.machine, manifest.time) != (ref.machine, time):
         raise DamagedError(f"{path} is the manifest of {manifest.ref}, expected {ref.machine}@{time}")
-    return LoadedImage(manifest, hashlib.sha256(data).hexdigest(), _read_profile(depot, manifest))
+    return LoadedImage(manifest, hashlib.sha256(data).hexdigest(), _read_profile(depot, trust, manifest))
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
@@ -199,10 +199,10 @@ def _newest(depot: Depot, machine: str) -> str:
     return max(times)
 
 
-def _read_profile(depot: Depot, manifest: Manifest) -> Profile:
+def _read_profile(depot: Depot, trust: TrustedKeys, manifest: Manifest) -> Profile:
     path = profile_path(manifest.machine, manifest.profile.time)
     try:
-        xml = depot.read(path, PROFILE_LIMIT_BYTES)
+        xml = read_signed(depot, trust, PROFILE, path, PROFILE_LIMIT_BYTES)
     except FileNotFoundError:
         raise DamagedError(
             f"image {manifest.ref} belongs to {path}, which is absent", "copy it from a second depot"

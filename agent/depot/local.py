@@ -30,7 +30,6 @@ from agent.depot.store import (
     DepotInfo,
     Published,
     checked_path,
-    digest_in_path,
     image_path,
     listing_path,
     pack_path,
@@ -126,11 +125,8 @@ class LocalDepot:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def put_file(self, path: str, source: Path) -> None:
+        """Move ``source`` to its place, also over a file that is there: the new one was hashed just now."""
         target = self.root / checked_path(path)
-        promised = digest_in_path(path)
-        if promised and target.is_file() and target.stat().st_size == source.stat().st_size:
-            source.unlink()
-            return
         with self._room(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             if os.stat(source).st_dev == os.stat(target.parent).st_dev:  # noqa: PTH116

@@ -30,7 +30,7 @@ PROFILE = "application/vnd.regraft.profile+xml"
 COMPONENT = "application/vnd.regraft.component+xml"
 
 
-class SignatureFile(msgspec.Struct, frozen=True, kw_only=True):
+class SignatureFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``<file>.sig``."""
 
     format: int
@@ -74,6 +74,8 @@ def verify(trust: TrustedKeys, type_: str, path: str, data: bytes, signature: by
     try:
         found = msgspec.json.decode(signature, type=SignatureFile)
         raw = base64.b64decode(found.signature, validate=True)
+        if base64.b64encode(raw).decode() != found.signature:
+            raise binascii.Error("base64 with stray bits")
     except (msgspec.DecodeError, msgspec.ValidationError, binascii.Error) as error:
         raise NotTrustedError(f"{path}.sig is not a signature: {error}", "fetch it again, or publish again") from None
     if found.key not in trust.keys:
@@ -88,8 +90,8 @@ def verify(trust: TrustedKeys, type_: str, path: str, data: bytes, signature: by
         raise NotTrustedError(
             f"{path}: its signature by {found.key} does not fit its content", "the file was changed or is damaged"
         ) from None
-    if found.type != type_:
-        raise NotTrustedError(f"{path}.sig says type {found.type}, expected {type_}")
+    if (found.format, found.type) != (1, type_):
+        raise NotTrustedError(f"{path}.sig says format {found.format} type {found.type}, expected 1 {type_}")
 
 
 def read_signed(depot: Depot, trust: TrustedKeys, type_: str, path: str, limit_bytes: int) -> bytes:

@@ -70,7 +70,7 @@ class WritableDepot(Depot, Protocol):
         """A directory from which `put_file` can move without copying; None: any directory is as good."""
 
     def put_file(self, path: str, source: Path) -> None:
-        """Store ``source`` at ``path`` unless it is there. ``source`` may be moved: it is no longer the caller's."""
+        """Store ``source`` at ``path``. It may be moved there: it is no longer the caller's."""
 
     def publish_profile(self, xml: bytes) -> Published:
         """Store and sign a profile document."""
@@ -104,12 +104,6 @@ def checked_path(path: str) -> str:
     if not path or path.startswith("/") or ".." in parts or str(PurePosixPath(path)) != path or not path.isprintable():
         raise UsageError(f"‘{path!r}’ is not a path inside a depot")
     return path
-
-
-def digest_in_path(path: str) -> str:
-    """The SHA-256 that the name of a pack or an object promises; "" for other files."""
-    name = PurePosixPath(path).name.split(".")[0]
-    return name if path.startswith(("packs/", "objects/")) and SHA256.fullmatch(name) else ""
 
 
 def decode_info(data: bytes, location: str) -> DepotInfo:

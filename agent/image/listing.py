@@ -301,7 +301,7 @@ class EntryCheck:
             self._siblings = [set()]
             return
         parent, _, last = name.rpartition(b"/")
-        if last in (b"", b".", b"..") or len(last) > MAX_NAME_BYTES or b"\0" in last:
+        if name.startswith(b"/") or last in (b"", b".", b"..") or len(last) > MAX_NAME_BYTES or b"\0" in last:
             raise ValueError(f"‘{last!r}’ cannot be a name")
         while self._open and self._open[-1] != parent:
             self._open.pop()

@@ -100,27 +100,43 @@ class PackWriter:
         self.size += len(data)
 
 
+def check_table(depot: Depot, pack: ObjectRef) -> None:
+    """That the pack is whole at its end: with the frames' digests every byte of it is covered."""
+    _read_table(depot, pack)
+
+
 def read_table(depot: Depot, pack: ObjectRef) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
     """The frames of a pack and its chunks (id, frame, offset, size), or DamagedError naming the place."""
+    packed, plain, frame_count, end = _read_table(depot, pack)
+    table = zstandard.ZstdDecompressor().decompress(packed, max_output_size=plain)
+    return _decode_table(table, frame_count, end, pack_path(pack.sha256))
+
+
+def _read_table(depot: Depot, pack: ObjectRef) -> tuple[bytes, int, int, int]:
+    """The stored table, its plain size, the number of frames, and where the table begins."""
     path = pack_path(pack.sha256)
-    if pack.size_bytes < TRAILER.size:
-        raise DamagedError(f"{path} has {pack.size_bytes:,} bytes, a pack has at least {TRAILER.size}")
     tail = bytearray(TRAILER.size)
-    depot.read_into(path, pack.size_bytes - TRAILER.size, memoryview(tail))
-    offset, stored, plain, frame_count, chunk_count, digest, magic = TRAILER.unpack(tail)
-    expected = frame_count * FRAME_ROW.size + chunk_count * CHUNK_ROW.size
-    if magic != MAGIC or plain != expected or plain > MAX_TABLE_BYTES:
-        raise _table_damaged(path, pack.size_bytes - TRAILER.size)
-    if offset + stored + TRAILER.size != pack.size_bytes:
-        raise _table_damaged(path, pack.size_bytes - TRAILER.size)
-    packed = bytearray(stored)
-    depot.read_into(path, offset, memoryview(packed))
+    start = pack.size_bytes - TRAILER.size
+    if start < 0:
+        raise DamagedError(f"{path} has {pack.size_bytes:,} bytes, a pack has at least {TRAILER.size}")
+    try:
+        depot.read_into(path, start, memoryview(tail))
+        offset, stored, plain, frames, chunks, digest, magic = TRAILER.unpack(tail)
+        expected = frames * FRAME_ROW.size + chunks * CHUNK_ROW.size
+        if magic != MAGIC or plain != expected or plain > MAX_TABLE_BYTES or offset + stored != start:
+            raise _table_damaged(path, start)
+        packed = bytearray(stored)
+        depot.read_into(path, offset, memoryview(packed))
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is absent from depot {depot.location}", "copy it from a second depot") from None
     if blake3(packed).digest() != digest:
         raise _table_damaged(path, offset)
-    return _decode_table(zstandard.ZstdDecompressor().decompress(packed, max_output_size=plain), frame_count, path)
+    return bytes(packed), plain, frames, offset
 
 
-def _decode_table(table: bytes, frame_count: int, path: str) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
+def _decode_table(
+    table: bytes, frame_count: int, table_offset: int, path: str
+) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
     frames: list[Frame] = []
     chunks: list[tuple[bytes, int, int, int]] = []
     rows = CHUNK_ROW.iter_unpack(table[frame_count * FRAME_ROW.size :])
@@ -136,6 +152,8 @@ def _decode_table(table: bytes, frame_count: int, path: str) -> tuple[list[Frame
             if at + size > plain or not id_:
                 raise _table_damaged(path, offset)
             chunks.append((id_, number, at, size))
+    if end != table_offset:
+        raise _table_damaged(path, end)
     return frames, chunks
 
 

@@ -36,6 +36,7 @@ from agent.image.listing import (
     open_listing,
 )
 from agent.image.metadata import apply_xattrs
+from agent.image.pack import check_table
 from agent.image.target import Target, remove
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import Writer, Written, fix_metadata
@@ -92,6 +93,9 @@ def write_volume(  # noqa: PLR0913 - two of them have defaults that every restor
     started = time.monotonic()
     with ExitStack() as stack:
         listing = stack.enter_context(open_listing(depot, loaded.manifest, volume))
+        for pack in loaded.manifest.packs:
+            if pack.sha256 in volume.packs:
+                check_table(depot, pack)
         target = Target(root)
         stack.callback(target.close)
         run = _Run(volume, target, emit, select)
