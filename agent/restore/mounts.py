@@ -1,0 +1,107 @@
+"""The target's file systems under one root, outermost first, and always taken down again.
+
+Mounted nodev and nosuid: what was restored can be written, not used, while the agent works. Not noexec: programs of
+the image run from here, in the sandbox only, which has a /dev of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from agent.errors import PatchError, TargetIOError
+from agent.model.plan import MakeFilesystem, PlannedFilesystem
+from agent.process import ProcessError, run
+from agent.restore.disk import DiskHandle, partition_node
+from agent.restore.filesystems import subvolume_of
+
+OPTIONS = "nodev,nosuid,noatime"
+# ext: inode tables are finished by the restored system, in the background; xfs: the source disk may be attached too.
+KIND_OPTIONS = {"ext3": "noinit_itable", "ext4": "noinit_itable", "xfs": "nouuid", "vfat": "umask=0077,utf8"}
+UNMOUNT_TRIES = 20
+UNMOUNT_PAUSE_S = 0.25
+
+
+@contextmanager
+def mounted_target(disk: DiskHandle, made: Sequence[MakeFilesystem], mount_root: Path) -> Iterator[Path]:
+    """Mount every file system of the plan that has a mount point, below ``mount_root``; unmount them in any case."""
+    mount_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mounted: list[Path] = []
+    try:
+        for step in in_mount_order(made):
+            place = make_mountpoint(mount_root, step.filesystem.mountpoint)
+            node = partition_node(disk, step.partition)
+            run(["mount", "-t", step.filesystem.kind, "-o", mount_options(step.filesystem), node, place])
+            mounted.append(place)
+        yield mount_root
+    except BaseException:
+        _unmount(mounted)
+        raise
+    left = _unmount(mounted)
+    if left:
+        raise TargetIOError(
+            f"{', '.join(map(str, left))} stayed busy and was detached: its last writes may not have reached the disk",
+            "see what still runs, then restore again",
+        )
+
+
+def in_mount_order(made: Sequence[MakeFilesystem]) -> list[MakeFilesystem]:
+    """The root first, then by depth: ``/srv`` before ``/srv/www``."""
+    named = [step for step in made if step.filesystem.mountpoint]
+    return sorted(named, key=lambda step: (len(_parts(step.filesystem.mountpoint)), step.filesystem.mountpoint))
+
+
+def mount_options(planned: PlannedFilesystem) -> str:
+    words = [OPTIONS, KIND_OPTIONS.get(planned.kind, "")]
+    subvolume = subvolume_of(planned)
+    words.append(f"subvol=/{subvolume}" if subvolume else "")
+    return ",".join(word for word in words if word)
+
+
+def make_mountpoint(root: Path, mountpoint: str) -> Path:
+    """The directory for a mount, made if it is not there. A link on the way, from a run that was cut, is refused."""
+    place = root
+    for name in _parts(mountpoint):
+        place = place / name
+        try:
+            place.mkdir(mode=0o755)
+        except FileExistsError:
+            if not stat.S_ISDIR(place.lstat().st_mode):
+                raise PatchError(
+                    f"{mountpoint} cannot be mounted: {place.relative_to(root)} in the restored system is no directory",
+                    "restore onto a cleared disk",
+                ) from None
+    return place
+
+
+def _parts(mountpoint: str) -> tuple[str, ...]:
+    parts = PurePosixPath(mountpoint).parts[1:]
+    if not mountpoint.startswith("/") or ".." in parts:
+        raise PatchError(f"‘{mountpoint}’ is no mount point; expected an absolute path without ..")
+    return parts
+
+
+def _unmount(mounted: list[Path]) -> list[Path]:
+    """Unmount, innermost first; what stays busy is detached and returned."""
+    os.sync()
+    left = []
+    for place in reversed(mounted):
+        if not _unmounted(place):
+            run(["umount", "--lazy", place])
+            left.append(place)
+    return left
+
+
+def _unmounted(place: Path) -> bool:
+    for _ in range(UNMOUNT_TRIES):
+        try:
+            run(["umount", place])
+        except ProcessError:
+            time.sleep(UNMOUNT_PAUSE_S)
+        else:
+            return True
+    return False
