@@ -18,6 +18,7 @@ from agent.probe.naming import machine_name
 from agent.probe.source import directory_source, live_source, offline_source
 
 MOUNT_ROOT = Path("/run/regraft/source")
+SHOWN = 20
 
 
 @click.command()
@@ -72,9 +73,9 @@ def capture_disk(access: Access, name: str, selector: str, machine: Profile, rec
 
 def refuse_silence(result: CaptureResult) -> None:
     """An image with holes in it is an image, but nobody may overlook the holes."""
-    if result.unreadable or result.changed_while_read:
+    if result.warnings:
         raise WarningsError(
-            f"image {result.ref} is complete but for {len(result.unreadable)} files that could not be read and "
-            f"{len(result.changed_while_read)} that changed while they were read",
-            "they are listed by ‘regraft show’",
+            f"image {result.ref} is complete but for {len(result.warnings)} files, expected 0:\n"
+            + "\n".join(f"  {line}" for line in result.warnings[:SHOWN]),
+            f"‘regraft show {result.ref}’ lists them",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from agent.commands.options import Access, depot_options, json_option, parse_image, print_json
+from agent.console.images_text import images_table
 from agent.depot.catalogue import find_image
 from agent.depot.catalogue import images as list_images
 from agent.model.image import Manifest
@@ -19,10 +20,7 @@ def images(location: str, token: str, trust: tuple[str, ...], as_json: bool) -> 
     if as_json:
         print_json(found)
         return
-    if not found:
-        click.echo("no images yet; make one with ‘regraft capture’")
-    for image in found:
-        click.echo(f"{image.machine}@{image.time}")
+    click.echo(images_table(found) if found else "no images yet; make one with ‘regraft capture’")
 
 
 @click.command()
@@ -51,7 +49,7 @@ def describe(manifest: Manifest) -> list[str]:
     ]
     for disk in manifest.disks:
         lines.append(
-            f"disk      {disk.name} {disk.size_bytes:,} bytes, {disk.table}, sectors of {disk.logical_sector_bytes} bytes"
+            f"disk      {disk.name} {disk.size_bytes:,} bytes, {disk.table}, {disk.logical_sector_bytes}-byte sectors"
         )
         for part in disk.partitions:
             holds = f"{part.holds.kind} {part.holds.uuid}" if part.holds else "-"

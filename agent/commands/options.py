@@ -43,14 +43,15 @@ class Access:
 
 def depot_options(command: Command) -> Command:
     """--depot, --token and --trust, handed on as ``access``."""
-    for option in (
+    options: tuple[Callable[[Command], Command], ...] = (
         click.option("--trust", "trust", multiple=True, envvar="REGRAFT_TRUST", metavar="KEY",
                      help="Public key of the depot, ed25519:BASE64; may be given several times."),
         click.option("--token", envvar="REGRAFT_TOKEN", default="", metavar="TOKEN",
                      help="Token for a depot served by regraft.  [env: REGRAFT_TOKEN]"),
         click.option("--depot", "location", envvar="REGRAFT_DEPOT", required=True, metavar="PATH|URL",
                      help="Where the depot is.  [env: REGRAFT_DEPOT]"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for option in options:
         command = option(command)
     return command
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, RefusedError
@@ -44,23 +46,33 @@ def check_components(prepared: Prepared) -> None:
     """Every component the plan takes is in the depot and whole: an install that fails later leaves no machine."""
     for component in prepared.plan.components:
         for path, sha256, size_bytes in component.files:
-            found = digest_in_depot(prepared.depot, path, size_bytes)
-            if found != sha256:
-                raise DamagedError(
-                    f"component {component.id}: {path} has SHA-256 {found}, expected {sha256}",
-                    "add the component again",
-                )
+            for _ in checked_pieces(prepared.depot, path, sha256, size_bytes):
+                pass  # read to the end: the digest is what counts
 
 
-def digest_in_depot(depot: Depot, path: str, size_bytes: int) -> str:
-    """SHA-256 of a file of the depot, read in pieces."""
+def fetch_file(depot: Depot, path: str, sha256: str, size_bytes: int, folder: Path) -> Path:
+    """A file of the depot, fetched into ``folder`` and checked against its digest."""
+    target = folder / PurePosixPath(path).name
+    with target.open("wb") as file:
+        for piece in checked_pieces(depot, path, sha256, size_bytes):
+            file.write(piece)
+    return target
+
+
+def checked_pieces(depot: Depot, path: str, sha256: str, size_bytes: int) -> Iterator[memoryview]:
+    """The content of a file of the depot, piece by piece; raises DamagedError at the end if its digest is another."""
     digest = hashlib.sha256()
-    piece = bytearray(PIECE_BYTES)
+    piece = bytearray(min(PIECE_BYTES, size_bytes))
     for offset in range(0, size_bytes, PIECE_BYTES):
         view = memoryview(piece)[: min(PIECE_BYTES, size_bytes - offset)]
         depot.read_into(path, offset, view)
         digest.update(view)
-    return digest.hexdigest()
+        yield view
+    if digest.hexdigest() != sha256:
+        raise DamagedError(
+            f"{path} in the depot {depot.location} has SHA-256 {digest.hexdigest()}, expected {sha256}",
+            "add the component again",
+        )
 
 
 def check_packs(prepared: Prepared) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from agent.console.recorder import Recorder
 from agent.depot.catalogue import LoadedImage
@@ -37,8 +38,10 @@ from agent.model.plan import (
     WriteTree,
     describe,
 )
+from agent.model.recipe import BoundRecipe, Install
 from agent.model.report import CheckResult, RecipeResult
 from agent.restore import boot, disk, filesystems, initramfs, mounts, patch, verify
+from agent.restore.preflight import fetch_file
 from agent.restore.sandbox import Sandbox
 
 PHASES: dict[type[Step], str] = {
@@ -53,7 +56,6 @@ PHASES: dict[type[Step], str] = {
     VerifyBoot: "prove",
 }
 KEPT = "var/lib/regraft"
-UNDO = f"{KEPT}/undo"
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -125,7 +127,7 @@ class Execution:
             case WriteTree() | VerifyTree():
                 self._on_a_volume(step, self._mounted(stack))
             case ApplyRecipe() | RebuildInitramfs():
-                self._on_the_system(step, self._mounted(stack))
+                self._on_the_system(step, self._mounted(stack), stack)
             case InstallBootloader() | VerifyBoot():
                 self._on_the_boot_path(step, self._mounted(stack))
 
@@ -174,18 +176,13 @@ class Execution:
                         "the disk or the memory is failing; test both before trying again",
                     )
 
-    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path) -> None:
+    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path, stack: ExitStack) -> None:
         sandbox = self._the_sandbox(root)
         match step:
             case ApplyRecipe(recipe=recipe):
-                result = patch.apply_recipe(root, recipe, root / UNDO, sandbox)
+                result = patch.apply_recipe(root, recipe, patch.UNDO, sandbox, self._payloads(recipe, stack))
                 self.done.recipes.append(result)
                 self.done.changed.update(result.changed)
-                if result.result == "failed":
-                    raise PatchError(
-                        f"recipe {recipe.id} [{recipe.tier}] failed its checks: {'; '.join(result.checks)}",
-                        "the disk was not made bootable; read the report, mend the recipe, restore again",
-                    )
                 if result.result == "warned":
                     self.recorder.warning(f"recipe {recipe.id}: {'; '.join(result.checks)}")
             case RebuildInitramfs():
@@ -223,6 +220,19 @@ class Execution:
             assert self._disk is not None
             self._sandbox = Sandbox(root, self._disk.nodes())
         return self._sandbox
+
+    def _payloads(self, recipe: BoundRecipe, stack: ExitStack) -> dict[str, list[Path]]:
+        """The files of the components that a recipe installs, fetched and checked.
+
+        They lie on the target disk for the time of the run: packages may be larger than the machine's memory.
+        """
+        wanted = {operation.component for operation in recipe.operations if isinstance(operation, Install)}
+        fetched: dict[str, list[Path]] = {}
+        for component in self.plan.components:
+            if component.id in wanted:
+                folder = Path(stack.enter_context(TemporaryDirectory(dir=self._root, prefix=".regraft-")))
+                fetched[component.id] = [fetch_file(self.depot, *file, folder) for file in component.files]
+        return fetched
 
     # --- continuing a run that was cut ----------------------------------------------------------------------------
 
