@@ -1,0 +1,67 @@
+"""Edits of text: what is meant changes, everything else stays to the byte, twice is as once."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.model.edits import FileEdit, edit, shell_values
+from agent.model.recipe import AddTo, DropFrom, EditMounts, Replace, SetValue, Truncate, Write
+
+GRUB = "# comment\nGRUB_CMDLINE_LINUX=\"quiet resume=UUID=1  splash\"\nexport X='a b'\n"
+
+
+@pytest.mark.parametrize(
+    ("operation", "before", "after"),
+    [
+        (Write(path="/x", lines=("a", "b")), None, "a\nb\n"),
+        (Write(path="/x", lines=("a", "b")), "b", "b\na\n"),
+        (Write(path="/x", lines=("a",), whole=True), "old\n", "a\n"),
+        (SetValue(path="/x", format="shell", key="A", value="b c"), None, 'A="b c"\n'),
+        (SetValue(path="/x", format="shell", key="A", value="2"), "A=0\n#A=1\nA='1'\nB=3\n", "A=0\n#A=1\nA='2'\nB=3\n"),
+        (SetValue(path="/x", format="ini", section="s", key="k", value="v"), "[s]\nk = u\n", "[s]\nk = v\n"),
+        (SetValue(path="/x", format="ini", section="s", key="k", value="v"), "[s]\na=1\n\n[t]\nk=1\n",
+         "[s]\na=1\nk=v\n\n[t]\nk=1\n"),
+        (SetValue(path="/x", format="keyfile", section="s", key="k", value="v"), "a=1\n", "a=1\n\n[s]\nk=v\n"),
+        (DropFrom(path="/x", key="GRUB_CMDLINE_LINUX", word="resume=*"), GRUB,
+         GRUB.replace("quiet resume=UUID=1  splash", "quiet splash")),
+        (DropFrom(path="/x", key="GRUB_CMDLINE_LINUX", word="nothing"), GRUB, GRUB),
+        (DropFrom(path="/x", key="ABSENT", word="*"), GRUB, GRUB),
+        (DropFrom(path="/x", key="", word="b=*"), "a b=1 c\n", "a c\n"),
+        (AddTo(path="/x", key="GRUB_CMDLINE_LINUX", word="splash"), GRUB, GRUB),
+        (AddTo(path="/x", key="NEW", word="w"), "A=1\n", "A=1\nNEW=w\n"),
+        (AddTo(path="/x", key="A", word="w"), 'A=""\n', 'A="w"\n'),
+        (Replace(path="/x", pattern=r"^a(\d)$", text=r"\1"), "a1\nba1\n", "\\1\nba1\n"),
+        (Truncate(path="/x"), "abc", ""),
+        (EditMounts(action="set-device", device="/dev/sda1", value="UUID=1"), "#/dev/sda1 / x\n/dev/sda1\t/\text4\n",
+         "#/dev/sda1 / x\nUUID=1\t/\text4\n"),
+        (EditMounts(action="add-options", device="UUID=1", mountpoint="/a", value="nofail"),
+         "UUID=1 /a ext4 ro,noatime 0 0\nUUID=1 /b ext4 ro 0 0\n",
+         "UUID=1 /a ext4 ro,noatime,nofail 0 0\nUUID=1 /b ext4 ro 0 0\n"),
+        (EditMounts(action="comment-out", device="x", value="why"), "x y z\n",
+         "# regraft: not on this machine (why): x y z\n"),
+        (EditMounts(action="add", device="d", mountpoint="/m", value="d /m vfat x 0 1"),
+         "a /m ext4 x\n", "a /m ext4 x\n"),
+        (EditMounts(action="add", device="d", mountpoint="/m", value="d /m vfat x 0 1"), None, "d /m vfat x 0 1\n"),
+    ],
+)  # fmt: skip
+def test_edits(operation: FileEdit, before: str | None, after: str) -> None:
+    assert edit(operation, before) == after
+    assert edit(operation, after) == after
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [DropFrom(path="/x", key="A", word="b"), Truncate(path="/x"), Replace(path="/x", pattern="a", text="b")],
+)
+def test_what_is_absent_stays_absent(operation: FileEdit) -> None:
+    assert edit(operation, None) is None
+
+
+def test_bytes_that_are_not_text_survive() -> None:
+    odd = b"A=\xff\xfe 1\nB=2\n".decode("utf-8", "surrogateescape")
+    changed = edit(SetValue(path="/x", format="shell", key="B", value="3"), odd)
+    assert changed is not None and changed.encode("utf-8", "surrogateescape") == b"A=\xff\xfe 1\nB=3\n"
+
+
+def test_the_last_assignment_counts() -> None:
+    assert shell_values("A=1\n A='2 3'\nexport A=\"4\"\n", "A") == ["1", "2 3", "4"]
