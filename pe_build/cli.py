@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pe_build.config import CACHE
+from pe_build.config import CACHE, cache_in_use
 from pe_build.customize import customize
 from pe_build.freeze import DEFAULT_ENTRY, freeze
 from pe_build.iso import Order, build_iso
@@ -17,12 +17,18 @@ Run = Callable[[], object]
 def parse(words: Sequence[str]) -> Run:
     """What the words ask for, as something that can be called."""
     chosen = _parser().parse_args(words)
-    if chosen.command == "freeze":
-        return lambda: freeze(chosen.output, chosen.agent_entry, chosen.cache)
     if chosen.command == "customize":
         return lambda: customize(chosen.iso, chosen.config, chosen.output)
-    order = Order(chosen.output, chosen.agent_entry, chosen.cache, chosen.config, chosen.output_netboot, chosen.refresh)
-    return lambda: build_iso(order)
+    return lambda: _build(chosen)
+
+
+def _build(chosen: argparse.Namespace) -> None:
+    with cache_in_use(chosen.cache):
+        if chosen.command == "freeze":
+            freeze(chosen.output, chosen.agent_entry, chosen.cache)
+            return
+        netboot = chosen.output_netboot
+        build_iso(Order(chosen.output, chosen.agent_entry, chosen.cache, chosen.config, netboot, chosen.refresh))
 
 
 def _parser() -> argparse.ArgumentParser:

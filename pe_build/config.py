@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SUITE = "bookworm"
@@ -10,6 +14,7 @@ COMPONENTS = "main non-free-firmware"
 TREE = Path(__file__).resolve().parent.parent
 OVERLAY = Path(__file__).resolve().parent / "overlay"
 CACHE = Path("~/.cache/regraft/pe").expanduser()
+KEPT = 4  # of each kind of thing in the cache
 LABEL = "REGRAFT"
 TIME_S = 1_700_000_000  # one time stamp for every file of the medium: the same inputs make the same bytes
 
@@ -123,6 +128,18 @@ NOT_MODULE_FOLDERS = (
     *("drivers/net/ethernet/mellanox/mlxsw", "drivers/net/ethernet/netronome", "drivers/usb/typec/altmodes"),
     *("drivers/nvme/target", "crypto/tcrypt", "drivers/net/ethernet/marvell/prestera"),
 )
+
+
+@contextmanager
+def cache_in_use(cache: Path) -> Iterator[None]:
+    """One build at a time in a cache; at its end the oldest of each kind of thing kept there go."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        for kind in ("root-*", "parts-*", "frozen-*.img", "frozen-*[!g]"):
+            for old in sorted(cache.glob(kind), key=lambda place: place.stat().st_mtime)[:-KEPT]:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def log(text: str) -> None:

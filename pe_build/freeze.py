@@ -31,17 +31,20 @@ EXCLUDED = (
 )
 
 
-def freeze(output: Path, entry: Path, cache: Path) -> str:
-    """Leave the frozen program in ``output``; returns the key of what it was made from."""
-    key = frozen_key(entry)
-    kept = cache / f"frozen-{key}"
+def freeze(output: Path, entry: Path, cache: Path) -> None:
+    """Leave the frozen program in ``output``."""
+    kept = frozen(entry, cache)
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(kept, output, symlinks=True)
+
+
+def frozen(entry: Path, cache: Path) -> Path:
+    """The folder of the frozen program, made when nothing it depends on has been frozen before."""
+    kept = cache / f"frozen-{frozen_key(entry)}"
     if not kept.exists():
         log(f"freezing {entry}")
         _pyinstaller(entry, kept)
-    if output != kept:
-        shutil.rmtree(output, ignore_errors=True)
-        shutil.copytree(kept, output, symlinks=True)
-    return key
+    return kept
 
 
 def frozen_key(entry: Path) -> str:

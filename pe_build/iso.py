@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.version import VERSION
 from pe_build import segments
 from pe_build.config import FIRMWARE_PACKAGES, KERNEL_PACKAGES, LABEL, OVERLAY, PACKAGES, TIME_S, log
-from pe_build.freeze import freeze, frozen_key
+from pe_build.freeze import frozen
 from pe_build.modules import firmware_segment, kernel_release, modules_segment
 from pe_build.packages import Apt, Unpacked, unpack
 from pe_build.rootfs import base_segment, tree_members
@@ -127,11 +127,10 @@ def make_loaders(source: Unpacked, parts: Path) -> None:
 
 def make_agent_segment(entry: Path, cache: Path) -> Path:
     """The frozen agent below /opt/regraft as a segment, kept by the key of the freeze."""
-    kept = cache / f"agent-{frozen_key(entry)}.img"
+    folder = frozen(entry, cache)
+    kept = cache / f"{folder.name}.img"
     if not kept.exists():
-        frozen = cache / f"frozen-{frozen_key(entry)}"
-        freeze(frozen, entry, cache)
-        members = list(tree_members(frozen, "opt/regraft/"))
+        members = list(tree_members(folder, "opt/regraft/"))
         log(f"compressing {sum(len(member.content) for member in members) >> 20} MiB of the agent")
         partial = kept.with_suffix(".partial")
         partial.write_bytes(segments.compressed(segments.pack(members)))
