@@ -21,7 +21,6 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from agent.depot.local import LocalDepot
-from agent.depot.store import digest_in_path
 from agent.errors import DamagedError, NoImageError, RefusedError, StorageFullError, UsageError
 from agent.model.image import Component
 from agent.model.wording import printable, size_text
@@ -39,6 +38,7 @@ READABLE = re.compile(
     rf"|components/{_WORD}/{_WORD}(/{_WORD}){{1,4}}"
     rf"|recipes(/{_WORD}){{1,4}}"
 )
+NAMED_BY_DIGEST = re.compile(r"(?:packs/../|objects/)([0-9a-f]{64})\..*")
 COMPONENT_DOCUMENT = re.compile(r".*/component\.xml(\.sig)?")
 IMMUTABLE = re.compile(r"(packs|objects)/.*|components/.*|machines/.*")
 TYPES = {".json": "application/json", ".xml": "application/xml"}
@@ -108,6 +108,12 @@ def find(depot: LocalDepot, path: str) -> Path:
     if not place.is_relative_to(root) or not place.is_file():
         raise NoImageError(f"the depot has no {path}")
     return place
+
+
+def digest_in_path(path: str) -> str:
+    """The SHA-256 that the name of a pack or a listing promises; "" for other files."""
+    found = NAMED_BY_DIGEST.fullmatch(path)
+    return found[1] if found else ""
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
