@@ -45,6 +45,12 @@ def test_a_changed_path_excuses_itself_and_the_time_of_its_directory_only() -> N
     assert [one.what for one in differences(SOURCE, restored, changed=("/d/b",))] == ["mode"]
 
 
+def test_a_directory_of_ignored_names_may_have_another_time() -> None:
+    restored = {**SOURCE, "/d": replace(DIRECTORY, mtime_ns=9)}
+    assert not differences(SOURCE, restored, ignored=lambda path: path.startswith("/d/"))
+    assert differences(SOURCE, restored)
+
+
 def test_more_holes_are_no_difference_but_fewer_are() -> None:
     assert not differences(SOURCE, {**SOURCE, "/a": replace(FILE, data_bytes=0)})
     assert differences(SOURCE, {**SOURCE, "/a": replace(FILE, data_bytes=4096)})

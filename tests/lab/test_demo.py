@@ -1,0 +1,81 @@
+"""The whole way, end to end: what ``make demo`` shows, its negative control, and a capture through the PE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.demo import ISO, Demo, negative_control, tell
+from tests.lab.machine import Disk, Machine, Nic, Smbios
+from tests.lab.proof import comes_up
+from tests.lab.serving import serving
+from tests.lab.source import cached_source
+from tests.lab.story import RestoreOrder, capture_disk, manifest, restore
+
+pytestmark = [pytest.mark.machine, pytest.mark.frozen, pytest.mark.timeout(2400)]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """Told once; its depot and disks serve the tests that follow."""
+    yield tell(tmp_path_factory.mktemp("demo"), negative=False)
+
+
+def test_every_proof_of_the_demo_holds(demo: Demo) -> None:
+    failed = [f"{check.name}: {check.found}" for check in demo.checks if not check.good]
+    assert not failed
+    assert len(demo.checks) >= 11
+
+
+def test_the_report_accounts_for_the_restore(demo: Demo) -> None:
+    report = demo.report
+    assert report["result"] == "restored-and-verified"
+    assert report["mismatches"] == 0
+    assert report["peak_memory_bytes"] < 300 << 20
+    assert report["bytes_read_back"] > 0
+    assert all(item["handled_by"] for item in report["difference"] if item["tier"] == "must")
+    assert any(item["kind"].startswith("nic") or "net" in item["kind"] for item in report["difference"])
+
+
+def test_without_adaptation_it_does_not_come_up(demo: Demo) -> None:
+    negative_control(demo, cached_source())
+    assert demo.checks[-1].good, demo.checks[-1].found
+
+
+def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: Demo) -> None:
+    out = demo.out / "clone"
+    out.mkdir()
+    machine = Machine(
+        name="clone",
+        disks=(Disk("megasas", size_bytes=12 << 30, serial="MEGA0001"),),
+        nics=(Nic("rtl8139", "52:54:00:99:00:02"),),
+        smbios=Smbios("Third Vendor", "Server 3", "CLN-0001", "7b1f6c1e-8c3a-4b59-9a55-1f2e3d4c5b6a"),
+    )
+    with serving(demo.out / "depot", out) as served:
+        result = restore(RestoreOrder(demo.image, machine, ISO, out, mode="clone"), served)
+    assert result.good, result.job["message"]
+    up, seen = comes_up(machine, out, cached_source().key, "clone-boot", 420)
+    assert up, seen
+    assert demo.facts is not None
+    assert {"/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key"} <= set(result.report["changed_paths"])
+
+
+def test_a_disk_is_captured_without_running_its_system(demo: Demo) -> None:
+    out = demo.out / "capture"
+    depot = out / "depot"
+    source = cached_source()
+    machine = workbench(source.disk)
+    with serving(depot, out) as served:
+        image = capture_disk(machine, "offline", ISO, out, served)
+    found = manifest(depot, image)
+    mounts = {volume["filesystem"]["mountpoint"] for volume in found["volumes"]}
+    assert mounts == {"/", "/srv"}
+    assert not found["unreadable"]
+
+
+def workbench(disk: Path) -> Machine:
+    """Another machine with the source's disk in it."""
+    disks = (Disk("ahci", path=disk, serial="SOURCEDISK0"),)
+    return Machine(name="workbench", disks=disks, nics=(Nic("e1000"),), medium_kind="usb")
