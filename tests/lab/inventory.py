@@ -259,8 +259,8 @@ def differences(
 ) -> list[Unlike]:
     """What ``restored`` lacks, has too much, or has otherwise, without the paths ``changed`` and ``ignored``.
 
-    A directory that holds such a path, or may have held one, may have another time, nothing else. Where the source has a hole, the copy must
-    have one; it may have more of them.
+    A directory that holds such a path, or may have held one, may have another time, nothing else. Where the source
+    has a hole, the copy must have one; it may have more of them.
     """
 
     def excused(path: str) -> bool:
