@@ -134,6 +134,8 @@ def with_boot_partitions(
 ) -> list[Wanted]:
     """An EFI system partition for UEFI, in the place of a BIOS boot partition if there is one; the reverse for BIOS."""
     bios_boot = next((want for want in wanted if is_bios_boot(want.type)), None)
+    if firmware is Firmware.UEFI:
+        wanted = [_with_filesystem(want, manifest) if is_esp(want.type) else want for want in wanted]
     if firmware is Firmware.UEFI and not any(is_esp(want.type) for want in wanted):
         number = bios_boot.number if bios_boot else free_number(wanted, table)
         rest = [want for want in wanted if want is not bios_boot]
@@ -164,7 +166,6 @@ def free_number(wanted: Sequence[Wanted], table: str) -> int:
 
 
 def _new_esp(number: int, table: str, manifest: Manifest, sector_bytes: int) -> Wanted:
-    serial = derived(manifest, "esp-filesystem").hex[:8].upper()
     return Wanted(
         number=number,
         type=ESP if table == "gpt" else ESP_MBR,
@@ -173,7 +174,19 @@ def _new_esp(number: int, table: str, manifest: Manifest, sector_bytes: int) -> 
         purpose="esp",
         part_uuid=str(derived(manifest, "esp-partition")) if table == "gpt" else "",
         part_label="EFI System Partition" if table == "gpt" else "",
-        filesystem=FileSystem(
-            "vfat", uuid=f"{serial[:4]}-{serial[4:]}", label="EFI", mountpoint="/boot/efi", options="umask=0077"
-        ),
+        filesystem=_esp_filesystem(manifest),
     )
+
+
+def _esp_filesystem(manifest: Manifest) -> FileSystem:
+    serial = derived(manifest, "esp-filesystem").hex[:8].upper()
+    return FileSystem(
+        "vfat", uuid=f"{serial[:4]}-{serial[4:]}", label="EFI", mountpoint="/boot/efi", options="umask=0077"
+    )
+
+
+def _with_filesystem(want: Wanted, manifest: Manifest) -> Wanted:
+    """An EFI system partition that was not mounted when the image was made is made anew."""
+    if want.filesystem is not None:
+        return want
+    return replace(want, filesystem=_esp_filesystem(manifest), purpose="esp", may_go=False)

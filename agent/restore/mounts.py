@@ -7,6 +7,7 @@ the image run from here, in the sandbox only, which has a /dev of its own.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from agent.restore.filesystems import subvolume_of
 OPTIONS = "nodev,nosuid,noatime"
 # ext: inode tables are finished by the restored system, in the background; xfs: the source disk may be attached too.
 KIND_OPTIONS = {"ext3": "noinit_itable", "ext4": "noinit_itable", "xfs": "nouuid", "vfat": "umask=0077,utf8"}
+_OCTAL = re.compile(r"\\([0-7]{3})")  # proc(5): spaces and the like in mountinfo
 UNMOUNT_TRIES = 20
 UNMOUNT_PAUSE_S = 0.25
 
@@ -76,6 +78,18 @@ def make_mountpoint(root: Path, mountpoint: str) -> Path:
                     "restore onto a cleared disk",
                 ) from None
     return place
+
+
+def where_mounted(node: Path, root: Path) -> Path | None:
+    """Where below ``root`` the file system of a device is mounted."""
+    number = node.stat().st_rdev
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = line.split(" ")
+        place = Path(_OCTAL.sub(lambda found: chr(int(found[1], 8)), words[4]))
+        if words[2] == wanted and place.is_relative_to(root):
+            return place
+    return None
 
 
 def _parts(mountpoint: str) -> tuple[str, ...]:

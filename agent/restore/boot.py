@@ -1,0 +1,156 @@
+"""The boot path: the last thing written. Until it is, the disk does not boot.
+
+grub.cfg by the image's own update-grub, in the sandbox
+UEFI: signed loaders on the EFI system partition, fallback path, boot entry        (esp, nvram)
+BIOS: boot sector and core image, by the image's own grub-install; else by the medium's
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import PatchError
+from agent.model.plan import InstallBootloader
+from agent.model.profile import Firmware
+from agent.process import run
+from agent.restore import esp, nvram
+from agent.restore.changes import ChangeWatch
+from agent.restore.disk import DiskHandle, partition_node
+from agent.restore.filesystems import signature
+from agent.restore.inside import InsideRoot
+from agent.restore.mounts import where_mounted
+from agent.restore.sandbox import Sandbox
+
+_MODULES = "/usr/lib/grub/i386-pc"
+# Debian, Fedora and its kin, openSUSE: (program, where its configuration belongs)
+_MAKERS = (
+    (("/usr/sbin/update-grub",), "/boot/grub/grub.cfg"),
+    (("/usr/sbin/grub-mkconfig", "/usr/bin/grub-mkconfig"), "/boot/grub/grub.cfg"),
+    (("/usr/sbin/grub2-mkconfig", "/usr/bin/grub2-mkconfig"), "/boot/grub2/grub.cfg"),
+)
+_INSTALLERS = ("/usr/sbin/grub-install", "/usr/sbin/grub2-install")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    changed: tuple[str, ...]  # paths of the restored system
+    warnings: tuple[str, ...]  # what a person must know
+
+
+def install_bootloader(root: Path, sandbox: Sandbox, step: InstallBootloader, disk: DiskHandle) -> Installed:
+    """Make the disk boot on this machine's firmware."""
+    inside = InsideRoot(root)
+    watch = ChangeWatch(root)
+    tell_packages(inside, sandbox, step, disk)
+    make_configuration(inside, sandbox)
+    uefi = step.firmware == Firmware.UEFI
+    written = install_uefi(root, step, disk) if uefi else install_bios(inside, sandbox, disk)
+    os.sync()
+    os.fsync(disk.descriptor)
+    warnings = register(step, disk) if uefi else ()
+    return Installed(tuple(sorted({*watch.changed(), *written})), warnings)
+
+
+def configuration_path(inside: InsideRoot) -> str:
+    """The grub.cfg that the image's own maker writes."""
+    for programs, path in _MAKERS:
+        if any(inside.exists(program) for program in programs):
+            return path
+    return "/boot/grub/grub.cfg"
+
+
+def make_configuration(inside: InsideRoot, sandbox: Sandbox) -> None:
+    for programs, path in _MAKERS:
+        for program in programs:
+            if inside.exists(program):
+                inside.make_directories(path.rpartition("/")[0])
+                sandbox.run([program] if program.endswith("update-grub") else [program, "-o", path])
+                return
+    if not inside.exists("/boot/grub/grub.cfg"):
+        raise PatchError(
+            "the image has no GRUB: neither update-grub, grub-mkconfig nor a grub.cfg",
+            "install grub-pc or grub-efi-amd64 on the source and capture again",
+        )
+
+
+# --- UEFI -------------------------------------------------------------------------------------------------------------
+
+
+def install_uefi(root: Path, step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
+    """Loaders and stubs on the ESP, where the tree has it mounted."""
+    place = esp_place(root, disk, step.esp_partition)
+    text = esp.stub(step.boot_filesystem_uuid, step.boot_directory)
+    written = esp.install(place, esp.find_loaders(root), step.distributor, text)
+    return tuple(f"/{place.relative_to(root)}/{path}" for path in written)
+
+
+def esp_place(root: Path, disk: DiskHandle, partition: int) -> Path:
+    place = where_mounted(partition_node(disk, partition), root)
+    if place is None:
+        raise PatchError(
+            f"the EFI system partition, {partition} of {disk.node}, is mounted nowhere in the restored system",
+            "the plan gives it no mount point; make the plan again",
+        )
+    return place
+
+
+def register(step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
+    """The firmware's boot entry; warnings when there is none."""
+    own = signature(partition_node(disk, step.esp_partition)).get("PART_ENTRY_UUID", "").lower()
+    loader = f"\\EFI\\{step.distributor}\\shimx64.efi"
+    return nvram.write_entry(disk.node, step.esp_partition, step.label, loader, own)
+
+
+# --- BIOS -------------------------------------------------------------------------------------------------------------
+
+
+def install_bios(inside: InsideRoot, sandbox: Sandbox, disk: DiskHandle) -> tuple[str, ...]:
+    """Boot sector and core image. The image's own GRUB fits its own modules; the medium's is for images without."""
+    own = next((program for program in _INSTALLERS if inside.exists(program)), "")
+    if own and inside.exists(f"{_MODULES}/kernel.img"):
+        sandbox.run([own, "--target=i386-pc", "--no-floppy", "--recheck", f"/dev/{disk.node.name}"])
+        return ()
+    modules = Path(_MODULES)
+    if inside.exists(f"{_MODULES}/kernel.img"):
+        modules = inside.root / _MODULES.lstrip("/")
+    boot = inside.root / "boot"
+    run(
+        ["grub-install", "--target=i386-pc", "--no-floppy", "--recheck", f"--directory={modules}",
+         f"--boot-directory={boot}", disk.node]
+    )  # fmt: skip
+    return ()
+
+
+# --- what the image's packages believe --------------------------------------------------------------------------------
+
+
+def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader, disk: DiskHandle) -> None:
+    """Debian's grub-pc writes to the disks it was told of whenever it is upgraded, and fails if one is gone.
+
+    On BIOS it is told of this disk; on UEFI of none, so that an upgrade weeks from now does not end half-configured.
+    """
+    if not inside.exists("/var/lib/dpkg/info/grub-pc.postinst") or not inside.exists("/usr/bin/debconf-set-selections"):
+        return
+    bios = step.firmware != Firmware.UEFI
+    devices = stable_name(disk) if bios else ""
+    answers = (
+        f"grub-pc grub-pc/install_devices multiselect {devices}\n"
+        f"grub-pc grub-pc/install_devices_empty boolean {'false' if bios else 'true'}\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+        file = Path(folder) / "answers"
+        file.write_text(answers)
+        sandbox.run(["debconf-set-selections", "/run/regraft/answers"], files=[file])
+
+
+def stable_name(disk: DiskHandle) -> str:
+    """A name of the disk that udev will make again on the restored system; else its kernel name."""
+    links = Path("/dev/disk/by-id")
+    if links.is_dir():
+        for link in sorted(links.iterdir()):
+            if link.resolve() == disk.node and not link.name.startswith(("wwn-", "nvme-eui.")):
+                return str(link)
+    return str(disk.node)
