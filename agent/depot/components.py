@@ -30,7 +30,7 @@ from agent.depot.component_xml import LIMIT_BYTES, SAFE_NAME, dump_component, lo
 from agent.depot.signing import COMPONENT, TrustedKeys, read_signed
 from agent.depot.store import Depot, WritableDepot
 from agent.errors import DamagedError, UsageError
-from agent.model.drivers import fold, module_name
+from agent.model.drivers import flavour_of, fold, module_name
 from agent.model.image import Component, ComponentFile
 from agent.model.modinfo import modinfo
 from agent.model.wording import size_text
@@ -42,7 +42,6 @@ _MODULE = re.compile(r"(?:usr/)?lib/modules/([^/]+)/.+\.ko(\.xz|\.zst|\.gz)?")
 _BUILTIN = re.compile(r"(?:usr/)?lib/modules/([^/]+)/modules\.builtin")
 _FIRMWARE = re.compile(r"(?:usr/)?lib/firmware/(.+)")
 _KERNEL = re.compile(r"boot/vmlinuz-(.+)|(?:usr/)?lib/modules/([^/]+)/vmlinuz")
-_FLAVOUR = re.compile(r"\d+(?:\.\d+)*(?:-rc\d+)?(?:[-+~.][\d.]+)*(?:\+?(?:deb|bpo)[\w.]*)?-(?=[a-z])(.+)")
 
 
 @dataclass
@@ -57,12 +56,6 @@ class _Contents:
     firmware: list[str] = field(default_factory=list)
     needs_firmware: set[str] = field(default_factory=set)
     loader: bool = False
-
-
-def flavour_of(release: str) -> str:
-    """``6.1.0-56-cloud-amd64`` → ``cloud-amd64``; "" when a release has none."""
-    found = _FLAVOUR.fullmatch(release)
-    return found[1] if found else ""
 
 
 def component_from_deb(path: Path, for_os: str = "") -> tuple[Component, tuple[Path, ...]]:
@@ -255,7 +248,7 @@ def _add_kernel_file(contents: _Contents, name: str, data: bytes) -> None:
         if key == "alias":
             contents.modaliases.append(f"{value} {fold(module)}")
         elif key == "firmware":
-            contents.needs_firmware.add(value)
+            contents.needs_firmware.add(f"{value} {module}")
 
 
 def _kind(contents: _Contents) -> str:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from agent.model import compare_hardware, compare_storage
+from agent.model import compare_firmware, compare_hardware, compare_storage
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
-from agent.model.drivers import KernelIndex
+from agent.model.drivers import KernelIndex, flavour_of
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
 from agent.model.nic_map import KERNEL_NAME, Pair, map_nics
 from agent.model.references import command_line_words
@@ -30,6 +30,7 @@ def compare(situation: Situation) -> Difference:
     items: list[Item] = [
         *compare_hardware.platform_items(situation),
         *(boot_items(situation, choice) if choice else ()),
+        *(compare_firmware.firmware_items(situation, choice) if choice else ()),
         *nic_items(situation, choice),
         *compare_storage.storage_items(situation),
         *console_items(situation),
@@ -102,15 +103,14 @@ def retired_packages(situation: Situation, choice: KernelChoice) -> Iterator[tup
 
     First the metapackage, which depends on the kernels' own. A newer kernel of the same flavour sorts first by itself.
     """
-    flavour = choice.own.flavour
-    new = next((k.flavour for k in situation.source.os.kernels if k.release == choice.release), "")
-    if flavour == (choice.component.flavour if choice.component else new):
+    flavour = flavour_of(choice.own.release)
+    if flavour == flavour_of(choice.release):
         return
     names = {package.name for package in situation.source.packages}
     if flavour and f"linux-image-{flavour}" in names:
         yield f"linux-image-{flavour}", f"brings further kernels of the flavour {flavour}, which lack the drivers"
     for kernel in situation.source.os.kernels:
-        if kernel.package in names and kernel.flavour == flavour:
+        if kernel.package in names and flavour_of(kernel.release) == flavour:
             yield kernel.package, f"kernel {kernel.release} lacks drivers and would boot by default"
 
 

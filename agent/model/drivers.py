@@ -24,6 +24,7 @@ from agent.model.tree import Tree, read_text
 MODULE_DIRECTORIES = ("/lib/modules", "/usr/lib/modules")
 _WILDCARD = re.compile(r"[*?\[]")
 _SUFFIX = re.compile(r"\.ko(\.(xz|zst|gz))?$")
+_FLAVOUR = re.compile(r"\d+(?:\.\d+)*(?:-rc\d+)?(?:[-+~.][\d.]+)*(?:\+?(?:deb|bpo)[\w.]*)?-(?=[a-z])(.+)")
 # Second witness for drivers that may be built in without a name in modules.builtin: their kernel options.
 CONFIG_OF = {
     "ahci": "CONFIG_SATA_AHCI",
@@ -58,6 +59,12 @@ ESSENTIAL_DEVICE = re.compile(r"pci:.*bc0[12]|virtio:d0000000[128]v|xen:v(bd|if)
 def fold(name: str) -> str:
     """A module name as the kernel spells it: dashes become underscores."""
     return name.replace("-", "_")
+
+
+def flavour_of(release: str) -> str:
+    """``6.1.0-56-cloud-amd64`` → ``cloud-amd64``; "" when a release has none."""
+    found = _FLAVOUR.fullmatch(release)
+    return found[1] if found else ""
 
 
 def fold_alias(alias: str) -> str:
@@ -131,6 +138,8 @@ class KernelIndex:
         builtin_aliases: Iterable[tuple[str, str]] = (),
         softdeps: Mapping[str, tuple[str, ...]] | None = None,
         config: Mapping[str, str] | None = None,
+        paths: Mapping[str, str] | None = None,
+        firmware: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.release = release
         self._aliases = AliasIndex(aliases)
@@ -138,16 +147,20 @@ class KernelIndex:
         self._depends = depends
         self._softdeps = softdeps or {}
         self._config = config or {}
+        self.paths = paths or {}  # module → its file in the tree
+        self.firmware = firmware or {}  # module → what it may load, as far as a component says
         self.builtin = builtin
 
     @classmethod
     def from_tree(cls, tree: Tree, release: str) -> KernelIndex:
         """The kernel ``release`` as installed in ``tree``; empty (everything absent) when it is not there."""
         below = next((f"{d}/{release}" for d in MODULE_DIRECTORIES if tree.exists(f"{d}/{release}")), "")
+        dependencies = read_text(tree, f"{below}/modules.dep")
         return cls(
             release,
             _alias_lines(read_text(tree, f"{below}/modules.alias")),
-            depends=_dep_lines(read_text(tree, f"{below}/modules.dep")),
+            depends=_dep_lines(dependencies),
+            paths={module_name(path): f"{below}/{path}" for path in re.findall(r"^([^:\n]+):", dependencies, re.M)},
             builtin=frozenset(module_name(line) for line in read_text(tree, f"{below}/modules.builtin").split()),
             builtin_aliases=_modinfo_aliases(read_text(tree, f"{below}/modules.builtin.modinfo")),
             softdeps=_softdep_lines(read_text(tree, f"{below}/modules.softdep")),
@@ -157,11 +170,16 @@ class KernelIndex:
     @classmethod
     def from_component(cls, component: Component) -> KernelIndex:
         """The kernel a component would install."""
+        firmware: dict[str, tuple[str, ...]] = {}
+        for line in component.needs_firmware:
+            path, _, module = line.rpartition(" ")
+            firmware[fold(module)] = (*firmware.get(fold(module), ()), path)
         return cls(
             component.kernel_release,
             (_split_alias(line) for line in component.modaliases),
             depends={fold(name): () for name in component.modules},
             builtin=frozenset(fold(name) for name in component.builtin),
+            firmware=firmware,
         )
 
     @property

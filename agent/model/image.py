@@ -111,5 +111,5 @@ class Component:
     modules: tuple[str, ...] = ()  # module names, dashes folded
     builtin: tuple[str, ...] = ()
     firmware: tuple[str, ...] = ()  # paths below /lib/firmware it carries
-    needs_firmware: tuple[str, ...] = ()
+    needs_firmware: tuple[str, ...] = ()  # "path module" lines: what each module asks for
     depends: tuple[str, ...] = ()  # package relations as the package states them

@@ -91,9 +91,10 @@ class Replace(Operation, tag="replace", frozen=True, kw_only=True):
 
 
 class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
-    """Move files that match the glob into the undo folder."""
+    """Move files that match the glob into the undo folder; secrets that must not stay are not kept there."""
 
     path: str
+    keep: bool = True
 
 
 class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):

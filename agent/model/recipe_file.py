@@ -40,7 +40,7 @@ VERBS: Mapping[str, Verb] = {
     "add-to": Verb({"path": str, "key": str, "word": str}),
     "mounts": Verb({"action": str, "device": str}, {"path": str, "mountpoint": str, "value": str}),
     "replace": Verb({"path": str, "pattern": str, "text": str}),
-    "move-aside": Verb({"path": str}, alone="path"),
+    "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
     "remove": Verb({"package": str}, {"on-failure": str}, alone="package"),

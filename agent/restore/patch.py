@@ -94,9 +94,10 @@ class _Work:
 
     def apply(self, operation: AnyOperation) -> None:
         match operation:
-            case MoveAside(path=pattern):
+            case MoveAside(path=pattern, keep=keep):
                 for path in self.inside.glob(pattern):
-                    self._keep(path)
+                    if keep:
+                        self._keep(path)
                     self._remove(path)
             case EnableUnit(unit=unit, target=target):
                 self._link(f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}", _unit_file(self.inside, unit))

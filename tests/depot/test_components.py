@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 from agent.depot.component_xml import dump_component, load_component
-from agent.depot.components import component_from_deb, flavour_of
+from agent.depot.components import component_from_deb
 from agent.errors import DamagedError
-from agent.model.drivers import KernelIndex
+from agent.model.drivers import KernelIndex, flavour_of
 from tests.model.debian_kernel import kernel_package, package, unpacked_kernel
 
 
@@ -83,7 +83,7 @@ def test_a_kernel_package_says_what_it_drives(tmp_path: Path, suffix: str) -> No
     assert (component.kernel_release, component.flavour, component.for_os) == ("6.1.0-9-amd64", "amd64", "debian")
     assert component.modules == ("dash_ed", "e1000e", "zed")
     assert component.builtin == ("nvme_core", "x")
-    assert component.needs_firmware == ("e1000e.fw",)
+    assert component.needs_firmware == ("e1000e.fw e1000e",)
     assert component.depends[1:] == ("linux-base (>= 4.3~)", "initramfs-tools (>= 0.120) | linux-initramfs-tool")
     assert payload == (tmp_path / "k.deb",)
     assert KernelIndex.from_component(component).match("pci:v00008086d000010D3sv0sd0bc02sc00i00") == ("e1000e",)

@@ -257,3 +257,17 @@ def test_every_item_has_a_reason_and_a_number() -> None:
     difference = compare(situation({"/etc/fstab": FSTAB}, components=(KERNEL,)))
     assert [item.id for item in difference.items] == [f"d{n + 1}" for n in range(len(difference.items))]
     assert all(item.reason for item in difference.items)
+
+
+def test_missing_firmware_is_taken_from_a_component_and_never_blocks() -> None:
+    hungry = replace(KERNEL, needs_firmware=("e1000e/a.fw e1000e", "e1000e/b.fw e1000e", "other.fw other"))
+    firmware = component("firmware-e", kind="firmware", kernel_release="", modules=(), modaliases=(),
+                         firmware=("e1000e/b.fw.xz",))  # fmt: skip
+    recipes, difference = decided(situation(components=(hungry, firmware)))
+    (found,) = of_kind(difference, "firmware-file")
+    assert (found.key, found.source, found.target) == ("e1000e/b.fw", "e1000e", "firmware-e")
+    assert Install(component="firmware-e", version="6.1.9-1") in recipes["firmware.install"].operations
+    _, difference = decided(situation(components=(hungry,)))
+    assert of_kind(difference, "firmware-file")[0].target == "" and not difference.blockers
+    present = situation({"/lib/firmware/e1000e/a.fw.zst": "x"}, components=(hungry,))
+    assert not of_kind(compare(present), "firmware-file")

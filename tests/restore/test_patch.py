@@ -101,6 +101,15 @@ def test_units_are_enabled_and_masked_by_links(tmp_path: Path) -> None:
         apply(tmp_path, EnableUnit(unit="c.service"))
 
 
+def test_secrets_are_not_kept_in_the_undo_folder(tmp_path: Path) -> None:
+    for name in ("key", "config"):
+        (tmp_path / name).write_text("x")
+    result = apply(tmp_path, MoveAside(path="/key", keep=False), MoveAside(path="/config"))
+    assert not (tmp_path / "key").exists() and not (tmp_path / "config").exists()
+    assert [path.name for path in (tmp_path / "var/lib/regraft/undo").iterdir()] == ["config"]
+    assert "/key" in result.changed
+
+
 def test_a_failed_check_stops_a_must_recipe_and_warns_of_a_lesser_one(tmp_path: Path) -> None:
     check = Check(kind="grep", path="/etc/x", text="y")
     with pytest.raises(PatchError, match=r"test.recipe: .*grep /etc/x y"):
