@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError
-from agent.model.filesystem_size import MIB, WRITABLE, minimum_bytes
+from agent.model.filesystem_size import EXT, MIB, WRITABLE, minimum_bytes
 from agent.model.image import Manifest, Volume
 from agent.model.partition_types import BIOS_BOOT, ESP, ESP_MBR, EXTENDED_TYPES, LINUX, is_bios_boot, is_esp
 from agent.model.profile import Disk, FileSystem, Firmware, Partition, TableKind
@@ -108,8 +108,8 @@ def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -
 def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> Wanted:
     fs = volume.filesystem
     if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
-        fs = FileSystem("ext4", used_bytes=volume.content_bytes + 4096 * volume.entries, mountpoint=fs.mountpoint)
-    fs = replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=fs.used_bytes or volume.content_bytes)
+        fs = FileSystem("ext4", mountpoint=fs.mountpoint)
+    fs = replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=held_bytes(volume))
     smallest = minimum_bytes(fs, volume.entries, headroom_bytes if fs.mountpoint == "/" else 0)
     size = part.size_bytes if part else fs.size_bytes or smallest
     return Wanted(
@@ -127,6 +127,17 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
         volume=volume.id,
         entries=volume.entries,
     )
+
+
+def held_bytes(volume: Volume) -> int:
+    """What the tree takes in a file system: at most each file rounded up to a block, and a block for its name.
+
+    Used bytes of the source may be less (compression, shared extents: both are undone by writing files) or more
+    (tables of an ext file system that was not mounted).
+    """
+    most = volume.content_bytes + 4096 * volume.entries
+    used = volume.filesystem.used_bytes
+    return min(used, most) if used and volume.filesystem.kind in EXT else most
 
 
 def with_boot_partitions(

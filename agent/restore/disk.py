@@ -27,7 +27,7 @@ from agent.model import table_text
 from agent.model.partition_types import EXTENDED_TYPES
 from agent.model.plan import DiskIdentity, PlannedPartition, WriteTable
 from agent.model.target_disk import identity as identity_of
-from agent.probe.disks import read_disks
+from agent.probe.disks import read_disk
 from agent.process import run
 
 MIB = 1 << 20
@@ -153,12 +153,12 @@ def _compare(handle: DiskHandle) -> None:
 
 def _found(handle: DiskHandle) -> DiskIdentity:
     """Identity of the device number behind the descriptor, as the profile's reader tells it; sizes from the device."""
-    seen = next((identity_of(disk) for disk in read_disks() if disk.name == handle.sysfs.name), None)
+    seen = identity_of(read_disk(handle.sysfs.name))
     return DiskIdentity(
         name=handle.sysfs.name,
-        model=seen.model if seen else "",
-        serial=seen.serial if seen else "",
-        wwn=seen.wwn if seen else "",
+        model=seen.model,
+        serial=seen.serial,
+        wwn=seen.wwn,
         size_bytes=_ioctl_number(handle.descriptor, _BLKGETSIZE64, "Q"),
         logical_sector_bytes=_ioctl_number(handle.descriptor, _BLKSSZGET, "i"),
     )

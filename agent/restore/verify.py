@@ -170,10 +170,22 @@ def _below_subvolume(path: str) -> str:
 # --- the loader's files -----------------------------------------------------------------------------------------------
 
 
-def uefi_checks(root: Path, names: dict[str, frozenset[str]]) -> Iterator[CheckResult]:
+def loader_checks(
+    root: Path, step: VerifyBoot, disk: DiskHandle, names: dict[str, frozenset[str]]
+) -> Iterator[CheckResult]:
+    if step.firmware != Firmware.UEFI:
+        yield from bios_checks(disk)
+        return
+    try:
+        place = boot.esp_place(root, disk, step.esp_partition)
+    except PatchError as error:
+        yield CheckResult(name="EFI system partition", ok=False, detail=error.message)
+        return
+    yield from uefi_checks(place, names)
+
+
+def uefi_checks(place: Path, names: dict[str, frozenset[str]]) -> Iterator[CheckResult]:
     """Fallback loader, GRUB beside it, and a stub that leads to a file system of this disk."""
-    place = root / boot.ESP_MOUNTPOINT.lstrip("/")
-    yield CheckResult(name="EFI system partition", ok=place.is_mount(), detail=f"mounted at {boot.ESP_MOUNTPOINT}")
     esp = LiveTree(place)
     for file in (f"EFI/{FALLBACK}/BOOTX64.EFI", f"EFI/{FALLBACK}/grubx64.efi"):
         yield _file(esp, "loader", f"/{_as_cased(place, file)}", lambda data: data[:2] == b"MZ")
