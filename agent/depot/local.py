@@ -129,13 +129,14 @@ class LocalDepot:
         target = self.root / checked_path(path)
         with self._room(path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if os.stat(source).st_dev == os.stat(target.parent).st_dev:  # noqa: PTH116
-                os.rename(source, target)  # noqa: PTH104
-                return
-            staged = self._staged_name()
-            shutil.copyfile(source, staged)
-            os.rename(staged, target)  # noqa: PTH104
-            source.unlink()
+            staged = source
+            if source.stat().st_dev != target.parent.stat().st_dev:
+                staged = self._staged_name()
+                shutil.copyfile(source, staged)
+            settle(staged)
+            staged.rename(target)
+            settle(target.parent)
+            source.unlink(missing_ok=True)
 
     def publish_profile(self, xml: bytes) -> Published:
         """Store a profile under its machine and time; the same profile twice is fine, another one is refused."""
@@ -185,15 +186,6 @@ class LocalDepot:
             )
         )
 
-    def sync(self) -> None:
-        """Bring everything written to the medium."""
-        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.sync()
-
     # --- inner ----------------------------------------------------------------------------------------------------
 
     def _signing_key(self) -> SigningKey:
@@ -216,7 +208,8 @@ class LocalDepot:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.rename(staged, target)  # noqa: PTH104
+            staged.rename(target)
+            settle(target.parent)
 
     @contextmanager
     def _room(self, path: str) -> Iterator[None]:
@@ -260,6 +253,15 @@ class LocalDepot:
             self._write(CATALOGUE_FILE, catalogue.encode(catalogue.with_entry(old, image, profile, component)))
         finally:
             os.close(lock)
+
+
+def settle(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the medium: what a manifest names outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def checked_names(machine: str, time: str) -> tuple[str, str]:

@@ -89,6 +89,22 @@ def _remove(where: int | str | bytes, name: str, follow: bool) -> None:
         os.removexattr(where, name, follow_symlinks=False)
 
 
+# File systems that keep neither owners nor modes, and times to two seconds only (FAT).
+COARSE = frozenset({"vfat", "msdos", "exfat"})
+COARSE_NS = 2_000_000_000
+
+
+def coarse_differences(entry: Entry, found: os.stat_result, times: bool = True) -> Iterator[str]:
+    """As `differences`, for what such a file system can keep."""
+    kind = TYPE_OF.get(stat.S_IFMT(found.st_mode), "unknown")
+    if kind != entry.type:
+        yield f"is a {kind}, expected a {entry.type}"
+    elif entry.type == FILE and found.st_size != entry.size:
+        yield f"{found.st_size:,} bytes, expected {entry.size:,}"
+    elif times and abs(found.st_mtime_ns - entry.mtime) > COARSE_NS:
+        yield f"time {found.st_mtime_ns} ns, expected {entry.mtime} ns"
+
+
 def differences(
     entry: Entry, found: os.stat_result, xattrs: dict[str, str] | None, times: bool = True
 ) -> Iterator[str]:

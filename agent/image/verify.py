@@ -18,7 +18,7 @@ from agent.depot.store import Depot
 from agent.errors import TargetIOError
 from agent.image.flags import read_flags
 from agent.image.listing import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Entry, Listing, open_listing
-from agent.image.metadata import differences, read_xattrs
+from agent.image.metadata import COARSE, coarse_differences, differences, read_xattrs
 from agent.image.target import Target
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write import LOST_AND_FOUND, TASK_BYTES, TASK_ENTRIES, find_volume
@@ -89,7 +89,8 @@ class _Run:
         self._touched = frozenset(path.rpartition("/")[0] or "/" for path in self.excepted)
 
         def work(number: int, ask: Ask) -> None:
-            Comparer(Target(self.target.root), self._prefix(), ask).run()
+            coarse = self.volume.filesystem.kind in COARSE
+            Comparer(Target(self.target.root), self._prefix(), coarse, ask).run()
 
         encoder = msgspec.json.Encoder()
         tasks = self._tasks(listing)
@@ -160,7 +161,12 @@ class _Run:
                 self._names.append((name, None))
                 return
             self._names.append((name, set()))
-            for sentence in differences(entry, found, read_xattrs(descriptor), times=path not in self._touched):
+            times = path not in self._touched
+            if self.volume.filesystem.kind in COARSE:
+                for sentence in coarse_differences(entry, found, times and bool(name)):
+                    self._differs(name, sentence)
+                return
+            for sentence in differences(entry, found, read_xattrs(descriptor), times):
                 self._differs(name, sentence)
             if (flags := read_flags(descriptor)) != entry.flags:
                 self._differs(name, f"flags {flags:#x}, expected {entry.flags:#x}")
@@ -220,6 +226,7 @@ class Comparer:
 
     target: Target
     prefix: str
+    coarse: bool
     ask: Ask
     result: Compared = field(default_factory=Compared)
 
@@ -256,7 +263,10 @@ class Comparer:
 
     def _file(self, entry: Entry, descriptor: int) -> None:
         found = os.fstat(descriptor)
-        if entry.type == FILE:
+        if entry.type == FILE and self.coarse:
+            for sentence in coarse_differences(entry, found):
+                self._differs(entry, sentence)
+        elif entry.type == FILE:
             for sentence in differences(entry, found, read_xattrs(descriptor)):
                 self._differs(entry, sentence)
             if (flags := read_flags(descriptor)) != entry.flags:

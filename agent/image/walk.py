@@ -29,7 +29,6 @@ DEFAULT_EXCLUDES: tuple[tuple[str, str], ...] = (
     ("/tmp/*", "temporary files"),
     ("/var/tmp/*", "temporary files"),
     ("/var/cache/apt/archives/*.deb", "packages that apt can fetch again"),
-    ("*/lost+found/*", "belongs to the file system, not to its files"),
 )
 
 
@@ -74,6 +73,8 @@ class Walk:
         """Everything there is to read, numbered from ``seq``."""
         self._seq = seq
         mounts = mount_points()
+        own = (self.mountpoint.rstrip("/") + "/lost+found/*", "belongs to the file system, not to its files")
+        self.patterns += (own,)
         matcher = _matcher(self.patterns)
         device = os.stat(self.root).st_dev
         pending = [b""]

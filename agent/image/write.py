@@ -22,7 +22,7 @@ import msgspec
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
-from agent.errors import DamagedError, NoImageError, StorageFullError, TargetIOError, UsageError
+from agent.errors import DamagedError, DoesNotFitError, NoImageError, TargetIOError, UsageError
 from agent.image.flags import CARRIED, LOCKING, write_flags
 from agent.image.frames import FrameReader
 from agent.image.listing import (
@@ -39,7 +39,7 @@ from agent.image.metadata import apply_xattrs
 from agent.image.pack import check_table
 from agent.image.target import Target, remove
 from agent.image.workers import Ask, default_jobs, pool
-from agent.image.write_work import Writer, Written, fix_metadata
+from agent.image.write_work import Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
 from agent.model.image import Volume
 
@@ -323,7 +323,7 @@ class _Run:
             descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             found = os.fstat(descriptor)
-            fix_metadata(entry, descriptor, found, os.geteuid() == 0)
+            self._notes(entry, list(apply_owner_and_mode(entry, descriptor, found, os.geteuid() == 0)))
             self._notes(entry, list(apply_xattrs(descriptor, entry, replace=True)))
             if not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
                 self._notes(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
@@ -346,7 +346,7 @@ class _Run:
         except OSError as error:
             where = f"{self.target.root}/{entry.path}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFullError(f"{where}: no room left", "choose a larger disk") from None
+                raise DoesNotFitError(f"{where}: no room left on the target", "choose a larger disk") from None
             raise TargetIOError(f"{where}: {error.strerror}", "look at the kernel log and the disk's health") from None
 
     def _notes(self, entry: Entry, sentences: list[str]) -> None:

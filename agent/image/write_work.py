@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 from blake3 import blake3
 
-from agent.errors import DamagedError, StorageFullError, TargetIOError
+from agent.errors import DoesNotFitError, TargetIOError
 from agent.image.flags import CARRIED, FIRST, LOCKING, write_flags
 from agent.image.frames import FrameReader
 from agent.image.listing import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
@@ -101,10 +101,8 @@ class Writer:
             if reached < entry.size:
                 os.ftruncate(descriptor, entry.size)
             self.result.written += sum(chunk.size for chunk in entry.chunks)
-            if self.owner and (entry.uid or entry.gid):
-                os.fchown(descriptor, entry.uid, entry.gid)
-            if entry.mode > 0o777:
-                os.fchmod(descriptor, entry.mode)
+            if entry.mode > 0o777 or (self.owner and (entry.uid or entry.gid)):
+                self._note(entry, apply_owner_and_mode(entry, descriptor, os.fstat(descriptor), self.owner))
             self._finish(entry, descriptor, replace=False)
         finally:
             os.close(descriptor)
@@ -143,7 +141,7 @@ class Writer:
             ):
                 return False
             self.result.kept += sum(chunk.size for chunk in entry.chunks)
-            fix_metadata(entry, descriptor, found, self.owner)
+            self._note(entry, apply_owner_and_mode(entry, descriptor, found, self.owner))
             self._finish(entry, descriptor, replace=True)
             return True
         finally:
@@ -213,10 +211,10 @@ class Writer:
             if len(self.result.notes) < NOTES:
                 self.result.notes.append(f"/{entry.path}: {sentence}")
 
-    def _failed(self, entry: Entry, error: OSError) -> TargetIOError | StorageFullError | DamagedError:
+    def _failed(self, entry: Entry, error: OSError) -> TargetIOError | DoesNotFitError:
         where = f"{self.target.root}/{entry.path}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return StorageFullError(f"{where}: no room left for {entry.size:,} bytes", "choose a larger disk")
+            return DoesNotFitError(f"{where}: no room left for {entry.size:,} bytes", "choose a larger disk")
         return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log and the disk's health")
 
 
@@ -232,6 +230,16 @@ def fix_metadata(entry: Entry, descriptor: int, found: os.stat_result, owner: bo
         os.fchown(descriptor, entry.uid, entry.gid)
     if changed or stat.S_IMODE(found.st_mode) != entry.mode:
         os.fchmod(descriptor, entry.mode)
+
+
+def apply_owner_and_mode(entry: Entry, descriptor: int, found: os.stat_result, owner: bool) -> Iterator[str]:
+    """As `fix_metadata`; yields a sentence where the file system keeps no owners or modes (FAT)."""
+    try:
+        fix_metadata(entry, descriptor, found, owner)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        yield f"owner and mode were not taken: {error.strerror}"
 
 
 def gaps(chunks: tuple[Chunk, ...], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -199,7 +199,8 @@ def test_a_hard_link_never_leaves_through_a_symbolic_link(carried: Carried, tmp_
 def test_links_in_the_target_lead_nowhere(carried: Carried, tmp_path: Path) -> None:
     """A tree from before may hold links where directories and files are to be."""
     outside, target = tmp_path / "outside", tmp_path / "target"
-    outside.mkdir(), target.mkdir()
+    outside.mkdir()
+    target.mkdir()
     (outside / "hostname").write_text("mine")
     (outside / "large").write_text("mine")
     (target / "etc").symlink_to(outside)
