@@ -225,5 +225,8 @@ def leave_report(report: Report, reporting: ServerEvents | None) -> None:
     REPORT.write_bytes(report_json(report))
     click.echo(report_text(report))
     if reporting:
-        reporting.finish(report)
+        try:
+            reporting.finish(report)
+        except RegraftError as error:  # the machine is restored all the same, and its report is on this screen
+            click.echo(f"the report could not be sent: {error}")
     click.echo(f"RESULT {report.result} exit {report.exit_code} plan {report.plan_sha256[:16]}")

@@ -76,12 +76,13 @@ def parse_image(text: str) -> ImageRef:
 
 
 def print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    data: bytes = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    click.echo(data.decode())
 
 
 def write_or_print(data: bytes, output: Path | None) -> None:
     """Bytes to a file, or to standard output."""
     if output is None:
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
     else:
         output.write_bytes(data)
