@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,12 +21,14 @@ from pathlib import Path
 import msgspec
 import zstandard
 
+from agent.depot.catalogue import LoadedImage
 from agent.depot.store import WritableDepot, image_path, listing_path
 from agent.errors import UsageError
+from agent.image.chunk_index import ChunkIndex
 from agent.image.listing import FORMAT as LISTING_FORMAT
 from agent.image.listing import Entry, Head
-from agent.image.pack import LEVEL, Frame
-from agent.image.read_work import Done, Finish, FrameRow, Locate, Packs, Places, Reader
+from agent.image.pack import LEVEL
+from agent.image.read_work import Done, Finish, Locate, Packs, Reader
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, swap_inodes
 from agent.image.workers import Ask, default_jobs, pool
 from agent.model.events import Emit, Event
@@ -37,8 +38,6 @@ from agent.model.profile import Disk, FileSystem, Profile
 from agent.model.profile_xml import dump_profile
 from agent.version import TOOL
 
-# Smaller chunks that lie elsewhere are stored again: fetching and unfolding a far frame costs more than they do.
-NEAR_BYTES = 8 << 10
 PROGRESS_S = 0.5
 LISTED = 1000  # names of changed files in a manifest
 
@@ -73,19 +72,30 @@ class CaptureResult:
     ref: ImageRef
     entries: int
     content_bytes: int
-    stored_bytes: int
-    packs: int
+    stored_bytes: int  # new in the depot: packs of this capture
+    packs: int  # that the image needs, older ones too
     seconds: float
     warnings: tuple[str, ...] = ()
 
 
-def capture_image(source: CaptureSource, depot: WritableDepot, emit: Emit, jobs: int | None = None) -> CaptureResult:
-    """Capture every volume, publish profile and image. Raises before the image exists, or not at all."""
+def capture_image(
+    source: CaptureSource,
+    depot: WritableDepot,
+    emit: Emit,
+    jobs: int | None = None,
+    previous: LoadedImage | None = None,
+) -> CaptureResult:
+    """Capture every volume, publish profile and image. Raises before the image exists, or not at all.
+
+    Content that ``previous`` holds, an image of the same depot, is referred to and not stored again.
+    """
     started = time.monotonic()
     _check(source)
     capture_time = _free_time(depot, source.machine)
     with tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging) as folder:
         run = _Run(source, depot, emit, Path(folder))
+        if previous is not None:
+            run.index.load(depot, previous)
         run.read(jobs or default_jobs())
         volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
     xml = dump_profile(source.profile)
@@ -112,30 +122,6 @@ def _free_time(depot: WritableDepot, machine: str) -> str:
     while depot.exists(image_path(machine, moment.strftime("%Y%m%dT%H%M%SZ"))):
         moment += timedelta(seconds=1)
     return moment.strftime("%Y%m%dT%H%M%SZ")
-
-
-class _Frames:
-    """Every frame of the capture by number: which worker's which pack, and where. 45 bytes each."""
-
-    _ROW = struct.Struct("<IIQIIB32s")
-
-    def __init__(self) -> None:
-        self._rows = bytearray()
-        self.count = 0
-
-    def allocate(self) -> int:
-        self._rows += bytes(self._ROW.size)
-        self.count += 1
-        return self.count - 1
-
-    def fill(self, worker: int, row: FrameRow) -> None:
-        number, pack, offset, stored, plain, raw, digest = row
-        self._ROW.pack_into(self._rows, number * self._ROW.size, worker, pack, offset, stored, plain, raw, digest)
-
-    def get(self, number: int) -> tuple[int, Frame]:
-        """The worker, and the frame in terms of that worker's packs."""
-        row = self._ROW.unpack_from(self._rows, number * self._ROW.size)
-        return row[0], Frame(row[1], row[2], row[3], row[4], bool(row[5]), row[6])
 
 
 class _Lines:
@@ -170,13 +156,13 @@ class _Run:
     depot: WritableDepot
     emit: Emit
     folder: Path
-    frames: _Frames = field(default_factory=_Frames)
-    packs: dict[int, list[ObjectRef]] = field(default_factory=dict)
+    index: ChunkIndex = field(default_factory=ChunkIndex)
+    packs: dict[str, ObjectRef] = field(default_factory=dict)  # those that the listings refer to
+    stored_bytes: int = 0
     lines: list[_Lines] = field(default_factory=list)
     walks: list[Walk] = field(default_factory=list)
     changed: dict[str, None] = field(default_factory=dict)
     unreadable: list[Excluded] = field(default_factory=list)
-    _index: dict[bytes, int] = field(default_factory=dict)
     _waiting: dict[int, Done] = field(default_factory=dict)
     _emitted: int = 0
     _dropped: set[tuple[int, bytes]] = field(default_factory=set)
@@ -192,9 +178,10 @@ class _Run:
             for worker, message in workers.requests():
                 request = decoder.decode(message)
                 if isinstance(request, Locate):
-                    workers.reply(worker, msgspec.msgpack.encode(self._locate(request)))
+                    workers.reply(worker, msgspec.msgpack.encode(self.index.locate(request)))
                 elif isinstance(request, Finish):
-                    self.packs[worker] = [ObjectRef(sha256, size) for sha256, size in request.packs]
+                    self.index.add_packs(worker, [ObjectRef(sha256, size) for sha256, size in request.packs])
+                    self.stored_bytes += sum(size for _, size in request.packs)
                     workers.reply(worker, b"")
                 else:
                     task = next(tasks, None)
@@ -207,16 +194,19 @@ class _Run:
         """Put head, frames and entries of one volume together, as one object of the depot."""
         volume, lines = self.source.volumes[number], self.lines[number]
         used = [frame for frame, is_used in enumerate(lines.used) if is_used]
-        packs = self._packs_of(used)
-        order = {pack: index for index, pack in enumerate(packs)}
-        head = Head(LISTING_FORMAT, volume.id, tuple(pack.sha256 for pack in packs), len(used), lines.entries)
+        packs = {pack.sha256: pack for pack in (self.index.frame(frame)[0] for frame in used)}
+        self.packs.update(packs)
+        order = {sha256: position for position, sha256 in enumerate(packs)}
+        head = Head(LISTING_FORMAT, volume.id, tuple(packs), len(used), lines.entries)
         path = self.folder / f"{number}.listing"
         encoder = msgspec.json.Encoder()
         with path.open("wb") as file:
             with zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False) as writer:
                 writer.write(encoder.encode(head) + b"\n")
-                for frame in used:
-                    writer.write(encoder.encode(self._frame_line(frame, order)) + b"\n")
+                for each in used:
+                    pack, frame = self.index.frame(each)
+                    place = (each, order[pack.sha256], frame.offset, frame.stored, frame.plain, int(frame.raw))
+                    writer.write(encoder.encode((*place, frame.digest.hex())) + b"\n")
             with lines.path.open("rb") as entries:
                 while piece := entries.read(1 << 20):
                     file.write(piece)
@@ -232,10 +222,9 @@ class _Run:
     def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
         excluded = {each.path: each for walk in self.walks for each in walk.excluded.values()}
         unreadable = [each for walk in self.walks for each in walk.unreadable] + self.unreadable
-        packs = {pack.sha256: pack for each in sorted(self.packs) for pack in self.packs[each]}
         return Manifest(
             format=FORMAT, machine=self.source.machine, time=capture_time, tool=TOOL, hostname=self.source.hostname,
-            profile=profile, disks=self.source.disks, volumes=volumes, packs=tuple(packs.values()),
+            profile=profile, disks=self.source.disks, volumes=volumes, packs=tuple(self.packs.values()),
             excluded=tuple(excluded[path] for path in sorted(excluded)),
             changed_while_read=tuple(sorted(self.changed))[:LISTED],
             unreadable=tuple(sorted(unreadable, key=lambda each: each.path)),
@@ -250,7 +239,7 @@ class _Run:
             ref=manifest.ref,
             entries=sum(volume.entries for volume in manifest.volumes),
             content_bytes=sum(volume.content_bytes for volume in manifest.volumes),
-            stored_bytes=sum(pack.size_bytes for pack in manifest.packs),
+            stored_bytes=self.stored_bytes,
             packs=len(manifest.packs),
             seconds=round(seconds, 2),
             warnings=tuple(warnings),
@@ -282,27 +271,10 @@ class _Run:
                 seq = task.seq + 1
                 yield task
 
-    def _locate(self, request: Locate) -> Places:
-        """Old places for known chunks, places in a new frame for the others."""
-        number, reached = -1, 0
-        places: list[tuple[int, int]] = []
-        for position, size in enumerate(request.sizes):
-            id_ = request.ids[position * 32 : position * 32 + 32]
-            known = self._index.get(id_)
-            if known is not None and (size >= NEAR_BYTES or known >> 32 == number):
-                places.append((known >> 32, known & 0xFFFFFFFF))
-                continue
-            if number < 0:
-                number = self.frames.allocate()
-            self._index[id_] = number << 32 | reached
-            places.append((number, reached))
-            reached += size
-        return Places(number, places)
-
     def _take(self, worker: int, done: Done) -> None:
         """File a result; lines are written in the order of the walk."""
         for row in done.frames:
-            self.frames.fill(worker, row)
+            self.index.add_frame(worker, row)
         if done.seq < 0:
             return
         self._waiting[done.seq] = done
@@ -345,19 +317,6 @@ class _Run:
             total = sum(volume.filesystem.used_bytes for volume in self.source.volumes)
             self.emit(Event(seq=0, time="", kind="progress", phase="capture", done=self._done_bytes,
                             total=max(total, self._done_bytes), unit="bytes"))  # fmt: skip
-
-    def _packs_of(self, used: list[int]) -> list[ObjectRef]:
-        """The packs these frames lie in, in order of first use."""
-        found: dict[tuple[int, int], None] = {}
-        for number in used:
-            worker, frame = self.frames.get(number)
-            found[(worker, frame.pack)] = None
-        return list(dict.fromkeys(self.packs[worker][pack] for worker, pack in found))
-
-    def _frame_line(self, number: int, order: dict[ObjectRef, int]) -> tuple[int, int, int, int, int, int, str]:
-        worker, frame = self.frames.get(number)
-        pack = order[self.packs[worker][frame.pack]]
-        return (number, pack, frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest.hex())
 
 
 def _text(path: str) -> str:

@@ -42,8 +42,14 @@ def source(tree: Path, kind: str = "ext4", mountpoint: str = "/", excludes: tupl
     return CaptureSource("web-1", "web-1.example", profile(), (), (volume,), excludes)
 
 
-def carry(tree: Path, depot: LocalDepot, kind: str = "ext4", excludes: tuple[str, ...] = ()) -> Carried:
-    result = capture_image(source(tree, kind, excludes=excludes), depot, no_events, jobs=2)
+def carry(
+    tree: Path,
+    depot: LocalDepot,
+    kind: str = "ext4",
+    excludes: tuple[str, ...] = (),
+    previous: LoadedImage | None = None,
+) -> Carried:
+    result = capture_image(source(tree, kind, excludes=excludes), depot, no_events, jobs=2, previous=previous)
     return Carried(depot, result, find_image(depot, trusted_keys(depot), result.ref))
 
 

@@ -186,3 +186,32 @@ def test_extract_without_paths_takes_all(depot: LocalDepot, tmp_path: Path) -> N
     plain_tree(source)
     extract(depot, carry(source, depot).loaded, [], target, no_events)
     assert describe(target) == describe(source)
+
+
+def test_a_second_capture_stores_what_is_new(depot: LocalDepot, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    plain_tree(source)
+    (source / "usr/share").mkdir()
+    for number in range(3000):
+        (source / f"usr/share/{number}").write_text(f"small file {number} " * 40)
+    first = carry(source, depot)
+    (source / "etc/hostname").write_text("web-2\n")
+    (source / "usr/share/7").unlink()
+    second = carry(source, depot, previous=first.loaded)
+    assert second.result.stored_bytes < first.result.stored_bytes / 20
+    assert second.loaded.manifest.packs != first.loaded.manifest.packs
+    target.mkdir()
+    write_volume(depot, second.loaded, "root", target, no_events)
+    assert describe(target) == describe(source)
+
+
+def test_content_whose_pack_is_gone_is_stored_again(depot: LocalDepot, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    plain_tree(source)
+    first = carry(source, depot)
+    for pack in (depot.root / "packs").rglob("*.pack"):
+        pack.unlink()
+    second = carry(source, depot, previous=first.loaded)
+    target.mkdir()
+    write_volume(depot, second.loaded, "root", target, no_events)
+    assert describe(target) == describe(source)
