@@ -139,7 +139,7 @@ class _Work:
                     if package_state(self.inside, package):
                         self.sandbox.remove_deb([package])
                 case RunCommand(argv=argv):
-                    self.sandbox.run(argv)
+                    self.sandbox.run(argv, environment={"DEBIAN_FRONTEND": "noninteractive"})
         except PatchError as error:
             if not isinstance(operation, RemovePackage) or operation.on_failure != "warn":
                 raise

@@ -7,6 +7,7 @@ time is up, everything in it is ended with it, and its mounts are gone with its 
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,9 @@ from agent.restore.inside import InsideRoot
 
 DEFAULT_TIMEOUT_S = 900.0
 VISIBLE = "/run/regraft"  # where files of the agent appear inside, read-only
-# The words of this script never change: what varies is passed as its arguments. $1 root, $2 number of device lines,
-# then "name mode major minor" each as one word list, $n number of links, then "link target"; then "file" count and
-# files; then the program. util-linux's mount and the shell are those of the agent's own system.
+# The words of this script never change; what varies is passed as its arguments: the root; a count of device nodes and
+# five words for each (name mode type major minor); a count of links and two words for each; a count of files and two
+# words for each (file, name); the program. The shell and util-linux's mount are those of the agent's own system.
 _SETUP = r"""
 set -eu
 root=$1; shift
@@ -89,7 +90,7 @@ class Sandbox:
         if not stat.S_ISBLK(status.st_mode):
             raise PatchError(f"‘{node}’ is not a block device", "give the target disk's own nodes")
         device = status.st_rdev
-        self._nodes.append([node.name, "600", "b", str(device >> 8 & 0xFFF), str(device & 0xFF | device >> 12 & ~0xFF)])
+        self._nodes.append([node.name, "600", "b", str(os.major(device)), str(os.minor(device))])
         # grub-mkconfig writes root=UUID=… only when the link that udev would make is there.
         printed = run(["blkid", "-p", "-o", "export", node], accept=(0, 2, 4, 8)).stdout
         names = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)

@@ -57,6 +57,24 @@ def test_there_is_no_network(root: Path) -> None:
     assert [line.split(":")[0].strip() for line in said] == ["lo"]
 
 
+def test_the_target_disks_nodes_are_there_with_the_links_that_grub_looks_for(root: Path, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    run(["mkfs.ext4", "-q", "-U", "12345678-1234-1234-1234-123456789abc", str(image)])
+    loop = Path(run(["losetup", "--find", "--show", str(image)]).stdout.strip())
+    try:
+        sandbox = Sandbox(root, (loop,))
+        link = "/dev/disk/by-uuid/12345678-1234-1234-1234-123456789abc"
+        assert sandbox.run(["readlink", "-f", link]).stdout.strip() == f"/dev/{loop.name}"
+        magic = sandbox.run(["sh", "-c", f"dd if={link} bs=1 skip=1080 count=2 2>/dev/null | od -An -tx1"]).stdout
+        assert magic.split() == ["53", "ef"], "ext4's superblock is read through it"
+    finally:
+        run(["losetup", "--detach", str(loop)])
+    with pytest.raises(PatchError, match="is not a block device"):
+        Sandbox(root, (image,))
+
+
 def test_nothing_outlives_the_time_limit(root: Path) -> None:
     started = time.monotonic()
     with pytest.raises(PatchError, match=r"did not end within 1 s"):
