@@ -1,7 +1,8 @@
 """The hardware configuration of a profile as one digest: devices, disk layout, network addressing.
 
 Two profiles of one machine have the same fingerprint as long as nobody changed its hardware, its partitions or its
-addresses; kernel names, leases, fill levels and what is plugged in for a while (USB, removable disks) do not count.
+addresses. Kernel names, leases, fill levels and what is plugged in for a while (USB, removable disks) do not count, nor
+do devices that only exist while some module is loaded.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import json
 
 from agent.model.profile import Disk, Network, Partition, Profile
 
+BUSES = frozenset({"pci", "virtio", "vmbus"})
+
 
 def hardware_fingerprint(profile: Profile) -> str:
     """SHA-256 in hexadecimal; of a profile without hardware sections it says nothing about hardware."""
     facts = {
-        "devices": sorted(device.key for device in profile.devices if device.bus != "usb"),
+        "devices": sorted(device.key for device in profile.devices if device.bus in BUSES),
         "disks": sorted(_disk_facts(disk) for disk in profile.disks if _lasting(disk)),
         "network": _network_facts(profile.network),
     }

@@ -1,0 +1,287 @@
+"""What can be captured: the running system, the system on a disk that does not run, the tree below a directory.
+
+Also the reverse: the volumes of a restored disk, mounted to be read. Everything that is mounted here is mounted
+read-only, and only when reading it does not need a journal to be played back: nothing on the disk changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from agent.errors import DamagedError, ReadBackError, RefusedError
+from agent.image.capture import CaptureSource, SourceVolume
+from agent.model.image import Manifest
+from agent.model.profile import Disk, FileSystem, Network, Partition, Profile
+from agent.model.tree import read_text
+from agent.probe.disks import Surroundings, mount_of, partition_name, read_disk
+from agent.probe.filesystems import mounted_use, unclean
+from agent.probe.live_tree import LiveTree
+from agent.probe.machine import merged, probe_hardware, probe_machine, probe_root, with_boot_role
+from agent.probe.mounts import FstabEntry, Mount, disks_below, fstab_entries
+from agent.probe.network import named_by_system
+from agent.process import run
+
+KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"})
+# A clean journal has nothing to play back; that the kernel does not look for work makes sure of it.
+NO_REPLAY = {"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
+TAGS = {"UUID": "uuid", "LABEL": "label"}
+
+
+# --- the running system ---------------------------------------------------------------------------------------------
+
+
+def live_source(name: str) -> CaptureSource:
+    """The running system: its mounted file systems on local disks. Raises RefusedError for what cannot travel."""
+    profile = probe_machine(name)
+    around = Surroundings.of()
+    volumes: list[SourceVolume] = []
+    for mount in sorted(captured_mounts(profile.disks, around), key=lambda mount: mount.mountpoint):
+        disk, partition, held = place_of(profile.disks, mount.device)
+        if not held.uuid:
+            raise RefusedError(
+                f"the file system of {mount.mountpoint} on {mount.device} cannot be read: {profile_reason(profile)}",
+                "capture as root, on a machine that may read its own disks",
+            )
+        filesystem = replace(held, kind=mount.kind, mountpoint=mount.mountpoint)
+        volumes.append(
+            SourceVolume(
+                volume_id(mount.mountpoint, {v.id for v in volumes}), mounted_use(filesystem, Path(mount.mountpoint)),
+                Path(mount.mountpoint), disk.name, partition,
+            )
+        )  # fmt: skip
+    return source_of(profile, volumes)
+
+
+def profile_reason(profile: Profile) -> str:
+    return next((section.reason for section in profile.sections if section.name == "storage"), "") or "it has no UUID"
+
+
+def captured_mounts(disks: tuple[Disk, ...], around: Surroundings) -> Iterator[Mount]:
+    """One mount of every file system that belongs to the system; what is plugged in for a while does not."""
+    known = {disk.name: disk for disk in disks}
+    root = next((mount for mount in around.mounts if mount.mountpoint == "/"), None)
+    if root is None or root.kind not in KINDS:
+        raise RefusedError(
+            f"the root file system is {root.kind if root else 'unknown'}, expected one of {', '.join(sorted(KINDS))}",
+            "capture the tree with ‘regraft capture --root DIR’",
+        )
+    for mount in around.mounts:
+        below = disks_below(around.root, mount.device) & known.keys()
+        if mount.kind not in KINDS or not below or mount != mount_of(mount.device, around):
+            continue
+        attached = [known[name] for name in below]
+        if mount is not root and any(disk.removable or disk.transport == "usb" for disk in attached):
+            continue
+        refuse_stacks(mount, below, around.root)
+        yield mount
+
+
+def refuse_stacks(mount: Mount, disks: frozenset[str], root: Path) -> None:
+    """A part of a file system, or one on LVM, RAID or LUKS, would come back as something else."""
+    device = (root / "sys/class/block" / mount.device).resolve()
+    direct = mount.device in disks or device.parent.name in disks
+    hint = "capture the tree with ‘regraft capture --root DIR’"
+    if not direct:
+        raise RefusedError(f"{mount.mountpoint} lies on {mount.device} (LVM, RAID or LUKS), expected a partition", hint)
+    if mount.root != "/":
+        raise RefusedError(
+            f"{mount.mountpoint} is ‘{mount.root}’ of {mount.device}, expected a whole file system", hint
+        )
+
+
+def place_of(disks: tuple[Disk, ...], device: str) -> tuple[Disk, int, FileSystem]:
+    """Disk, partition number (0: the whole disk) and what lies there."""
+    for disk in disks:
+        if disk.name == device:
+            return disk, 0, disk.holds or FileSystem("")
+        for partition in disk.partitions:
+            if partition_name(Path("/"), disk.name, partition.number) == device:
+                return disk, partition.number, partition.holds or FileSystem("")
+    raise RefusedError(f"{device} is mounted, but no partition table names it", "write the table, or run partprobe")
+
+
+def source_of(profile: Profile, volumes: list[SourceVolume]) -> CaptureSource:
+    """The source, with the disks that its volumes lie on; the one that boots first."""
+    names = {volume.disk for volume in volumes}
+    disks = sorted((disk for disk in profile.disks if disk.name in names), key=lambda disk: disk.role != "boot")
+    hostname = profile.hostname or profile.machine
+    return CaptureSource(profile.machine, hostname, profile, tuple(disks), tuple(volumes))
+
+
+def volume_id(mountpoint: str, taken: set[str]) -> str:
+    """``root``, ``srv``, ``boot-efi``; unique in the image."""
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", mountpoint).strip("-.")[:48] or "root"
+    return next(
+        name for name in (plain, *(f"{plain}-{n}" for n in range(2, len(taken) + 3))) if name not in taken
+    )  # fmt: skip
+
+
+# --- a directory ----------------------------------------------------------------------------------------------------
+
+
+def directory_source(root: Path, name: str) -> CaptureSource:
+    """The tree below a directory as one volume without a place on a disk."""
+    profile = probe_root(LiveTree(root), name)
+    filesystem = mounted_use(FileSystem("", mountpoint="/"), root)
+    return source_of(profile, [SourceVolume("root", filesystem, root)])
+
+
+# --- a disk that does not run ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def offline_source(disk_name: str, machine: str, mount_root: Path) -> Iterator[CaptureSource]:
+    """The system on a disk, mounted read-only below ``mount_root`` as its fstab says; unmounted at the end."""
+    hardware = probe_hardware(machine)
+    disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
+    with ExitStack() as stack:
+        root = find_root(disk, mount_root)
+        mount_read_only(disk, root, mount_root, stack)
+        tree = LiveTree(mount_root)
+        entries = fstab_entries(read_text(tree, "/etc/fstab"))
+        volumes = [volume_of(disk, root, "/", mount_root, set())]
+        for entry, number in fstab_places(entries, disk):
+            if entry.mountpoint == "/" or number == root:
+                continue
+            where = inside(tree, entry.mountpoint)
+            mount_read_only(disk, number, where, stack)
+            volumes.append(volume_of(disk, number, entry.mountpoint, where, {volume.id for volume in volumes}))
+        described = described_disk(disk, volumes, entries)
+        software = probe_root(tree, machine)
+        nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
+        others = tuple(each for each in hardware.disks if each.name != disk.name)
+        hardware = replace(hardware, disks=(described, *others), network=Network(nics=nics))
+        yield source_of(merged(hardware, software), volumes)
+
+
+def find_root(disk: Disk, mount_root: Path) -> int:
+    """Number of the partition with the system: the only one that has both an os-release and an fstab."""
+    found: list[int] = []
+    for number, held in contents(disk):
+        if held.kind not in KINDS - {"vfat"}:
+            continue
+        with ExitStack() as stack:
+            mount_read_only(disk, number, mount_root, stack)
+            tree = LiveTree(mount_root)
+            # os-release may point into a /usr of its own
+            system = tree.read_link("/etc/os-release") or tree.is_file("/etc/os-release")
+            if system and tree.is_file("/etc/fstab"):
+                found.append(number)
+    if len(found) != 1:
+        raise RefusedError(
+            f"{len(found)} file systems on {disk.name} hold a system (/etc/os-release and /etc/fstab), expected 1",
+            "capture another disk, or mount the system and use ‘regraft capture --root DIR’",
+        )
+    return found[0]
+
+
+def contents(disk: Disk) -> list[tuple[int, FileSystem]]:
+    """What lies where on the disk; 0 is the whole disk."""
+    whole = () if disk.partitions else ((0, disk.holds),)
+    found = (*whole, *((part.number, part.holds) for part in disk.partitions))
+    return [(number, held) for number, held in found if held is not None]
+
+
+def mount_read_only(disk: Disk, number: int, where: Path, stack: ExitStack) -> None:
+    """Mount a partition so that nothing is written to it; RefusedError when its journal would have to be."""
+    held = dict(contents(disk))[number]
+    node = Path("/dev") / (partition_name(Path("/"), disk.name, number) if number else disk.name)
+    problem = unclean(node, held.kind)
+    if problem:
+        raise RefusedError(
+            f"{held.kind} on {node} was not unmounted cleanly: {problem}; reading it would write to the disk",
+            "start that system once and shut it down, or let fsck repair it, then capture again",
+        )
+    options = ["ro", "nosuid", "nodev", "noexec", *([NO_REPLAY[held.kind]] if held.kind in NO_REPLAY else [])]
+    where.mkdir(parents=True, exist_ok=True)
+    run(["mount", "-t", held.kind, "-o", ",".join(options), node, where])
+    stack.callback(run, ["umount", where])
+
+
+def fstab_places(entries: tuple[FstabEntry, ...], disk: Disk) -> list[tuple[FstabEntry, int]]:
+    """The entries that are about this disk, parents before what is mounted in them."""
+    found = []
+    for entry in entries:
+        number = partition_named(entry.device, disk)
+        if number is not None and entry.kind in KINDS | {"auto"} and entry.mountpoint.startswith("/"):
+            found.append((entry, number))
+    return sorted(found, key=lambda each: len(PurePosixPath(each[0].mountpoint).parts))
+
+
+def partition_named(device: str, disk: Disk) -> int | None:
+    """Partition that fstab calls ``device``. Kernel names change with the machine: of them the number counts."""
+    tag, equals, value = device.partition("=")
+    value = value.strip("\"'")
+    link = re.fullmatch(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)", device)
+    if link:
+        tag, equals, value = link[1].upper(), "=", link[2]
+    for number, held in contents(disk):
+        if equals and tag in TAGS and getattr(held, TAGS[tag]).lower() == value.lower():
+            return number
+    for part in disk.partitions:
+        if equals and value and value.lower() in _part_names(tag, part):
+            return part.number
+        named = re.fullmatch(r"/dev/(?:[shv]d[a-z]|xvd[a-z]|(?:nvme\d+n|mmcblk)\d+p)(\d+)", device)
+        if not equals and named and int(named[1]) == part.number:
+            return part.number
+    return None
+
+
+def _part_names(tag: str, part: Partition) -> tuple[str, ...]:
+    return {"PARTUUID": (part.part_uuid,), "PARTLABEL": (part.part_label.lower(),)}.get(tag, ())
+
+
+def inside(tree: LiveTree, mountpoint: str) -> Path:
+    where = tree.host_path(mountpoint)
+    if where is None or not where.is_dir():
+        raise DamagedError(f"fstab mounts {mountpoint}, which is no directory of the system")
+    return where
+
+
+def volume_of(disk: Disk, number: int, mountpoint: str, where: Path, taken: set[str]) -> SourceVolume:
+    held = replace(dict(contents(disk))[number], mountpoint=mountpoint)
+    return SourceVolume(volume_id(mountpoint, taken), mounted_use(held, where), where, disk.name, number)
+
+
+def described_disk(disk: Disk, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:
+    """The disk as its own system would describe it."""
+    options = {number: entry.options for entry, number in fstab_places(entries, disk)}
+    swaps = {partition_named(entry.device, disk): entry.options for entry in entries if entry.kind == "swap"}
+    known = {volume.partition: volume.filesystem for volume in volumes}
+
+    def described(number: int, held: FileSystem | None) -> FileSystem | None:
+        if held is None:
+            return None
+        if held.kind == "swap":
+            return replace(held, options=swaps.get(number, ""))
+        return replace(known.get(number, held), options=options.get(number, ""))
+
+    partitions = tuple(replace(part, holds=described(part.number, part.holds)) for part in disk.partitions)
+    found = replace(disk, partitions=partitions, holds=described(0, disk.holds), in_use=(), boot_medium=False)
+    return with_boot_role([found], [disk.name])[0]
+
+
+# --- a restored disk ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def mounted_volumes(disk: Disk, manifest: Manifest, mount_root: Path) -> Iterator[Path]:
+    """The volumes of an image, as they lie on a disk, mounted read-only below one root; unmounted at the end."""
+    found = {held.uuid: number for number, held in contents(disk) if held.uuid}
+    with ExitStack() as stack:
+        for volume in sorted(manifest.volumes, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
+            number = found.get(volume.filesystem.uuid)
+            if number is None:
+                raise ReadBackError(
+                    f"disk {disk.name} has no file system {volume.filesystem.uuid} (volume {volume.id} of "
+                    f"{manifest.ref}), found {', '.join(sorted(found)) or 'none'}",
+                    "name the disk that the image was restored to, or restore again",
+                )
+            mountpoint = volume.filesystem.mountpoint
+            where = mount_root if mountpoint == "/" else inside(LiveTree(mount_root), mountpoint)
+            mount_read_only(disk, number, where, stack)
+        yield mount_root
