@@ -114,7 +114,8 @@ class Sandbox:
         setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
         shown = _counted([[str(path.resolve()), path.name] for path in files])
         words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **(environment or {})}
-        clean = ["env", "-i", *(f"{key}={value}" for key, value in words.items())]
+        # By its path: busybox, the PE's shell, would run an applet of its own instead of any bare name, dpkg too.
+        clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in words.items())]
         try:
             return run([*unshare, *setup, *shown, *clean, *argv], timeout_s=timeout_s, accept=accept)
         except ProcessError as error:

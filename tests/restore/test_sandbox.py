@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import process
 from agent.errors import PatchError
 from agent.model.initramfs import list_initramfs, modules_in
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
@@ -73,6 +74,20 @@ def test_the_target_disks_nodes_are_there_with_the_links_that_grub_looks_for(roo
         run(["losetup", "--detach", str(loop)])
     with pytest.raises(PatchError, match="is not a block device"):
         Sandbox(root, (image,))
+
+
+def test_the_shell_of_the_boot_medium_runs_the_images_programs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """busybox prefers its own applets to programs of the same name: never inside the restored system."""
+    for name in ("sh", "mkdir", "ln", "mknod", "chmod", "chroot", "env"):
+        (tmp_path / name).symlink_to("/usr/bin/busybox")
+    for name in ("mount", "unshare"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    real = process.child_environment
+    monkeypatch.setattr(process, "child_environment", lambda extra=None: {**real(extra), "PATH": str(tmp_path)})
+    said = Sandbox(root).run(["dpkg", "--version"], files=[Path("/etc/hostname")]).stdout
+    assert "Debian 'dpkg' package management program" in said
 
 
 def test_nothing_outlives_the_time_limit(root: Path) -> None:
