@@ -33,6 +33,10 @@ from agent.process import run
 MIB = 1 << 20
 BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR table follow
 NODE_TIMEOUT_S = 10.0
+_SFDISK = (
+    *("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel"),  # the kernel is told afterwards, by us
+    *("--wipe", "never", "--wipe-partitions", "never"),
+)
 # linux/fs.h, linux/blkpg.h
 _BLKSSZGET, _BLKGETSIZE64, _BLKFLSBUF, _BLKPG = 0x1268, 0x80081272, 0x1261, 0x1269
 _ADD, _DELETE = 1, 2
@@ -209,10 +213,10 @@ def write_table(handle: DiskHandle, step: WriteTable) -> None:
     """Write the table of the plan and prove it by reading it back."""
     _commit_geometry(handle, step)
     script = table_text.script(step, handle.identity.logical_sector_bytes)
-    run(_sfdisk(handle), stdin=script.encode())
+    run([*_SFDISK, handle.node], stdin=script.encode())
     for part in step.partitions:
         if part.part_label and not table_text.is_plain(part.part_label):
-            run([*_sfdisk(handle), "--part-label", handle.node, str(part.number), part.part_label])
+            run([*_SFDISK, "--part-label", handle.node, str(part.number), part.part_label])
     _flush(handle)
     wrong = _differences(handle, step)
     if wrong:
@@ -268,11 +272,6 @@ def _kind(part: PlannedPartition, table: str) -> int:
     if table == "mbr" and part.number > 4:
         return int(parted.PARTITION_LOGICAL)
     return int(parted.PARTITION_NORMAL)
-
-
-def _sfdisk(handle: DiskHandle) -> list[str | os.PathLike[str]]:
-    quiet = ["--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never"]
-    return ["sfdisk", *quiet, handle.node]
 
 
 def _differences(handle: DiskHandle, step: WriteTable) -> list[str]:
