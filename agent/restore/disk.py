@@ -180,11 +180,11 @@ def clear_disk(handle: DiskHandle) -> None:
     """Destroy boot code, tables and signatures. From here on the disk does not boot until the loader is in."""
     for number in handle.partition_numbers():
         _blkpg(handle, _DELETE, number)
+    # First, while it still finds them: some signatures (ZFS, RAID) are many, far apart. --force: we hold the claim.
+    run(["wipefs", "--all", "--force", "--quiet", handle.node])
     zero = bytes(MIB)
     _write(handle, 0, zero)
     _write(handle, handle.identity.size_bytes - MIB, zero)
-    # What lies elsewhere: superblocks of RAID, btrfs mirrors, ZFS labels. --force: the claim on the disk is ours.
-    run(["wipefs", "--all", "--force", "--quiet", handle.node])
     _flush(handle)
 
 
