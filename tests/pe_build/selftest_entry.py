@@ -15,7 +15,7 @@ import time
 import tomllib
 from pathlib import Path
 
-import _ped  # type: ignore[import-not-found]
+import _ped
 import blake3
 import lxml.etree
 import parted
@@ -25,15 +25,16 @@ import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyroute2 import IPRoute
 
+import agent.process
 from agent.process import run
-from agent.recipe_files import shipped_recipes
 from agent.version import TOOL
 
 PROGRAMS = (
-    "sfdisk wipefs blkid lsblk blkdiscard mount umount unshare chroot losetup partx mkswap swapon mke2fs tune2fs e2fsck "
-    "resize2fs dumpe2fs chattr mkfs.xfs xfs_info xfs_db xfs_repair xfs_admin mkfs.btrfs btrfs mkfs.vfat fsck.vfat modprobe "
-    "depmod efibootmgr grub-install grub-mkimage grub-bios-setup grub-probe grub-editenv cryptsetup lvm mdadm smartctl "
-    "dmidecode ip ethtool curl less vi reboot poweroff udevadm"
+    "sfdisk wipefs blkid lsblk blkdiscard mount umount unshare chroot losetup partx mkswap swapon "
+    "mke2fs tune2fs e2fsck resize2fs dumpe2fs chattr mkfs.xfs xfs_info xfs_db xfs_repair xfs_admin "
+    "mkfs.btrfs btrfs mkfs.vfat fsck.vfat modprobe depmod efibootmgr grub-install grub-mkimage "
+    "grub-bios-setup grub-probe grub-editenv cryptsetup lvm mdadm smartctl dmidecode ip ethtool curl less vi "
+    "reboot poweroff udevadm"
 )
 FILES = (
     "/usr/lib/grub/i386-pc/boot.img",
@@ -125,14 +126,16 @@ def environment() -> str:
 
 
 def configuration() -> str:
+    recipes = list((Path(agent.process.__file__).parent.parent / "recipes").glob("*.toml"))
+    assert recipes, "no recipes beside the package"
     place = Path("/etc/regraft/agent.toml")
     assert place.stat().st_mode & 0o777 == 0o600
-    return f"depot={tomllib.loads(place.read_text()).get('depot', '')!r} recipes={len(shipped_recipes())}"
+    return f"depot={tomllib.loads(place.read_text()).get('depot', '')!r} recipes={len(recipes)}"
 
 
 def main() -> None:
     multiprocessing.freeze_support()
-    print(f"SELFTEST {TOOL} {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s after power-on of the kernel")
+    print(f"SELFTEST {TOOL} at {time.clock_gettime(time.CLOCK_BOOTTIME):.1f} s")
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     print(f"SELFTEST memory {memory['MemTotal'].strip()} available {memory['MemAvailable'].strip()}")
     for part in (environment, configuration, processes, digests, hardware, partitions, file_systems, tools, network):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -15,6 +16,7 @@ import pytest
 from agent.process import run
 from pe_build.customize import customize
 
+Media = Callable[[Path, Path], list[str]]
 LIMIT_S = 240.0
 FIRMWARE = Path("/usr/share/OVMF")
 
@@ -53,7 +55,7 @@ def uefi_usb(medium: Path, folder: Path) -> list[str]:
 @pytest.mark.machine
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("firmware", "media"), [("bios", bios_cd), ("uefi", uefi_usb)])
-def test_the_medium_boots_and_holds_what_the_agent_needs(medium: Path, tmp_path: Path, firmware: str, media) -> None:  # type: ignore[no-untyped-def]
+def test_the_medium_boots_with_what_the_agent_needs(medium: Path, tmp_path: Path, firmware: str, media: Media) -> None:
     disk = tmp_path / "disk"
     with disk.open("wb") as blank:
         blank.truncate(1 << 30)
