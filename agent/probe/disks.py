@@ -192,11 +192,11 @@ def with_content(disk: Disk, around: Surroundings) -> Disk:
     if not table:
         return replace(disk, holds=held(disk.name, disk.size_bytes, around))
     kind = {"gpt": TableKind.GPT, "dos": TableKind.MBR}.get(str(table.get("label")), TableKind.NONE)
-    partitions = tuple(read_partition(each, disk, kind, around) for each in _partitions(table))
+    disk = replace(disk, table=kind, table_id=str(table.get("id", "")).lower())
+    partitions = tuple(read_partition(each, disk, around) for each in _partitions(table))
     # The PE's stick is an ISO 9660 file system with a partition table in its first sectors.
     whole = held(disk.name, disk.size_bytes, around) if disk.removable or disk.transport == "usb" else None
-    table_id = str(table.get("id", "")).lower()
-    return replace(disk, table=kind, table_id=table_id, partitions=partitions, holds=whole)
+    return replace(disk, partitions=partitions, holds=whole)
 
 
 def _partitions(table: dict[str, object]) -> Iterable[dict[str, Any]]:
@@ -204,18 +204,20 @@ def _partitions(table: dict[str, object]) -> Iterable[dict[str, Any]]:
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
-def read_partition(told: dict[str, Any], disk: Disk, kind: TableKind, around: Surroundings) -> Partition:
+def read_partition(told: dict[str, Any], disk: Disk, around: Surroundings) -> Partition:
     number = int(re.sub(r".*?(\d+)$", r"\1", str(told["node"]).removeprefix(f"/dev/{disk.name}")))
     size = int(told["size"]) * disk.logical_sector_bytes
-    mbr = kind is TableKind.MBR
+    mbr = disk.table is TableKind.MBR
     part_type = str(told.get("type", "")).lower()
     name = partition_name(around.root, disk.name, number)
+    # MBR partitions have no UUID of their own; the kernel makes one of the signature (block/partitions/msdos.c).
+    part_uuid = f"{int(disk.table_id, 16):08x}-{number:02x}" if mbr and disk.table_id else str(told.get("uuid", ""))
     return Partition(
         number=number,
         start_bytes=int(told["start"]) * disk.logical_sector_bytes,
         size_bytes=size,
         type=f"0x{int(part_type, 16):02x}" if mbr else part_type,
-        part_uuid=str(told.get("uuid", "")).lower(),
+        part_uuid=part_uuid.lower(),
         part_label=str(told.get("name", "")),
         flags=("boot",) if told.get("bootable") else tuple(str(told.get("attrs", "")).split()),
         holds=held(name, size, around) if name else None,
