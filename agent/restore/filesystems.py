@@ -38,7 +38,7 @@ _BTRFS = {
     "skinny-metadata": ("skinny_metadata", "skinny-metadata"),
     "no-holes": ("no_holes", "no-holes"),
 }
-_FAT32_CLUSTERS = 70_000  # at least 65,525 make it FAT32 for every reader; some room for the tables
+_FAT32_CLUSTERS = 65_600  # 65,525 and more make it FAT32 for every reader (fatgen103, 3.5)
 
 
 def make_filesystem(node: Path, planned: PlannedFilesystem) -> None:
@@ -140,12 +140,19 @@ def _mkfs_btrfs(node: Path, planned: PlannedFilesystem) -> list[str]:
 
 def _mkfs_vfat(node: Path, planned: PlannedFilesystem) -> list[str]:
     sector = sector_bytes(node)
-    clusters = size_bytes(node) // sector
     # mkfs.fat's own choice on sectors of 4096 bytes has too few clusters for FAT32: firmware reads that as FAT16.
-    per_cluster = next((count for count in (8, 4, 2, 1) if clusters // count >= _FAT32_CLUSTERS), 0)
+    counts = (count for count in (8, 4, 2, 1) if _clusters(size_bytes(node), sector, count) >= _FAT32_CLUSTERS)
+    per_cluster = next(counts, 0)
     fat32 = ["-F", "32", "-s", str(per_cluster)] if per_cluster else []
     serial = planned.uuid.replace("-", "")
     return ["mkfs.vfat", *fat32, *_option("-i", serial), *_option("-n", planned.label[:11]), str(node)]
+
+
+def _clusters(size: int, sector: int, per_cluster: int) -> int:
+    """Clusters of a FAT32 of that size: less 32 reserved sectors and two tables of four bytes a cluster."""
+    sectors = size // sector
+    table = -(-sectors // per_cluster * 4 // sector)
+    return (sectors - 32 - 2 * table) // per_cluster
 
 
 def _option(name: str, value: str) -> list[str]:
