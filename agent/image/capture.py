@@ -13,6 +13,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from agent.image.listing import Entry, Head
 from agent.image.pack import LEVEL
 from agent.image.read_work import Done, Finish, Locate, Packs, Reader
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, swap_inodes
-from agent.image.workers import Ask, default_jobs, pool
+from agent.image.workers import AHEAD, Ask, default_jobs, pool
 from agent.model.events import Emit, Event
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import FORMAT, NAME, Excluded, ImageRef, Manifest, ObjectRef, ProfileRef, Volume
@@ -172,7 +173,8 @@ class _Run:
     def read(self, jobs: int) -> None:
         """Read every volume; afterwards all packs are in the depot."""
         self.lines = [_Lines(self.folder / f"{number}.lines") for number in range(len(self.source.volumes))]
-        tasks = self._tasks()
+        tasks = (msgspec.msgpack.encode(task) for task in self._tasks())
+        ready: deque[bytes] = deque()
         decoder = msgspec.msgpack.Decoder(Locate | Done | Finish)
         with pool(self._worker, jobs) as workers:
             for worker, message in workers.requests():
@@ -184,9 +186,11 @@ class _Run:
                     self.stored_bytes += sum(size for _, size in request.packs)
                     workers.reply(worker, b"")
                 else:
-                    task = next(tasks, None)
-                    workers.reply(worker, msgspec.msgpack.encode(task) if task else b"")
+                    workers.reply(worker, ready.popleft() if ready else next(tasks, b""))
                     self._take(worker, request)
+                # A little ahead, so that no worker waits for the walk, and never so long that one waits for a place.
+                if len(ready) < AHEAD and (task := next(tasks, b"")):
+                    ready.append(task)
         for lines in self.lines:
             lines.close()
 

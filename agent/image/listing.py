@@ -37,6 +37,8 @@ LINE_LIMIT_BYTES = 16 << 20
 SPOOL_BYTES = 32 << 20
 MAX_NAME_BYTES = 255
 HEX_DIGEST_CHARS = 64
+IDS = 2**32
+_NO_NAMES = frozenset({b"", b".", b".."})
 
 FILE, DIRECTORY, SYMLINK, HARDLINK = "file", "dir", "link", "hardlink"
 CHAR, BLOCK, FIFO, SOCKET, MORE = "char", "block", "fifo", "socket", "more"
@@ -251,9 +253,16 @@ def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]
 
 
 def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, first: int) -> list[T]:
+    """Many lines at once; one by one only to say which of them is wrong."""
+    try:
+        found = decoder.decode_lines(b"\n".join(lines))
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        found = []
+    if len(found) == len(lines):
+        return found
     number = first
     try:
-        found: list[T] = []
+        found = []
         for number, line in enumerate(lines, first):  # noqa: B007 - names the line that failed
             found.append(decoder.decode(line))
         return found
@@ -268,15 +277,25 @@ class EntryCheck:
         self._name = name
         self._frames = frames
         self._open: list[bytes] = []  # the directories that lead to where the walk is
-        self._siblings: list[set[bytes]] = []  # names seen in each of them
+        self._siblings: list[set[bytes]] = []  # names seen in the root and in each of them
         self._more: Entry | None = None  # the file that may continue
+        self._size = 0  # of the file whose chunks come
         self._reached = 0
+        self._frame = -1  # the last one looked up, and its size
+        self._plain = 0
         self.count = 0
 
     def entry(self, entry: Entry, line: int) -> None:
         try:
-            self._place(entry)
-            self._kind(entry)
+            name = entry.name
+            if entry.type == MORE:
+                self._continued(entry, name)
+            else:
+                self.count += 1
+                self._size, self._reached = entry.size, 0
+                self._more = entry if entry.size > PART_BYTES and entry.type == FILE else None
+                self._place(entry, name)
+                self._kind(entry)
             if entry.chunks:
                 self._chunks(entry)
         except (ValueError, binascii.Error) as error:
@@ -284,60 +303,57 @@ class EntryCheck:
                 f"{self._name} line {line:,}, ‘{entry.path}’: {error}", "capture the image again"
             ) from None
 
-    def _place(self, entry: Entry) -> None:
-        name = entry.name
-        if entry.type == MORE:
-            if self._more is None or self._more.name != name:
-                raise ValueError("continues a file that is not the one before")
-            if not self._reached <= entry.size < self._more.size or entry.size % PART_BYTES:
-                raise ValueError(f"continues its file at byte {entry.size:,}, which is no part of it")
-            return
-        self.count += 1
-        self._more = entry if entry.type == FILE and entry.size > PART_BYTES else None
-        self._reached = 0
+    def _continued(self, entry: Entry, name: bytes) -> None:
+        if self._more is None or self._more.name != name:
+            raise ValueError("continues a file that is not the one before")
+        if not self._reached <= entry.size < self._more.size or entry.size % PART_BYTES:
+            raise ValueError(f"continues its file at byte {entry.size:,}, which is no part of it")
+
+    def _place(self, entry: Entry, name: bytes) -> None:
         if not name:
             if self.count != 1 or entry.type != DIRECTORY:
                 raise ValueError("the root must be the first entry and a directory")
             self._siblings = [set()]
             return
-        parent, _, last = name.rpartition(b"/")
-        if name.startswith(b"/") or last in (b"", b".", b"..") or len(last) > MAX_NAME_BYTES or b"\0" in last:
-            raise ValueError(f"‘{last!r}’ cannot be a name")
+        parent, slash, last = name.rpartition(b"/")
+        if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
+            raise ValueError(f"‘{last!r}’ cannot be a name here")
         while self._open and self._open[-1] != parent:
             self._open.pop()
             self._siblings.pop()
         if not self._siblings or (parent and not self._open):
             raise ValueError("does not lie in a directory that was listed before it")
-        if last in self._siblings[-1]:
+        siblings = self._siblings[-1]
+        if last in siblings:
             raise ValueError("is listed twice")
-        self._siblings[-1].add(last)
+        siblings.add(last)
         if entry.type == DIRECTORY:
             self._open.append(name)
             self._siblings.append(set())
 
     def _kind(self, entry: Entry) -> None:
-        if entry.type not in TYPES:
-            raise ValueError(f"type ‘{entry.type}’ is not known")
-        if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < 2**32 and 0 <= entry.gid < 2**32):
+        kind = entry.type
+        if kind not in TYPES:
+            raise ValueError(f"type ‘{kind}’ is not known")
+        if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
             raise ValueError("mode, size or owner is impossible")
-        if entry.type in (SYMLINK, HARDLINK) and (not entry.target_name or b"\0" in entry.target_name):
+        if kind in (SYMLINK, HARDLINK) and (not entry.target_name or b"\0" in entry.target_name):
             raise ValueError("is a link without a target")
-        if entry.type == HARDLINK and any(part in (b"", b".", b"..") for part in entry.target_name.split(b"/")):
+        if kind == HARDLINK and any(part in _NO_NAMES for part in entry.target_name.split(b"/")):
             raise ValueError("is a hard link that leads out of the volume")
-        if (entry.device is not None) != (entry.type in (CHAR, BLOCK)):
+        if (entry.device is not None) != (kind in (CHAR, BLOCK)):
             raise ValueError("only device nodes have a device number")
 
     def _chunks(self, entry: Entry) -> None:
-        size = entry.size
-        if entry.type == MORE:
-            assert self._more is not None
-            size = self._more.size
-        elif entry.type != FILE:
+        if entry.type not in (FILE, MORE):
             raise ValueError(f"a {entry.type} has no content")
         for chunk in entry.chunks:
-            frame = self._frames.get(chunk.frame)
-            if frame is None or chunk.offset < 0 or chunk.size <= 0 or chunk.offset + chunk.size > frame.plain:
+            if chunk.frame != self._frame:
+                frame = self._frames.get(chunk.frame)
+                self._frame, self._plain = chunk.frame, frame.plain if frame else -1
+            if chunk.offset < 0 or chunk.size <= 0 or chunk.offset + chunk.size > self._plain:
                 raise ValueError(f"a chunk does not fit frame {chunk.frame}")
-            if chunk.at < self._reached or chunk.at + chunk.size > size or len(chunk.id) != HEX_DIGEST_CHARS:
-                raise ValueError(f"chunks overlap or reach beyond the file’s {size:,} bytes")
-            self._reached = chunk.at + chunk.size
+            end = chunk.at + chunk.size
+            if chunk.at < self._reached or end > self._size or len(chunk.id) != HEX_DIGEST_CHARS:
+                raise ValueError(f"chunks overlap or reach beyond the file’s {self._size:,} bytes")
+            self._reached = end

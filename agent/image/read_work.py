@@ -25,7 +25,6 @@ from agent.image.walk import Batch, Part
 from agent.image.workers import Ask
 
 ATTEMPTS = 3  # reads of a file that changes while it is read
-ZEROS = bytes(CHUNK_BYTES)
 HOLE_BYTES = 4096  # zero runs at least so long are not stored
 ENCODER = msgspec.json.Encoder()
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -307,7 +306,7 @@ class Reader:
             data = os.pread(descriptor, stop - start, start)
             if not data:
                 return  # the file became shorter
-            if len(data) < HOLE_BYTES or data != ZEROS[: len(data)]:
+            if len(data) < HOLE_BYTES or data[0] or data[-1] or data.count(0) != len(data):
                 self.pending.append(Pending(blake3(data).digest(), data, start, chunks))
                 self.pending_bytes += len(data)
                 if self.pending_bytes >= FRAME_BYTES:

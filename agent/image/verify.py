@@ -93,11 +93,9 @@ class _Run:
             Comparer(Target(self.target.root), self._prefix(), coarse, ask).run()
 
         encoder = msgspec.json.Encoder()
-        tasks = self._tasks(listing)
+        tasks = (encoder.encode_lines(task) for task in self._tasks(listing))
         with pool(work, jobs) as workers:
-            for worker, message in workers.requests():
-                task = next(tasks, None)
-                workers.reply(worker, encoder.encode_lines(task) if task else b"")
+            for _, message in workers.hand_out(tasks):
                 part = msgspec.msgpack.decode(message, type=Compared)
                 self.read += part.read
                 self.mismatches.extend(part.mismatches[: KEPT_MISMATCHES - len(self.mismatches)])

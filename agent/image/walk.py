@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -76,12 +77,16 @@ class Walk:
         own = (self.mountpoint.rstrip("/") + "/lost+found/*", "belongs to the file system, not to its files")
         self.patterns += (own,)
         matcher = _matcher(self.patterns)
-        device = os.stat(self.root).st_dev
+        top = os.path.realpath(os.fsencode(self.root))
+        device = os.stat(top).st_dev
         pending = [b""]
         while pending:
             name = pending.pop()
             below: list[bytes] = []
-            yield from self._folder(name, below, device, mounts, matcher)
+            # No link is followed on the way down, so this is the path that the kernel's mount table names.
+            where = os.path.join(top, name) if name else top
+            foreign = bool(name) and where in mounts
+            yield from self._folder(name, where, below, None if foreign else device, matcher)
             pending.extend(reversed(below))
         yield from self._cut()
 
@@ -90,9 +95,9 @@ class Walk:
         return (self.mountpoint.rstrip("/") + "/" + os.fsdecode(name)).rstrip("/") or "/"
 
     def _folder(
-        self, name: bytes, below: list[bytes], device: int, mounts: frozenset[bytes], matcher: re.Pattern[str]
+        self, name: bytes, where: bytes, below: list[bytes], device: int | None, matcher: re.Pattern[str]
     ) -> Iterator[Batch | Part]:
-        where = os.path.join(os.fsencode(self.root), name) if name else os.fsencode(self.root)
+        """One directory; a mount point (``device`` None) or another file system's comes without what is in it."""
         try:
             descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -102,9 +107,7 @@ class Walk:
             return
         try:
             found = os.fstat(descriptor)
-            foreign = bool(name) and (
-                os.path.realpath(where) in mounts or (found.st_dev != device and not self.crosses_devices)
-            )
+            foreign = device is None or (found.st_dev != device and not self.crosses_devices)
             self._folders.append((name, self._directory(name, descriptor, found), []))
             self._count += 1
             if foreign:
@@ -127,10 +130,12 @@ class Walk:
         self, folder: bytes, descriptor: int, below: list[bytes], matcher: re.Pattern[str]
     ) -> Iterator[Batch | Part]:
         with os.scandir(descriptor) as scan:
-            children = sorted((os.fsencode(child.name), child) for child in scan)
+            children = [(os.fsencode(child.name), child) for child in scan]
+        children.sort(key=itemgetter(0))
+        prefix = self.system_path(folder).rstrip("/") + "/"
         for last, child in children:
             name = folder + b"/" + last if folder else last
-            match = matcher.match(self.system_path(name))
+            match = matcher.match(prefix + child.name)
             if match:
                 self._exclude(*self.patterns[int(str(match.lastgroup)[1:])])
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -23,6 +24,7 @@ from agent import errors
 from agent.errors import RegraftError, TargetIOError, UnexpectedError
 
 _FORK = multiprocessing.get_context("fork")
+AHEAD = 3
 _FAILED = b"!"
 _ENDED = b"."
 T = TypeVar("T")
@@ -70,6 +72,22 @@ class Pool:
             self._pipes[worker].send_bytes(message)
         except OSError:
             raise self._lost(worker) from None
+
+    def hand_out(self, tasks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Answer every request with the next task; yields the requests, which bring the results of the last ones.
+
+        Some tasks are made ahead, so that no worker waits for the making.
+        """
+        ready: deque[bytes] = deque()
+        ended = False
+        for worker, message in self.requests():
+            self.reply(worker, ready.popleft() if ready else next(tasks, b""))
+            yield worker, message
+            while not ended and len(ready) < AHEAD:
+                task = next(tasks, b"")
+                ended = not task
+                if task:
+                    ready.append(task)
 
     def close(self) -> None:
         """End what still runs, and wait for it."""

@@ -140,11 +140,9 @@ class _Run:
         def work(number: int, ask: Ask) -> None:
             Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask).run()
 
-        tasks = self._tasks(listing)
+        tasks = (self._encoder.encode_lines(task) for task in self._tasks(listing))
         with pool(work, jobs) as workers:
-            for worker, message in workers.requests():
-                task = next(tasks, None)
-                workers.reply(worker, self._encoder.encode_lines(task) if task else b"")
+            for _, message in workers.hand_out(tasks):
                 self._add(msgspec.msgpack.decode(message, type=Written))
 
     def finish(self) -> None:

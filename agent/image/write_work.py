@@ -79,7 +79,8 @@ class Writer:
                 self._special(entry, folder, last)
         except OSError as error:
             raise self._failed(entry, error) from None
-        self.result.done += sum(chunk.size for chunk in entry.chunks)
+        for chunk in entry.chunks:
+            self.result.done += chunk.size
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -98,9 +99,9 @@ class Writer:
             for chunk in entry.chunks:
                 self._write(descriptor, chunk, reached)
                 reached = chunk.at + chunk.size
+                self.result.written += chunk.size
             if reached < entry.size:
                 os.ftruncate(descriptor, entry.size)
-            self.result.written += sum(chunk.size for chunk in entry.chunks)
             if entry.mode > 0o777 or (self.owner and (entry.uid or entry.gid)):
                 self._note(entry, apply_owner_and_mode(entry, descriptor, os.fstat(descriptor), self.owner))
             self._finish(entry, descriptor, replace=False)
