@@ -11,10 +11,11 @@ from typing import Any
 
 from agent.errors import RegraftError
 from agent.model.profile import Disk, FileSystem, Partition, TableKind
-from agent.probe.filesystems import mounted_use, read_filesystem, table_of
+from agent.probe.filesystems import mounted_use, read_filesystem
 from agent.probe.hardware import chain_of, natural
 from agent.probe.kernel_files import link_name, names_in, number_of, text_of
 from agent.probe.mounts import Mount, disks_below, holder_text, holders_of, read_mounts, read_swaps
+from agent.probe.tables import table_of
 
 # Made by software out of memory, files and other disks; floppies and optical drives.
 NO_DISK = re.compile(

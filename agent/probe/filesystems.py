@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
@@ -187,13 +186,3 @@ def _xfs_unclean(node: Path) -> str:
 def _number(values: dict[str, str], key: str) -> int:
     found = re.match(r"(0x[0-9a-fA-F]+|\d+)", values.get(key, ""))
     return int(found[1], 0) if found else 0
-
-
-def table_of(node: Path) -> dict[str, object]:
-    """The partition table as sfdisk tells it; empty when there is none."""
-    found = run(["sfdisk", "--json", node], accept=(0, 1), timeout_s=60)
-    if found.status:  # no partition table
-        return {}
-    told = json.loads(found.stdout)
-    table = told.get("partitiontable", {}) if isinstance(told, dict) else {}
-    return table if isinstance(table, dict) else {}
