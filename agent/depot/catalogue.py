@@ -7,11 +7,12 @@ an index only: what it names is believed by its own signature and digests.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
-from agent.depot.signing import MANIFEST, PROFILE, TrustedKeys, read_signed
+from agent.depot.signing import MANIFEST, PROFILE, TrustedKeys, read_signed, trusted_keys
 from agent.depot.store import (
     CATALOGUE_FILE,
     FORMAT,
@@ -21,7 +22,7 @@ from agent.depot.store import (
     image_path,
     profile_path,
 )
-from agent.errors import DamagedError, NoImageError
+from agent.errors import DamagedError, NoImageError, NotTrustedError
 from agent.model.image import FORMAT as IMAGE_FORMAT
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, Manifest
 from agent.model.profile import Profile
@@ -158,6 +159,14 @@ def find_image(depot: Depot, trust: TrustedKeys, ref: ImageRef) -> LoadedImage:
     if (manifest.machine, manifest.time) != (ref.machine, time):
         raise DamagedError(f"{path} is the manifest of {manifest.ref}, expected {ref.machine}@{time}")
     return LoadedImage(manifest, hashlib.sha256(data).hexdigest(), _read_profile(depot, trust, manifest))
+
+
+def last_image(depot: Depot, trust: Iterable[str], machine: str) -> LoadedImage | None:
+    """The machine's newest image, for a capture to build on; None when there is none that is whole and trusted."""
+    try:
+        return find_image(depot, trusted_keys(depot, trust), ImageRef(machine))
+    except (NoImageError, NotTrustedError, DamagedError):
+        return None
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:

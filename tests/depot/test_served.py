@@ -1,0 +1,76 @@
+"""Capture to, and restore from, a depot that regraft serves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.depot.catalogue import find_image, images, last_image
+from agent.depot.http import HttpDepot
+from agent.depot.local import LocalDepot
+from agent.depot.signing import trusted_keys
+from agent.errors import NoImageError, NotAllowedError
+from agent.image import pack, read_work
+from agent.image.capture import capture_image
+from agent.image.write import write_volume
+from agent.model.image import ImageRef
+from agent.server.run import PreparedServer, ServeOptions, prepare
+from tests.image.source_tree import describe, no_events, plain_tree, random_bytes, source
+
+pytestmark = pytest.mark.root
+TOKEN = "write-token-0123456789"
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PreparedServer]:
+    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("REGRAFT_TRUST", raising=False)
+    prepared = prepare(tmp_path / "depot", "127.0.0.1", 0, ServeOptions(write_token=TOKEN))
+    thread = threading.Thread(target=prepared.server.run, kwargs={"sockets": [prepared.listener]})
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not prepared.server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield prepared
+    prepared.server.should_exit = True
+    thread.join(30)
+    prepared.listener.close()
+
+
+def test_a_capture_over_the_network_comes_back_over_it(
+    served: PreparedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_work, "PACK_BYTES", 2 << 20)  # many packs, so that they go up while others fill
+    tree, target = tmp_path / "source", tmp_path / "target"
+    plain_tree(tree)
+    for number in range(12):
+        (tree / f"usr/random-{number}").write_bytes(random_bytes((1 << 20) + number))
+    depot = HttpDepot(served.url, TOKEN)
+    first = capture_image(source(tree), depot, no_events)
+    assert first.packs >= 5
+    key = LocalDepot(tmp_path / "depot").public_key
+    previous = last_image(depot, (key,), "web-1")
+    assert previous is not None and previous.manifest.ref == first.ref
+    second = capture_image(source(tree), depot, no_events, previous=previous)
+    assert second.stored_bytes < first.stored_bytes / 20
+    target.mkdir()
+    loaded = find_image(depot, trusted_keys(depot, [key]), second.ref)
+    write_volume(depot, loaded, "root", target, no_events)
+    assert describe(target) == describe(tree)
+    for one in loaded.manifest.packs:
+        pack.read_table(depot, one)
+    assert last_image(depot, (), "web-9") is None
+
+
+def test_without_a_token_for_writing_nothing_is_published(served: PreparedServer, tmp_path: Path) -> None:
+    plain_tree(tmp_path / "source")
+    with pytest.raises(NotAllowedError):
+        capture_image(source(tmp_path / "source"), HttpDepot(served.url, "wrong"), no_events)
+    depot = LocalDepot(tmp_path / "depot")
+    assert images(depot) == ()
+    with pytest.raises(NoImageError):
+        find_image(depot, trusted_keys(depot), ImageRef("web-1"))
