@@ -21,7 +21,7 @@ from agent.restore.changes import ChangeWatch
 from agent.restore.disk import DiskHandle, partition_node
 from agent.restore.filesystems import signature
 from agent.restore.inside import InsideRoot
-from agent.restore.mounts import where_mounted
+from agent.restore.mounts import top_inside_filesystem, where_mounted
 from agent.restore.sandbox import Sandbox
 
 _MODULES = "/usr/lib/grub/i386-pc"
@@ -82,7 +82,9 @@ def make_configuration(inside: InsideRoot, sandbox: Sandbox) -> None:
 def install_uefi(root: Path, step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
     """Loaders and stubs on the ESP, where the tree has it mounted."""
     place = esp_place(root, disk, step.esp_partition)
-    text = esp.stub(step.boot_filesystem_uuid, step.boot_directory)
+    # GRUB sees a btrfs from its top, not from the subvolume that is mounted.
+    top = top_inside_filesystem(root / "boot").rstrip("/")
+    text = esp.stub(step.boot_filesystem_uuid, f"{top}{step.boot_directory}")
     written = esp.install(place, esp.find_loaders(root), step.distributor, text)
     return tuple(f"/{place.relative_to(root)}/{path}" for path in written)
 

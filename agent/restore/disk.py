@@ -33,6 +33,11 @@ from agent.process import run
 MIB = 1 << 20
 BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR table follow
 NODE_TIMEOUT_S = 10.0
+# They have no class of their own in common.
+_PARTED_ERRORS = (
+    *(parted.PartedException, parted.IOException, parted.DeviceException, parted.DiskException),
+    *(parted.DiskLabelException, parted.PartitionException, parted.GeometryException, parted.ConstraintException),
+)
 _SFDISK = (
     *("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel"),  # the kernel is told afterwards, by us
     *("--wipe", "never", "--wipe-partitions", "never"),
@@ -253,6 +258,8 @@ def partition_node(handle: DiskHandle, number: int) -> Path:
 def _commit_geometry(handle: DiskHandle, step: WriteTable) -> None:
     sector = handle.identity.logical_sector_bytes
     try:
+        # libparted remembers size and sectors by name, of a disk that may be another one now.
+        parted.Device(str(handle.node)).removeFromCache()
         device = parted.Device(str(handle.node))
         disk = parted.freshDisk(device, "gpt" if step.table == "gpt" else "msdos")
         for part in table_text.in_order(step.partitions):
@@ -262,7 +269,7 @@ def _commit_geometry(handle: DiskHandle, step: WriteTable) -> None:
             made = parted.Partition(disk=disk, type=_kind(part, step.table), geometry=geometry)
             disk.addPartition(partition=made, constraint=parted.Constraint(exactGeom=geometry))
         disk.commitToDevice()
-    except parted.PartedException as error:
+    except _PARTED_ERRORS as error:
         raise TargetIOError(f"the partition table of {handle.node} cannot be written: {error}") from error
 
 

@@ -25,9 +25,9 @@ def rebuild(root: Path, sandbox: Sandbox, step: RebuildInitramfs) -> tuple[str, 
     """Rebuild the initramfs of one kernel; paths that changed. Raises PatchError when a wanted module is not in it."""
     inside = InsideRoot(root)
     before = initrd_path(inside, step.release)
+    watch = ChangeWatch(root)
     if before:
         _keep(inside, before)
-    watch = ChangeWatch(root)
     sandbox.run(_command(inside, step, before), timeout_s=TIMEOUT_S)
     made = initrd_path(inside, step.release)
     if not made:

@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from agent.errors import PatchError, TargetIOError
@@ -84,12 +85,29 @@ def where_mounted(node: Path, root: Path) -> Path | None:
     """Where below ``root`` the file system of a device is mounted."""
     number = node.stat().st_rdev
     wanted = f"{os.major(number)}:{os.minor(number)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        words = line.split(" ")
-        place = Path(_OCTAL.sub(lambda found: chr(int(found[1], 8)), words[4]))
-        if words[2] == wanted and place.is_relative_to(root):
-            return place
-    return None
+    return next((m.place for m in _mounts() if m.device == wanted and m.place.is_relative_to(root)), None)
+
+
+def top_inside_filesystem(path: Path) -> str:
+    """Where in its file system the mount that holds ``path`` begins: ``/``, or a btrfs subvolume, ``/@rootfs``."""
+    holding = [mount for mount in _mounts() if path.is_relative_to(mount.place)]
+    return max(holding, key=lambda mount: len(mount.place.parts)).top if holding else "/"
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    device: str  # major:minor
+    top: str
+    place: Path
+
+
+def _mounts() -> list[_Mount]:
+    lines = (line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [_Mount(words[2], _unescaped(words[3]), Path(_unescaped(words[4]))) for words in lines]
+
+
+def _unescaped(text: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def _parts(mountpoint: str) -> tuple[str, ...]:

@@ -1,0 +1,266 @@
+"""The boot path's files, entries and answers. That it boots is proved by virtual machines, in tests/lab."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import PatchError
+from agent.model.plan import DiskIdentity, InstallBootloader
+from agent.process import Completed, ProcessError
+from agent.restore import boot, esp, nvram
+from agent.restore.disk import DiskHandle
+from agent.restore.inside import InsideRoot
+
+UUID = "6f1d3c52-2b70-4a52-9f0b-1a50c4b0a102"
+OWN = "11111111-2222-4333-8444-000000000001"
+GONE = "11111111-2222-4333-8444-00000000dead"
+IDENTITY = DiskIdentity(name="sdx", model="", serial="", wwn="", size_bytes=1 << 30, logical_sector_bytes=512)
+LOADERS = esp.Loaders(b"MZ shim", b"MZ grub \0/EFI/debian\0 more", b"MZ manager", "the image")
+
+
+def handle(tmp_path: Path) -> DiskHandle:
+    return DiskHandle(IDENTITY, -1, Path("/dev/sdx"), tmp_path)
+
+
+class Sandbox:
+    """Remembers what it was asked to run."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.read: list[str] = []
+
+    def run(self, argv: Sequence[str], files: Sequence[Path] = (), **_: Any) -> Completed:
+        self.ran.append(list(argv))
+        self.read += [file.read_text() for file in files]
+        return Completed(0, "", "")
+
+
+def lay(root: Path, *paths: str, data: bytes = b"x") -> None:
+    for path in paths:
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+
+
+# --- the EFI system partition -----------------------------------------------------------------------------------------
+
+
+def test_loaders_stand_in_the_own_folder_and_on_the_fallback_path(tmp_path: Path) -> None:
+    text = esp.stub(UUID, "/boot")
+    written = esp.install(tmp_path, LOADERS, "debian", text)
+    assert sorted(written) == [
+        "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grub.cfg", "EFI/BOOT/grubx64.efi", "EFI/BOOT/mmx64.efi",
+        "EFI/debian/grub.cfg", "EFI/debian/grubx64.efi", "EFI/debian/mmx64.efi", "EFI/debian/shimx64.efi",
+    ]  # fmt: skip
+    assert (tmp_path / "EFI/BOOT/BOOTX64.EFI").read_bytes() == LOADERS.shim
+    assert (tmp_path / "EFI/BOOT/grubx64.efi").read_bytes() == LOADERS.grub
+    assert (tmp_path / "EFI/debian/grub.cfg").read_text() == text
+    assert text.splitlines() == [
+        f"search.fs_uuid {UUID} root", "set prefix=($root)'/boot/grub'", "configfile $prefix/grub.cfg",
+    ]  # fmt: skip
+
+
+def test_the_fallback_is_written_last(tmp_path: Path) -> None:
+    written = esp.install(tmp_path, LOADERS, "debian", "x")
+    assert written[-1] == "EFI/BOOT/BOOTX64.EFI"
+
+
+def test_a_signed_grub_of_another_distribution_finds_its_stub_too(tmp_path: Path) -> None:
+    written = esp.install(tmp_path, LOADERS, "ubuntu", "x")
+    assert "EFI/ubuntu/shimx64.efi" in written
+    assert "EFI/debian/grub.cfg" in written
+    assert "EFI/debian/grubx64.efi" not in written
+
+
+def test_what_fat_calls_the_same_is_the_same(tmp_path: Path) -> None:
+    lay(tmp_path, "efi/boot/bootx64.efi", "efi/Microsoft/Boot/bootmgfw.efi", data=b"old")
+    written = esp.install(tmp_path, LOADERS, "debian", "x")
+    assert "efi/boot/bootx64.efi" in written
+    assert (tmp_path / "efi/boot/bootx64.efi").read_bytes() == LOADERS.shim
+    assert (tmp_path / "efi/Microsoft/Boot/bootmgfw.efi").read_bytes() == b"old"
+    assert not (tmp_path / "EFI").exists()
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "", "x" * 40, "a b"])
+def test_a_distributor_that_is_no_folder_name(tmp_path: Path, name: str) -> None:
+    written = esp.install(tmp_path, LOADERS, name, "x")
+    assert {path.split("/")[1] for path in written} == {"BOOT", "debian"}
+
+
+@pytest.mark.parametrize(("uuid", "path"), [("x; reboot", "/boot"), (UUID, "/boot'; halt"), ("", "/boot"), (UUID, "b")])
+def test_nothing_that_grub_would_execute_gets_into_the_stub(uuid: str, path: str) -> None:
+    with pytest.raises(PatchError, match="cannot stand in a"):
+        esp.stub(uuid, path)
+
+
+def test_boot_of_its_own_and_subvolumes() -> None:
+    assert "prefix=($root)'/grub'" in esp.stub(UUID, "/")
+    assert "prefix=($root)'/@rootfs/boot/grub'" in esp.stub(UUID, "/@rootfs/boot")
+
+
+def test_the_images_own_loaders_come_first_and_never_mixed(tmp_path: Path) -> None:
+    image, medium = tmp_path / "image", tmp_path / "medium"
+    for place, mark in ((image, b"image"), (medium, b"medium")):
+        lay(place, "/usr/lib/shim/shimx64.efi.signed", "/usr/lib/shim/mmx64.efi.signed", data=mark)
+    lay(medium, "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", data=b"medium")
+    found = esp.find_loaders(image, medium)
+    assert (found.shim, found.grub, found.manager) == (b"medium", b"medium", b"medium")
+    lay(image, "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", data=b"image")
+    found = esp.find_loaders(image, medium)
+    assert (found.shim, found.grub, found.manager) == (b"image", b"image", b"image")
+
+
+def test_no_loaders_anywhere(tmp_path: Path) -> None:
+    with pytest.raises(PatchError, match="neither the image nor the medium"):
+        esp.find_loaders(tmp_path, tmp_path)
+
+
+# --- boot entries -----------------------------------------------------------------------------------------------------
+
+PRINTED = f"""\
+BootCurrent: 0001
+Timeout: 0 seconds
+BootOrder: 0001,0003,0000
+Boot0000* UiApp\tFvVol(7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1)/FvFile(462caa21-7614-4503-836e-8ab6f4662331)
+Boot0001* debian\tHD(1,GPT,{OWN.upper()},0x800,0x100000)/File(\\EFI\\debian\\shimx64.efi)
+      dp: 04 01 2a 00
+Boot0003  debian\tHD(1,GPT,{GONE},0x800,0x100000)/File(\\EFI\\debian\\shimx64.efi)
+Boot000A* Windows Boot Manager\tHD(1,GPT,{GONE},0x800,0x32000)/\\EFI\\Microsoft\\Boot\\bootmgfw.efi
+Boot0005* UEFI PXEv4 (MAC:525400123456)
+"""
+
+
+def test_entries_are_read() -> None:
+    entries = nvram.parse_entries(PRINTED)
+    assert [(e.number, e.label, e.partition) for e in entries] == [
+        ("0000", "UiApp", ""), ("0001", "debian", OWN), ("0003", "debian", GONE),
+        ("000A", "Windows Boot Manager", GONE), ("0005", "UEFI PXEv4 (MAC:525400123456)", ""),
+    ]  # fmt: skip
+    assert entries[1].loader == "\\EFI\\debian\\shimx64.efi"
+    assert entries[3].loader == "\\EFI\\Microsoft\\Boot\\bootmgfw.efi"
+
+
+def test_only_own_entries_and_those_of_vanished_partitions_with_the_same_label_go() -> None:
+    entries = nvram.parse_entries(PRINTED)
+    assert nvram.stale(entries, "debian", OWN, frozenset({OWN})) == ("0001", "0003")
+    assert nvram.stale(entries, "debian", OWN, frozenset({OWN, GONE})) == ("0001",)
+    assert nvram.stale(entries, "ubuntu", OWN, frozenset()) == ()
+
+
+class Firmware:
+    """efibootmgr over a list of entries."""
+
+    def __init__(self, keeps: bool = True) -> None:
+        self.printed, self.keeps, self.calls = PRINTED, keeps, [["none"]]
+
+    def run(self, argv: Sequence[Any], **_: Any) -> Completed:
+        words = [str(word) for word in argv]
+        self.calls.append(words)
+        if "--delete-bootnum" in words:
+            number = words[words.index("--bootnum") + 1]
+            self.printed = "\n".join(line for line in self.printed.splitlines() if f"Boot{number}" not in line) + "\n"
+        if "--create" in words and self.keeps:
+            self.printed += f"Boot0007* debian\tHD(1,GPT,{OWN},0x800,0x1)/File({words[-1]})\n"
+        return Completed(0, self.printed, "")
+
+
+@pytest.fixture
+def efivars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "efivars"
+    lay(place, "BootOrder-8be4")
+    monkeypatch.setattr(nvram, "EFIVARS", place)
+    monkeypatch.setattr(nvram, "partitions_present", lambda: frozenset({OWN}))
+    return place
+
+
+def test_one_entry_is_left_whatever_was_there(efivars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    firmware = Firmware()
+    monkeypatch.setattr(nvram, "run", firmware.run)
+    for _ in range(2):
+        assert nvram.write_entry(Path("/dev/sdx"), 1, "debian", "\\EFI\\debian\\shimx64.efi", OWN) == ()
+    assert [entry.number for entry in nvram.parse_entries(firmware.printed) if entry.label == "debian"] == ["0007"]
+    assert "Windows" in firmware.printed
+
+
+def test_firmware_that_forgets_or_fails_is_a_warning(efivars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvram, "run", Firmware(keeps=False).run)
+    monkeypatch.setattr(nvram, "stale", lambda *_: ("0001",))
+    (said,) = nvram.write_entry(Path("/dev/sdx"), 1, "debian", "x", OWN)
+    assert "did not keep" in said
+
+    def fails(argv: Sequence[str], **_: Any) -> Completed:
+        raise ProcessError(argv, 2, "", "EFI variables are not supported on this system.")
+
+    monkeypatch.setattr(nvram, "run", fails)
+    (said,) = nvram.write_entry(Path("/dev/sdx"), 1, "debian", "x", OWN)
+    assert "not supported" in said
+    assert "fallback" in said
+
+
+def test_a_machine_started_by_bios_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvram, "EFIVARS", tmp_path / "none")
+    (said,) = nvram.write_entry(Path("/dev/sdx"), 1, "debian", "x", OWN)
+    assert "not started by UEFI" in said
+
+
+# --- the image's own programs -----------------------------------------------------------------------------------------
+
+
+def test_configuration_is_made_by_the_image_in_its_own_way(tmp_path: Path) -> None:
+    for program, command in (
+        ("/usr/sbin/update-grub", ["/usr/sbin/update-grub"]),
+        ("/usr/sbin/grub2-mkconfig", ["/usr/sbin/grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]),
+    ):
+        root = tmp_path / program.rpartition("/")[2]
+        lay(root, program)
+        sandbox = Sandbox()
+        boot.make_configuration(InsideRoot(root), sandbox)  # type: ignore[arg-type]
+        assert sandbox.ran == [command]
+        assert boot.configuration_path(InsideRoot(root)).startswith("/boot/grub")
+
+
+def test_an_image_without_grub_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PatchError, match="has no GRUB"):
+        boot.make_configuration(InsideRoot(tmp_path), Sandbox())  # type: ignore[arg-type]
+
+
+def test_bios_uses_the_images_own_grub_install(tmp_path: Path) -> None:
+    lay(tmp_path, "/usr/sbin/grub-install", "/usr/lib/grub/i386-pc/kernel.img")
+    sandbox = Sandbox()
+    boot.install_bios(InsideRoot(tmp_path), sandbox, handle(tmp_path))  # type: ignore[arg-type]
+    assert sandbox.ran == [["/usr/sbin/grub-install", "--target=i386-pc", "--no-floppy", "--recheck", "/dev/sdx"]]
+
+
+@pytest.mark.parametrize("modules", [True, False])
+def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: bool) -> None:
+    if modules:
+        lay(tmp_path, "/usr/lib/grub/i386-pc/kernel.img")
+    ran: list[list[str]] = []
+    monkeypatch.setattr(boot, "run", lambda argv: ran.append([str(word) for word in argv]))
+    sandbox = Sandbox()
+    boot.install_bios(InsideRoot(tmp_path), sandbox, handle(tmp_path))  # type: ignore[arg-type]
+    assert sandbox.ran == []
+    directory = f"{tmp_path}/usr/lib/grub/i386-pc" if modules else "/usr/lib/grub/i386-pc"
+    assert f"--directory={directory}" in ran[0]
+    assert f"--boot-directory={tmp_path}/boot" in ran[0]
+    assert ran[0][-1] == "/dev/sdx"
+
+
+@pytest.mark.parametrize(("firmware", "devices", "empty"), [("bios", "/dev/sdx", "false"), ("uefi", "", "true")])
+def test_grub_pc_does_not_look_for_the_old_disk(tmp_path: Path, firmware: str, devices: str, empty: str) -> None:
+    """An upgrade of grub-pc writes to the disks it remembers, and fails where they are gone."""
+    step = InstallBootloader(firmware=firmware, disk=IDENTITY)
+    sandbox = Sandbox()
+    boot.tell_packages(InsideRoot(tmp_path), sandbox, step, handle(tmp_path))  # type: ignore[arg-type]
+    assert sandbox.ran == [], "an image without grub-pc is left alone"
+    lay(tmp_path, "/var/lib/dpkg/info/grub-pc.postinst", "/usr/bin/debconf-set-selections")
+    boot.tell_packages(InsideRoot(tmp_path), sandbox, step, handle(tmp_path))  # type: ignore[arg-type]
+    assert sandbox.ran == [["debconf-set-selections", "/run/regraft/answers"]]
+    assert sandbox.read[0].splitlines() == [
+        f"grub-pc grub-pc/install_devices multiselect {devices}",
+        f"grub-pc grub-pc/install_devices_empty boolean {empty}",
+    ]
