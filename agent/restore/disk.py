@@ -33,6 +33,7 @@ from agent.process import run
 MIB = 1 << 20
 BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR table follow
 NODE_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 10.0
 # They have no class of their own in common.
 _PARTED_ERRORS = (
     *(parted.PartedException, parted.IOException, parted.DeviceException, parted.DiskException),
@@ -132,7 +133,7 @@ def _open_claimed(node: Path, identity: DiskIdentity) -> DiskHandle:
             ) from error
         raise DiskSelectionError(f"disk {node} cannot be opened: {error.strerror}", hint) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
         number = os.fstat(descriptor).st_rdev
         sysfs = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
     except OSError as error:
@@ -141,6 +142,20 @@ def _open_claimed(node: Path, identity: DiskIdentity) -> DiskHandle:
             f"disk {identity.name} is locked by another program: {error.strerror}", "end it; nothing was written"
         ) from error
     return DiskHandle(identity, descriptor, Path("/dev") / sysfs.name, sysfs)
+
+
+def _lock(descriptor: int) -> None:
+    """udev holds the lock for moments, while it looks at the disk; others hold it for good."""
+    end = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _compare(handle: DiskHandle) -> None:

@@ -40,9 +40,13 @@ class Loaders:
 
     @property
     def prefix(self) -> str:
-        """Folder below EFI/ that this GRUB looks for its grub.cfg in."""
-        found = _PREFIX.search(self.grub)
-        return found[1].decode() if found else "debian"
+        return built_in_folder(self.grub)
+
+
+def built_in_folder(grub: bytes) -> str:
+    """Folder below EFI/ that a GRUB looks for its grub.cfg in."""
+    found = _PREFIX.search(grub)
+    return found[1].decode() if found else "debian"
 
 
 def find_loaders(root: Path, medium: Path = Path("/")) -> Loaders:

@@ -16,7 +16,7 @@ from agent.process import ProcessError, run
 
 EFIVARS = Path("/sys/firmware/efi/efivars")
 _ENTRY = re.compile(r"^Boot([0-9A-Fa-f]{4})(\*?)\s(.*?)(?:\t(.*))?$")
-_PARTITION = re.compile(r"HD\(\d+,GPT,([0-9a-fA-F-]{36})", re.IGNORECASE)
+_PARTITION = re.compile(r"HD\((\d+),(?:GPT,([0-9a-f-]{36})|MBR,0x([0-9a-f]{1,8}))", re.IGNORECASE)
 _FILE = re.compile(r"File\(([^)]*)\)|/(\\[^\s)]*)")
 
 
@@ -24,7 +24,7 @@ _FILE = re.compile(r"File\(([^)]*)\)|/(\\[^\s)]*)")
 class BootEntry:
     number: str  # four hexadecimal digits
     label: str
-    partition: str  # GPT PARTUUID in lower case, "" for others
+    partition: str  # PARTUUID in lower case, "" for entries of no partition
     loader: str = ""
 
 
@@ -35,17 +35,24 @@ def parse_entries(printed: str) -> tuple[BootEntry, ...]:
         match = _ENTRY.match(line)
         if match:
             number, _, label, path = match.groups()
-            partition = _PARTITION.search(path or "")
             file = _FILE.search(path or "")
             found.append(
                 BootEntry(
                     number.upper(),
                     label.strip(),
-                    partition[1].lower() if partition else "",
+                    _part_uuid(path or ""),
                     (file[1] or file[2] or "") if file else "",
                 )
             )
     return tuple(found)
+
+
+def _part_uuid(path: str) -> str:
+    found = _PARTITION.search(path)
+    if not found:
+        return ""
+    number, guid, signature = found.groups()
+    return guid.lower() if guid else f"{int(signature, 16):08x}-{int(number):02x}"
 
 
 def stale(entries: Iterable[BootEntry], label: str, own: str, present: frozenset[str]) -> tuple[str, ...]:

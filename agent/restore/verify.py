@@ -16,7 +16,7 @@ from agent.model.tree import Tree, read_text
 from agent.probe.live_tree import LiveTree
 from agent.restore import boot, initramfs
 from agent.restore.disk import DiskHandle
-from agent.restore.esp import FALLBACK
+from agent.restore.esp import FALLBACK, built_in_folder
 from agent.restore.filesystems import signature
 from agent.restore.inside import InsideRoot
 
@@ -189,14 +189,21 @@ def uefi_checks(place: Path, names: dict[str, frozenset[str]]) -> Iterator[Check
     esp = LiveTree(place)
     for file in (f"EFI/{FALLBACK}/BOOTX64.EFI", f"EFI/{FALLBACK}/grubx64.efi"):
         yield _file(esp, "loader", f"/{_as_cased(place, file)}", lambda data: data[:2] == b"MZ")
-    stubs = [entry for entry in sorted(place.glob("[Ee][Ff][Ii]/*/grub.cfg")) if entry.is_file()]
-    if not stubs:
-        yield CheckResult(name="loader stub", ok=False, detail="there is no EFI/*/grub.cfg")
-    for entry in stubs:
-        wanted = [first or second for first, second in _SEARCHED.findall(entry.read_text(errors="replace"))]
-        ok = all(uuid.lower() in names["UUID"] for uuid in wanted)
-        shown = entry.relative_to(place)
-        yield CheckResult(name="loader stub", ok=ok, detail=f"{shown} looks for {', '.join(wanted) or 'nothing'}")
+    # Signed GRUB looks in the folder that is built into it, an unsigned one beside itself.
+    grub = place / _as_cased(place, f"EFI/{FALLBACK}/grubx64.efi")
+    own = built_in_folder(grub.read_bytes()) if grub.is_file() else FALLBACK
+    for folder in dict.fromkeys((FALLBACK, own)):
+        yield _stub_check(place, _as_cased(place, f"EFI/{folder}/grub.cfg"), names)
+
+
+def _stub_check(place: Path, path: str, names: dict[str, frozenset[str]]) -> CheckResult:
+    try:
+        text = LiveTree(place).read_bytes(f"/{path}").decode(errors="replace")
+    except FileNotFoundError:
+        return CheckResult(name="loader stub", ok=False, detail=f"{path} is not there")
+    wanted = [first or second for first, second in _SEARCHED.findall(text)]
+    ok = bool(wanted) and all(uuid.lower() in names["UUID"] for uuid in wanted)
+    return CheckResult(name="loader stub", ok=ok, detail=f"{path} looks for {', '.join(wanted) or 'nothing'}")
 
 
 def _as_cased(place: Path, path: str) -> str:

@@ -144,6 +144,11 @@ def test_entries_are_read() -> None:
     assert entries[3].loader == "\\EFI\\Microsoft\\Boot\\bootmgfw.efi"
 
 
+def test_partitions_of_an_mbr_have_names_too() -> None:
+    (entry,) = nvram.parse_entries("Boot0002* debian\tHD(2,MBR,0xdeadbeef,0x800,0x1)/File(x)\n")
+    assert entry.partition == "deadbeef-02"
+
+
 def test_only_own_entries_and_those_of_vanished_partitions_with_the_same_label_go() -> None:
     entries = nvram.parse_entries(PRINTED)
     assert nvram.stale(entries, "debian", OWN, frozenset({OWN})) == ("0001", "0003")

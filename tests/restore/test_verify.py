@@ -56,7 +56,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             f"UUID={SWAP.lower()} none swap sw 0 0\n/dev/sr0 /media/cd iso9660 noauto 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
         ).encode(),
         "boot/efi/EFI/BOOT/BOOTX64.EFI": b"MZ shim",
-        "boot/efi/EFI/BOOT/grubx64.efi": b"MZ grub",
+        "boot/efi/EFI/BOOT/grubx64.efi": b"MZ grub \0/EFI/debian\0",
+        "boot/efi/EFI/gone/grub.cfg": b"search.fs_uuid 0000-0000 root\n",  # left by another system: nobody starts it
         "boot/efi/EFI/BOOT/grub.cfg": f"search.fs_uuid {ROOT} root\n".encode(),
         "boot/efi/EFI/debian/grub.cfg": f"search.fs_uuid {ROOT} root\n".encode(),
     }
@@ -123,7 +124,9 @@ FSTAB, CFG = "etc/fstab", "boot/grub/grub.cfg"
         (remove("boot/efi/EFI/BOOT/BOOTX64.EFI"), "loader: /EFI/BOOT/BOOTX64.EFI is not there"),
         (write("boot/efi/EFI/BOOT/grubx64.efi", b""), "loader: /EFI/BOOT/grubx64.efi"),
         (change("boot/efi/EFI/debian/grub.cfg", ROOT, "0000-0000"), "loader stub: EFI/debian/grub.cfg"),
-        (lambda root: shutil.rmtree(root / "boot/efi/EFI"), "loader stub: there is no"),
+        (lambda root: shutil.rmtree(root / "boot/efi/EFI"), "loader stub: EFI/BOOT/grub.cfg is not there"),
+        (remove("boot/efi/EFI/debian/grub.cfg"), "loader stub: EFI/debian/grub.cfg is not there"),
+        (write("boot/efi/EFI/BOOT/grub.cfg", b"normal"), "EFI/BOOT/grub.cfg looks for nothing"),
     ],
 )
 def test_each_missing_thing_is_red(root: Path, break_it: Callable[[Path], object], said: str) -> None:
