@@ -31,7 +31,7 @@ DISK_BYTES = 10 << 30
 PACKAGES = (
     "linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "ifupdown", "iproute2", "openssh-server", "nginx-light",
     "grub-pc", "initramfs-tools", "acl", "attr", "libcap2-bin", "e2fsprogs", "kmod", "procps", "netbase",
-    "iputils-ping", "zstd", "logrotate", "cron", "less",
+    "iputils-ping", "zstd", "logrotate", "cron", "less", "fdisk",
 )  # fmt: skip
 
 # number → (start, size in MiB, sfdisk type); the rest is left free, as installers do.
