@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,24 @@ from agent.probe.disks import read_disk
 MIB = 1 << 20
 
 
+def attached(image: Path, sector_bytes: int) -> Path:
+    """A free loop device; another program may take the one that was found, so that it is tried again."""
+    words = ["losetup", "--find", "--show", "--sector-size", str(sector_bytes), str(image)]
+    for _ in range(20):
+        result = subprocess.run(words, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return Path(result.stdout.strip())
+        time.sleep(0.1)
+    raise RuntimeError(f"losetup: {result.stderr}")
+
+
 @contextmanager
 def loop_disk(folder: Path, size_bytes: int, sector_bytes: int = 512) -> Iterator[DiskIdentity]:
     """A blank disk; its identity as a plan would have it."""
     image = folder / f"disk-{sector_bytes}.img"
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    words = ["losetup", "--find", "--show", "--sector-size", str(sector_bytes), str(image)]
-    node = Path(subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip())
+    node = attached(image, sector_bytes)
     try:
         yield identity(read_disk(node.name))
     finally:
