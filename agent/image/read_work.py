@@ -138,6 +138,7 @@ class Reader:
     pending_bytes: int = 0
     result: Done = field(default_factory=lambda: Done(-1))
     _roots: dict[int, int] = field(default_factory=dict)
+    _asked: list[Pending] = field(default_factory=list)
 
     def run(self) -> None:
         """Ask for tasks until there are none."""
@@ -150,6 +151,7 @@ class Reader:
             self.result = Done(work.seq, work.volume, work.name if isinstance(work, Part) else b"")
             written = self._batch(work) if isinstance(work, Batch) else self._part(work)
             self._flush()
+            self._flush()  # what was asked for last
             self._finish_entries(written)
         self.packs.close_pack()
         self.packs.wait()
@@ -187,32 +189,41 @@ class Reader:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 descriptor = os.open(folder or b".", flags, dir_fd=root)
             except OSError as error:
-                for last, _ in names:
+                for last, _, _ in names:
                     self._drop(_join(folder, last), error)
                 continue
             try:
-                for last, target in names:
-                    self._one(descriptor, folder, last, target, written)
+                for last, target, regular in names:
+                    name = _join(folder, last)
+                    if target:
+                        written.append((self._link(name, target), []))
+                    else:
+                        self._one(descriptor, last, name, regular, written)
             finally:
                 os.close(descriptor)
         return written
 
+    def _link(self, name: bytes, target: bytes) -> Entry:
+        path, raw = text_and_raw(name)
+        text, raw_target = text_and_raw(target)
+        self.result.links.append(target)
+        return Entry(path=path, raw=raw, type=HARDLINK, target=text, raw_target=raw_target)
+
     def _one(
-        self, folder: int, parent: bytes, last: bytes, target: bytes, written: list[tuple[Entry, list[Chunk]]]
+        self, folder: int, last: bytes, name: bytes, regular: bool, written: list[tuple[Entry, list[Chunk]]]
     ) -> None:
-        name = _join(parent, last)
-        if target:
-            path, raw = text_and_raw(name)
-            text, raw_target = text_and_raw(target)
-            self.result.links.append(target)
-            written.append((Entry(path=path, raw=raw, type=HARDLINK, target=text, raw_target=raw_target), []))
-            return
         try:
-            found = os.lstat(last) if folder < 0 else os.stat(last, dir_fd=folder, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode):
-                written.append(self._regular(folder, last, name))
-            elif not stat.S_ISDIR(found.st_mode):
-                written.append((self._special(folder, last, name, found), []))
+            done = self._regular(folder, last, name) if regular else None
+            if done is None:  # or it is another kind of file now
+                found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode):
+                    done = self._regular(folder, last, name)
+                elif not stat.S_ISDIR(found.st_mode):
+                    done = self._special(folder, last, name, found), []
+            if done is None:
+                self.result.dropped.append(name)
+            else:
+                written.append(done)
         except OSError as error:
             self._drop(name, error)
 
@@ -235,11 +246,20 @@ class Reader:
             entry.device = (os.major(found.st_rdev), os.minor(found.st_rdev))
         return entry
 
-    def _regular(self, folder: int, last: bytes, name: bytes) -> tuple[Entry, list[Chunk]]:
-        descriptor = _open(last, folder)
+    def _regular(self, folder: int, last: bytes, name: bytes) -> tuple[Entry, list[Chunk]] | None:
+        """A file and its content; None when it is none any more."""
         try:
-            for _ in range(ATTEMPTS):
-                before = os.fstat(descriptor)
+            descriptor = _open(last, folder)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a symbolic link took its place
+                return None
+            raise
+        try:
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                return None
+            for attempt in range(ATTEMPTS):
+                before = os.fstat(descriptor) if attempt else before
                 chunks: list[Chunk] = []
                 self._content(descriptor, before, 0, before.st_size, chunks)
                 after = os.fstat(descriptor)
@@ -314,16 +334,21 @@ class Reader:
             start += len(data)
 
     def _flush(self) -> None:
-        """One frame of what is pending, as far as it is new."""
+        """Ask for the places of what is pending; meanwhile compress what was asked for before."""
         pending, self.pending, self.pending_bytes = self.pending, [], 0
-        if not pending:
-            return
-        request = Locate(b"".join(each.id for each in pending), [len(each.data) for each in pending])
-        answer = msgspec.msgpack.decode(self.ask(msgspec.msgpack.encode(request)), type=Places)
+        if pending:
+            request = Locate(b"".join(each.id for each in pending), [len(each.data) for each in pending])
+            self.ask.send(msgspec.msgpack.encode(request))
+        asked, self._asked = self._asked, pending
+        if asked:
+            self._store(asked, msgspec.msgpack.decode(self.ask.receive(), type=Places))
+
+    def _store(self, asked: list[Pending], answer: Places) -> None:
+        """One frame of what is new."""
         new: list[bytes] = []
         table: list[tuple[bytes, int, int]] = []
         reached = 0
-        for each, (number, offset) in zip(pending, answer.places, strict=True):
+        for each, (number, offset) in zip(asked, answer.places, strict=True):
             if number == answer.number and offset == reached:
                 new.append(each.data)
                 table.append((each.id, offset, len(each.data)))

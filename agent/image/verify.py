@@ -230,14 +230,17 @@ class Comparer:
 
     def run(self) -> None:
         decoder = msgspec.json.Decoder(Entry)
-        while task := self.ask(msgspec.msgpack.encode(self.result)):
-            self.result = Compared()
+        for task in self.ask.tasks(self._take_result):
             for entry in decoder.decode_lines(task):
                 try:
                     self._entry(entry)
                 except (OSError, TargetIOError) as error:
                     text = error.strerror if isinstance(error, OSError) else error.message
                     self._differs(entry, text or str(error))
+
+    def _take_result(self) -> bytes:
+        done, self.result = self.result, Compared()
+        return msgspec.msgpack.encode(done)
 
     def _entry(self, entry: Entry) -> None:
         folder, last = self.target.place(entry.name)

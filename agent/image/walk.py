@@ -33,12 +33,15 @@ DEFAULT_EXCLUDES: tuple[tuple[str, str], ...] = (
 )
 
 
+Name = tuple[bytes, bytes, bool]  # last part of the path; hard link to this path, if it is one; whether it is a file
+
+
 class Batch(msgspec.Struct, tag="batch"):
-    """Neighbours in the walk. Each folder: its path, its own entry if it begins here, (name, hard link target)."""
+    """Neighbours in the walk. Each folder: its path, its own entry if it begins here, its names."""
 
     seq: int
     volume: int
-    folders: list[tuple[bytes, Entry | None, list[tuple[bytes, bytes]]]]
+    folders: list[tuple[bytes, Entry | None, list[Name]]]
 
 
 class Part(msgspec.Struct, tag="part"):
@@ -66,7 +69,7 @@ class Walk:
     unreadable: list[Excluded] = field(default_factory=list)
     _links: dict[tuple[int, int], bytes] = field(default_factory=dict)
     _seq: int = 0
-    _folders: list[tuple[bytes, Entry | None, list[tuple[bytes, bytes]]]] = field(default_factory=list)
+    _folders: list[tuple[bytes, Entry | None, list[Name]]] = field(default_factory=list)
     _bytes: int = 0
     _count: int = 0
 
@@ -163,8 +166,9 @@ class Walk:
             return
         if not self._folders or self._folders[-1][0] != folder:
             self._folders.append((folder, None, []))
-        self._folders[-1][2].append((last, target))
-        self._bytes += found.st_size if stat.S_ISREG(found.st_mode) else 0
+        regular = stat.S_ISREG(found.st_mode)
+        self._folders[-1][2].append((last, target, regular))
+        self._bytes += found.st_size if regular else 0
         self._count += 1
         if self._bytes >= BATCH_BYTES or self._count >= BATCH_ENTRIES:
             yield from self._cut()

@@ -1,9 +1,10 @@
-"""A few worker processes that ask for work, one message at a time.
+"""A few worker processes that ask for work.
 
     worker ── request ──► parent ── reply ──► worker
 
-Strict request and reply over one pipe a worker: neither side ever writes while the other does, so no pipe can fill
-up and stop both. Workers are forked, which needs no second import and works alike in the frozen program.
+Every request has one reply, in order, over one pipe a worker. A worker may have two requests under way, so that it
+never waits for a busy parent; both are small, so that no pipe can fill up and stop both sides. Workers are forked,
+which needs no second import and works alike in the frozen program.
 """
 
 from __future__ import annotations
@@ -27,10 +28,38 @@ _FORK = multiprocessing.get_context("fork")
 AHEAD = 3
 _FAILED = b"!"
 _ENDED = b"."
+_REQUEST = b"?"
 T = TypeVar("T")
 
-Ask = Callable[[bytes], bytes]  # in the worker: send a request, wait for the reply
-Work = Callable[[int, Ask], None]  # a worker's whole life: its number, and how it asks; reply b"" means the end
+
+class Ask:
+    """The worker's side. A reply of nothing means that there is no more work."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def __call__(self, message: bytes) -> bytes:
+        self.send(message)
+        return self.receive()
+
+    def send(self, message: bytes) -> None:
+        """A request whose reply `receive` will bring; two at most without a reply."""
+        self._pipe.send_bytes(_REQUEST + message)
+
+    def receive(self) -> bytes:
+        return self._pipe.recv_bytes()
+
+    def tasks(self, result: Callable[[], bytes]) -> Iterator[bytes]:
+        """Tasks, each asked for while the one before is worked on. ``result`` gives what was done since last time."""
+        task = self(result())
+        while task:
+            self.send(result())
+            yield task
+            task = self.receive()
+        self(result())
+
+
+Work = Callable[[int, Ask], None]  # a worker's whole life: its number, and how it asks
 
 
 def default_jobs() -> int:
@@ -130,13 +159,9 @@ def _live(work: Work, number: int, pipe: Connection, others: list[Connection]) -
     for other in others:
         other.close()
 
-    def ask(message: bytes) -> bytes:
-        pipe.send_bytes(b"?" + message)
-        return pipe.recv_bytes()
-
     try:
         try:
-            work(number, ask)
+            work(number, Ask(pipe))
         except RegraftError as error:
             pipe.send_bytes(_FAILED + msgspec.json.encode((type(error).__name__, error.message, error.hint)))
         except OSError as error:

@@ -56,17 +56,17 @@ class Writer:
         """Ask for entries until there are none."""
         os.umask(0)
         decoder = msgspec.json.Decoder(Entry)
-        while True:
-            task = self.ask(self._encoder.encode(self.result))
-            if not task:
-                return
-            self.result = Written()
+        for task in self.ask.tasks(self._take_result):
             before = self.frames.fetched
             entries = decoder.decode_lines(task)
             self.frames.want(wanted_frames(entries))
             for entry in entries:
                 self._entry(entry)
-            self.result.fetched = self.frames.fetched - before
+            self.result.fetched += self.frames.fetched - before
+
+    def _take_result(self) -> bytes:
+        done, self.result = self.result, Written()
+        return self._encoder.encode(done)
 
     def _entry(self, entry: Entry) -> None:
         folder, last = self.target.place(entry.name)
