@@ -20,6 +20,7 @@ from pe_build.rootfs import base_segment, tree_members
 
 # In the order in which the kernel unpacks them.
 SEGMENTS = ("base.img", "modules.img", "firmware.img", "agent.img", "config.img", "end.img")
+AGENT_ZSTD_LEVEL = 12  # rebuilt with every change of the agent: seconds count more than its last 2 MB
 EFI_GUID = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 # Built into the BIOS core image; the signed UEFI image brings its own choice.
 BIOS_MODULES = (
@@ -133,7 +134,7 @@ def make_agent_segment(entry: Path, cache: Path) -> Path:
         members = list(tree_members(folder, "opt/regraft/"))
         log(f"compressing {sum(len(member.content) for member in members) >> 20} MiB of the agent")
         partial = kept.with_suffix(".partial")
-        partial.write_bytes(segments.compressed(segments.pack(members)))
+        partial.write_bytes(segments.compressed(segments.pack(members), AGENT_ZSTD_LEVEL))
         partial.rename(kept)
     return kept
 

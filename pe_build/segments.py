@@ -23,10 +23,11 @@ CONFIG_PATH = "etc/regraft/agent.toml"
 END_PATH = ".pe-complete"
 USRMERGED = ("bin", "sbin", "lib", "lib64")
 
+ZSTD_LEVEL = 19  # 8 MiB window: --ultra levels would need 128 MiB of RAM in the kernel
+
 _MAGIC = b"070701"
 _HEADER_BYTES = 110
 _TRAILER = "TRAILER!!!"
-_ZSTD_LEVEL = 19  # 8 MiB window: --ultra levels would need 128 MiB of RAM in the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,9 @@ def unpack(archive: bytes) -> Iterator[Member]:
         at = _aligned(content_at + fields[6])
 
 
-def compressed(archive: bytes, threads: int = 2) -> bytes:
+def compressed(archive: bytes, level: int = ZSTD_LEVEL, threads: int = 2) -> bytes:
     """zstd, padded to 4 bytes: the next segment may be uncompressed."""
-    frame = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=threads, write_checksum=True).compress(archive)
+    frame = zstandard.ZstdCompressor(level=level, threads=threads, write_checksum=True).compress(archive)
     return frame + bytes(-len(frame) % 4)
 
 
