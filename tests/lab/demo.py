@@ -119,7 +119,7 @@ def capture_running(demo: Demo, source: Source, disk: Path, served: Served) -> N
         vm.console.expect(r"login: ", timeout_s=420)
         click.echo(f"    login prompt after {vm.seconds():.1f} s")
         ssh = Ssh(ssh_port, source.key)
-        ssh.wait(120)
+        ssh.wait(300)
         demo.facts = facts_of(ssh)
         ssh.copy_directory(FROZEN, "/opt/regraft")
         # By standard input: a token on a command line is seen by everybody who lists processes.

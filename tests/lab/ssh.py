@@ -11,7 +11,7 @@ from tests.lab.programs import LabError, run
 
 OPTIONS = (
     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-    "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15", "-o", "IdentitiesOnly=yes",
+    "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "ServerAliveInterval=60", "-o", "IdentitiesOnly=yes",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class Ssh:
         """Until somebody may log in."""
         deadline = time.monotonic() + timeout_s
         while True:
-            tried = self.run("true", accept=None, timeout_s=60)
+            tried = self.run("true", accept=None, timeout_s=150)
             if tried.returncode == 0:
                 return
             if time.monotonic() > deadline:
