@@ -66,7 +66,7 @@ def capture_source(access: Access, source: CaptureSource, recorder: Recorder) ->
 def capture_disk(access: Access, name: str, selector: str, machine: Profile, recorder: Recorder) -> CaptureResult:
     """Capture a disk whose own system does not run; the PE's way."""
     refuse_bad_name(name)
-    disk = select_disk(selector or "only-eligible", machine.disks)
+    disk = select_disk(selector or "only-eligible", machine.disks, for_reading=True)
     with offline_source(disk.name, name, MOUNT_ROOT) as source:
         return capture_source(access, source, recorder)
 

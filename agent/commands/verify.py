@@ -32,7 +32,7 @@ def verify(image: str, selector: str, location: str, token: str, trust: tuple[st
     access = Access(location, token, trust)
     depot = access.open()
     loaded = find_image(depot, access.keys(depot), parse_image(image))
-    disk = select_disk(selector, read_disks())
+    disk = select_disk(selector, read_disks(), for_reading=True)
     recorder = Recorder([] if as_json else [console(as_json)])
     found: list[str] = []
     with mounted_volumes(disk, loaded.manifest, MOUNT_ROOT) as root:

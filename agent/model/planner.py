@@ -65,7 +65,7 @@ def make_plan(decisions: Decisions) -> Plan:
         disk=disk,
         untouched=tuple(untouched(decisions)),
         components=tuple(component_choices(decisions)),
-        steps=(*disk_steps(decisions, disk), *volume_steps(decisions), *system_steps(decisions, disk)),
+        steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
         warnings=decisions.layout.notes,
     )
 
@@ -104,10 +104,16 @@ def disk_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
         yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number])
 
 
-def volume_steps(decisions: Decisions) -> Iterator[Step]:
-    """Write all volumes, outermost mount point first; then read all back."""
+def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
+    """Write volumes, outermost mount point first; then read them back.
+
+    The EFI system partition comes apart from the others, after adaptation: a disk that holds half a system must not
+    have a loader that the firmware starts.
+    """
+    on_esp = {part.number for part in decisions.layout.partitions if part.type.lower() in ESP_TYPES}
     ordered = sorted(decisions.manifest.volumes, key=lambda v: len(v.filesystem.mountpoint.rstrip("/")))
     planned = [(volume, decisions.layout.volumes[volume.id]) for volume in ordered]
+    planned = [(volume, number) for volume, number in planned if (number in on_esp) is esp]
     for volume, number in planned:
         yield WriteTree(
             volume=volume.id,
@@ -138,6 +144,7 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
                 tool=decisions.source.os.initrd_tool or "initramfs-tools",
                 modules=modules if release == releases[0] else (),
             )
+    yield from volume_steps(decisions, esp=True)
     if not releases:
         return  # a tree without a kernel: a container, a chroot; there is nothing to boot
     firmware = decisions.target.platform.firmware

@@ -11,7 +11,7 @@ from tests.lab.programs import LabError, run
 
 OPTIONS = (
     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-    "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "ServerAliveInterval=60", "-o", "IdentitiesOnly=yes",
+    "-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=60", "-o", "IdentitiesOnly=yes",
 )  # fmt: skip
 
 
