@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
+import urllib3.util.connection  # noqa: F401 - opens a socket when first imported, to see whether there is IPv6
 
 # Cheap before dear: a broken unit fails in seconds, not behind half an hour of virtual machines.
 TIERS = ("tools", "root", "frozen", "machine")
