@@ -8,6 +8,7 @@ import click
 
 from agent.commands.options import Access, console, depot_options, json_option, print_json
 from agent.console.recorder import Recorder
+from agent.depot.catalogue import last_image
 from agent.errors import UsageError, WarningsError
 from agent.image.capture import CaptureResult, CaptureSource, capture_image
 from agent.model.image import NAME
@@ -59,8 +60,10 @@ def refuse_bad_name(name: str) -> None:
 
 
 def capture_source(access: Access, source: CaptureSource, recorder: Recorder) -> CaptureResult:
+    depot = access.open_writable()
+    previous = last_image(depot, access.trust, source.machine)  # what it holds is not stored again
     with recorder.phase("capture", f"capturing {source.machine} into {access.location}"):
-        return capture_image(source, access.open_writable(), recorder)
+        return capture_image(source, depot, recorder, previous=previous)
 
 
 def capture_disk(access: Access, name: str, selector: str, machine: Profile, recorder: Recorder) -> CaptureResult:

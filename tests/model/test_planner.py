@@ -25,7 +25,7 @@ from agent.model.plan import (
 )
 from agent.model.planner import ESP_TYPES, Decisions, make_plan
 from agent.model.profile import FileSystem
-from agent.model.recipe import BoundRecipe, Install, RemovePackage, Request
+from agent.model.recipe import AnyOperation, BoundRecipe, Install, RemovePackage, Request
 from tests.model.machines_of_tests import DISK, ESP_UUID, FULL, ROOT_UUID, THIN, component, situation, source, target
 
 KERNEL = component(f"linux-image-{FULL}")
@@ -45,10 +45,10 @@ LAYOUT = Layout(
 )
 
 
-def recipe(name: str, *operations: object) -> BoundRecipe:
+def recipe(name: str, *operations: AnyOperation) -> BoundRecipe:
     return BoundRecipe(
         id=name, title=name, tier="must", phase="install", why="", items=(), operations=operations, checks=()
-    )  # type: ignore[arg-type]
+    )
 
 
 INSTALL = recipe("kernel.install-flavour", Install(component=KERNEL.id, version=KERNEL.version))
