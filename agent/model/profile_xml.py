@@ -3,7 +3,7 @@
     Profile ──dump_profile──► bytes ──load_profile──► the same Profile
 
 What comes from outside is size-capped, may hold no DOCTYPE, and is checked against the schema before anything is made
-of it. Fields that have their default value are not written.
+of it. Every field is written, whatever its value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -79,8 +79,7 @@ def dump_profile(profile: Profile) -> bytes:
     _write(root, "network", profile.network)
     _write(root, "os", profile.os)
     sections.update({name: _child(root, name) for name in ("software", "services", "hw-config", "identity")})
-    if profile.hostname:
-        sections["identity"].set("hostname", escape(profile.hostname))
+    sections["identity"].set("hostname", escape(profile.hostname))
     for field, section, element in LISTS:
         for value in getattr(profile, field):
             _write(sections[section], element, value)
@@ -172,7 +171,7 @@ def _write(parent: etree._Element, name: str, value: Any) -> None:
                 _write_each(element, ELEMENTS[field.name], each)
         elif is_dataclass(content):
             _write(element, _dashed(field.name), content)
-        elif content is not None and content != _default(field):
+        elif content is not None:
             element.set(_dashed(field.name), _written(content))
 
 
@@ -191,10 +190,6 @@ def _written(value: object) -> str:
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _default(field: Field[Any]) -> object:
-    return None if field.default is MISSING else field.default
 
 
 # --- elements to values, of a document that the schema accepted -----------------------------------------------------
