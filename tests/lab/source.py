@@ -10,6 +10,7 @@ import base64
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -216,8 +217,7 @@ def first_boot(disk: Path, home: Path) -> str:
     machine = replace(source_machine(disk), direct=direct)
     with RunningMachine(machine, home, "first-boot", lifetime_s=900) as vm:
         vm.login("root", PASSWORD)
-        status, names = vm.command("ls /sys/class/net")
-        nic_name = next(name for name in names.split() if name != "lo")
+        nic_name = name_of_card(vm)
         interfaces = base64.b64encode(INTERFACES.replace("NIC", nic_name).encode()).decode()
         commands = (
             f"echo {interfaces} | base64 -d > /etc/network/interfaces",
@@ -232,6 +232,16 @@ def first_boot(disk: Path, home: Path) -> str:
         vm.console.send("poweroff\n")
         vm.wait_end(120)
     return nic_name
+
+
+def name_of_card(vm: RunningMachine) -> str:
+    """The name that udev gave the card; the kernel's own words may stand between those of a program on a console."""
+    vm.command("dmesg --console-off")
+    _, said = vm.command("echo card:$(ls /sys/class/net | grep -v lo):card")
+    found = re.search(r"card:(e[a-z]+[a-z0-9]*):card", said)
+    if not found:
+        raise LabError(f"the source machine names no network card: {said!r}")
+    return found[1]
 
 
 # --- the host's loop devices --------------------------------------------------------------------------------------
