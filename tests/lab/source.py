@@ -221,6 +221,7 @@ def first_boot(disk: Path, home: Path) -> str:
         interfaces = base64.b64encode(INTERFACES.replace("NIC", nic_name).encode()).decode()
         commands = (
             f"echo {interfaces} | base64 -d > /etc/network/interfaces",
+            f"ifup {nic_name}",
             "grub-install /dev/vda",
             "update-grub",
             "echo grub-pc grub-pc/install_devices multiselect /dev/vda | debconf-set-selections",
