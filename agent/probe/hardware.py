@@ -34,6 +34,7 @@ MODULE_OF_DRIVER = {"sd": "sd_mod", "sr": "sr_mod", "st": "st", "ses": "ses"}
 
 PCI = re.compile(r"pci:v(\w{8})d(\w{8})sv(\w{8})sd(\w{8})bc(\w\w)sc(\w\w)i(\w\w)")
 USB = re.compile(r"usb:v(\w{4})p(\w{4})d\w+dc\w\wdsc\w\wdp\w\wic(\w\w)isc(\w\w)ip(\w\w)")
+PCI_ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 VIRTIO = re.compile(r"virtio:d(\w{8})v(\w{8})")
 
 PCI_ROLES = {
@@ -163,7 +164,7 @@ def read_devices(root: Path = Path("/"), udev: UdevDatabase | None = None) -> In
     counted: Counter[str] = Counter()
     devices: list[Device] = []
     keys: dict[Path, str] = {}
-    for path, modalias in sorted(_aliased(top), key=lambda found: natural(str(found[0]))):
+    for path, modalias in sorted(_aliased(top), key=lambda found: bus_order(found[0])):
         # Input devices are what a driver made of a keyboard that is listed already.
         if (path / "physfn").exists() or link_name(path / "subsystem") == "input":
             continue
@@ -251,6 +252,11 @@ def natural(text: str) -> tuple[tuple[int, str, int], ...]:
         for part in re.split(r"(\d+)", text)
         if part
     )
+
+
+def bus_order(path: Path | str) -> list[tuple[tuple[int, str, int], ...]]:
+    """Sort key of places in the tree of devices. PCI addresses are hexadecimal, of even length."""
+    return [((0, part, 0),) if PCI_ADDRESS.fullmatch(part) else natural(part) for part in Path(path).parts]
 
 
 def chain_of(device: Path, root: Path = Path("/")) -> tuple[ChainLink, ...]:

@@ -12,7 +12,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.model.profile import Address, NetworkConfig, Nic
-from agent.probe.hardware import Inventory, chain_of, driver_of, natural, pci_address
+from agent.probe.hardware import Inventory, bus_order, chain_of, driver_of, pci_address
 from agent.probe.kernel_files import names_in, number_of, text_of
 from agent.probe.udev import UdevDatabase
 
@@ -72,7 +72,7 @@ def read_nics(inventory: Inventory, links: Links, root: Path = Path("/")) -> tup
         if not device.exists() or number_of(folder / name / "type") not in CARRIERS or (device / "physfn").exists():
             continue
         found.append((str(device.resolve()), read_nic(name, inventory, links, root)))
-    return tuple(nic for _, nic in sorted(found, key=lambda each: (natural(each[0]), each[1].name)))
+    return tuple(nic for _, nic in sorted(found, key=lambda each: (bus_order(each[0]), each[1].name)))
 
 
 def read_nic(name: str, inventory: Inventory, links: Links, root: Path) -> Nic:
