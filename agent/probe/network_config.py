@@ -139,7 +139,8 @@ def netplan_file(path: str, text: str) -> NetworkConfig:
             if key in ("set-name", "link"):
                 names.append(value.strip().strip("\"'"))
             names += _flow(value) if key == "interfaces" else []
-            addresses += [one for word in _flow(value) for one in static(word)] if key == "addresses" else []
+            if key == "addresses" and "nameservers" not in here:
+                addresses += [one for word in _flow(value) for one in static(word)]
             stack.append((indent, key))
         elif item.startswith("- ") and here and here[-1] == "interfaces":
             names.append(item[2:].strip("\"' "))

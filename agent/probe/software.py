@@ -15,8 +15,6 @@ from agent.model.tree import Tree, read_text
 DPKG_STATUS = "/var/lib/dpkg/status"
 RPM_DATABASES = ("/var/lib/rpm/rpmdb.sqlite", "/var/lib/rpm/Packages", "/usr/lib/sysimage/rpm/rpmdb.sqlite")
 MODULE_FOLDERS = ("/lib/modules", "/usr/lib/modules")
-# What stands behind the numbers: 6.1.0-40-cloud-amd64, 6.12.48+deb13-amd64, 6.8.0-31-generic, 6.4.0-150600.21-default
-FLAVOUR = re.compile(r"\d[\d.]*(?:-rc\d+)?(?:\+\w+|~\w+|-\d[\d.]*(?:\+\w+)?(?:~\w+)?|\.bpo\.\d+)*-([a-z]\w*(?:-\w+)*)")
 INITRDS = ("/boot/initrd.img-{}", "/boot/initramfs-{}.img", "/boot/initrd-{}", "/usr/lib/modules/{}/initrd")
 LOADER_PACKAGE = re.compile(r"grub(?!-common$|2-common$|-theme|by).*|grub-common|grub2-common|shim.*|systemd-boot.*")
 INITRD_TOOLS = (
@@ -110,8 +108,11 @@ def read_kernels(tree: Tree, packages: tuple[Package, ...]) -> tuple[Kernel, ...
 
 
 def flavour_of(release: str) -> str:
-    found = FLAVOUR.fullmatch(release)
-    return found[1] if found else ""
+    """What stands behind the numbers: 6.1.0-40-cloud-amd64, 6.12.48+deb13-amd64, 6.4.0-150600.21-default."""
+    words = release.split("-")[1:]
+    while words and re.match(r"\d|rc\d+$|$", words[0]):
+        words = words[1:]
+    return "" if not words or words[-1].isdigit() else "-".join(words)
 
 
 def kernel_package(release: str, installed: set[str]) -> str:
@@ -127,7 +128,7 @@ def chosen_by_loader(tree: Tree, kernels: list[Kernel]) -> str:
             found = re.search(r"^saved_entry=(.+)$", read_text(tree, f"{folder}/grubenv"), re.MULTILINE)
             wanted = found[1] if found else wanted
     for kernel in kernels:
-        if re.search(rf"(?<![\w.-]){re.escape(kernel.release)}(?![\w.]|-(?!advanced|recovery))", wanted):
+        if re.search(rf"(?<![\w.]){re.escape(kernel.release)}(?![\w.]|-(?!advanced|recovery))", wanted):
             return kernel.release
     return kernels[0].release if kernels else ""
 

@@ -1,0 +1,120 @@
+"""Every backend's files: which interfaces, cards and addresses they are about."""
+
+from __future__ import annotations
+
+from agent.model.profile import NetworkConfig
+from agent.model.tree import MemoryTree
+from agent.probe.network_config import read_configs, static
+
+
+def configs(files: dict[str, str]) -> tuple[NetworkConfig, ...]:
+    return read_configs(MemoryTree({path: text.encode() for path, text in files.items()}))
+
+
+def only(path: str, text: str) -> NetworkConfig:
+    (found,) = configs({path: text})
+    assert found.path == path
+    return found
+
+
+def test_ifupdown() -> None:
+    files = {
+        "/etc/network/interfaces": (
+            "# auto eth9\nsource /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\n"
+            "auto ens3\nallow-hotplug ens4\n"
+            "iface ens3 inet static\n    address 10.77.0.50/24\n    gateway 10.77.0.2\n"
+            "iface ens3 inet6 static\n    address 2001:db8::5\n    netmask 64\n"
+            "iface ens4 inet dhcp\n    hwaddress ether 52:54:00:AA:BB:CC\n"
+        ),
+        "/etc/network/interfaces.d/bond": (
+            "iface bond0 inet static\n  address 192.0.2.9\n  netmask 255.255.255.0\n  bond-slaves eno1 \\\n  eno2\n"
+        ),
+    }
+    main, bond = configs(files)
+    assert (main.backend, main.interfaces) == ("ifupdown", ("ens3", "ens4"))
+    assert main.addresses == ("10.77.0.50/24", "2001:db8::5/64")
+    assert main.macs == ("52:54:00:aa:bb:cc",)
+    assert (bond.interfaces, bond.addresses) == (("bond0", "eno1", "eno2"), ("192.0.2.9/24",))
+
+
+def test_interfaces_that_source_each_other_end() -> None:
+    files = {"/etc/network/interfaces": "source /etc/network/interfaces\niface eth0 inet dhcp\n"}
+    assert {found.interfaces for found in configs(files)} == {("eth0",)}
+
+
+def test_netplan() -> None:
+    found = only(
+        "/etc/netplan/01-netcfg.yaml",
+        "network:\n  version: 2\n  renderer: networkd\n  ethernets:\n    enp3s0:\n"
+        "      match:\n        macaddress: 'AA:BB:CC:00:11:22'\n      set-name: lan0\n"
+        '      addresses:\n      - 192.0.2.10/24\n      - "2001:db8::10/64":\n          label: x\n'
+        "      nameservers:\n        addresses: [192.0.2.53, 192.0.2.54]\n"
+        "      routes:\n        - to: default\n          via: 192.0.2.1\n"
+        "    eno2: {dhcp4: true}\n"
+        "  bonds:\n    bond0:\n      interfaces: [eno3, eno4]\n      addresses: [198.51.100.4/25]\n",
+    )
+    assert found.backend == "netplan"
+    assert found.interfaces == ("enp3s0", "lan0", "eno2", "bond0", "eno3", "eno4")
+    assert found.macs == ("aa:bb:cc:00:11:22",)
+    assert found.addresses == ("192.0.2.10/24", "2001:db8::10/64", "198.51.100.4/25")
+
+
+def test_a_file_of_cloud_init_is_named_so() -> None:
+    text = "network:\n    ethernets:\n        ens3:\n            dhcp4: true\n"
+    assert only("/etc/netplan/50-cloud-init.yaml", text).backend == "cloud-init"
+
+
+def test_networkd() -> None:
+    found = only(
+        "/etc/systemd/network/10-lan.network",
+        "[Match]\nName=enp1s0 enp2s0\nMACAddress=52:54:00:00:00:01\n[Network]\nAddress=192.0.2.7/24\n#Address=x\n",
+    )
+    assert (found.interfaces, found.addresses) == (("enp1s0", "enp2s0"), ("192.0.2.7/24",))
+    assert found.macs == ("52:54:00:00:00:01",)
+
+
+def test_network_manager() -> None:
+    found = only(
+        "/etc/NetworkManager/system-connections/lan.nmconnection",
+        "[connection]\nid=lan\ninterface-name=eno1\n[ethernet]\nmac-address=70:B5:E8:12:34:9A\n"
+        "[ipv4]\naddress1=192.0.2.3/24,192.0.2.1\nmethod=manual\ndns=192.0.2.53;\n",
+    )
+    assert (found.backend, found.interfaces, found.addresses) == ("nm", ("eno1",), ("192.0.2.3/24",))
+    assert found.macs == ("70:b5:e8:12:34:9a",)
+
+
+def test_ifcfg_of_two_distributions() -> None:
+    found = configs(
+        {
+            "/etc/sysconfig/network-scripts/ifcfg-eth0": 'DEVICE="eth0"\nHWADDR=00:11:22:33:44:56\nIPADDR=192.0.2.4\n'
+            "NETMASK=255.255.255.128\nIPADDR1=192.0.2.5\nPREFIX1=24\n",
+            "/etc/sysconfig/network-scripts/ifcfg-lo": "DEVICE=lo\nIPADDR=127.0.0.1\n",
+            "/etc/sysconfig/network-scripts/ifcfg-eth0.bak": "DEVICE=eth0\n",
+            "/etc/sysconfig/network/ifcfg-eth1": "BOOTPROTO='static'\nIPADDR='198.51.100.7/24'\n",
+        }
+    )
+    assert [(each.interfaces, each.addresses, each.macs) for each in found] == [
+        (("eth0",), ("192.0.2.4/25", "192.0.2.5/24"), ("00:11:22:33:44:56",)),
+        (("eth1",), ("198.51.100.7/24",), ()),
+    ]
+
+
+def test_wicked_and_udev() -> None:
+    found = configs(
+        {
+            "/etc/wicked/ifconfig/eth0.xml": "<interface><name>eth0</name><ipv4:static><address>"
+            "<local>192.0.2.6/24</local></address></ipv4:static></interface>",
+            "/etc/udev/rules.d/70-persistent-net.rules": '# NAME="old0"\nSUBSYSTEM=="net", ACTION=="add", '
+            'ATTR{address}=="52:54:00:12:34:99", NAME="eth0"\n',
+        }
+    )
+    assert [(each.backend, each.interfaces, each.addresses, each.macs) for each in found] == [
+        ("wicked", ("eth0",), ("192.0.2.6/24",), ()),
+        ("udev", ("eth0",), (), ("52:54:00:12:34:99",)),
+    ]
+
+
+def test_addresses() -> None:
+    assert static("192.0.2.1", "255.255.255.0") == ["192.0.2.1/24"]
+    assert static('"192.0.2.1"') == ["192.0.2.1/32"]
+    assert static("") == static("dhcp") == static("999.1.1.1/24") == []
