@@ -166,7 +166,7 @@ class Execution:
                 self.done.bytes_written += written.bytes_written
             case VerifyTree():
                 drop_page_cache()
-                read = verify_volume(self.depot, self.loaded, step.volume, below, self.recorder)
+                read = verify_volume(self.depot, self.loaded, step.volume, below, self.recorder, self._new_places())
                 self.done.bytes_read_back += read.bytes_read
                 self.done.mismatches += len(read.mismatches)
                 if read.mismatches:
@@ -233,6 +233,14 @@ class Execution:
                 folder = Path(stack.enter_context(TemporaryDirectory(dir=self._root, prefix=".regraft-")))
                 fetched[component.id] = [fetch_file(self.depot, *file, folder) for file in component.files]
         return fetched
+
+    def _new_places(self) -> frozenset[str]:
+        """Mount points that the layout adds to the image's tree, such as that of a new EFI system partition."""
+        volumes = {step.mountpoint for step in self.plan.steps if isinstance(step, WriteTree)}
+        made = {step.filesystem.mountpoint for step in self.plan.steps if isinstance(step, MakeFilesystem)}
+        new = frozenset(made - volumes - {""})
+        self.done.changed.update(new)
+        return new
 
     # --- continuing a run that was cut ----------------------------------------------------------------------------
 
