@@ -96,7 +96,7 @@ def restore(order: RestoreOrder, served: Served) -> Restored:
 def follow_pe(vm: RunningMachine, patience_s: float) -> tuple[re.Match[str], dict[str, float]]:
     """Until the agent says its result; seconds since power-on of the kernel's first line, and of the result."""
     stages = {}
-    vm.console.expect(r"Linux version|regraft", timeout_s=180)
+    vm.console.expect(r"Linux version|Regraft PE|PE-EVENT", timeout_s=300)
     stages["kernel"] = vm.seconds()
     found = vm.console.expect(RESULT, timeout_s=patience_s)
     stages["result"] = vm.seconds()
