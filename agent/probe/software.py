@@ -159,6 +159,7 @@ def _package(stanza: str) -> Package | None:
 def read_units(tree: Tree) -> tuple[Unit, ...]:
     """What systemd would say of its unit files, from their links and their [Install] sections."""
     enabled = set(_linked(tree))
+    enabled |= {re.sub(r"@.*\.", "@.", name) for name in enabled}  # a template, by its instances
     found: dict[str, str] = {}
     for folder in UNIT_FOLDERS:
         for name in tree.list_dir(folder):
@@ -167,7 +168,7 @@ def read_units(tree: Tree) -> tuple[Unit, ...]:
                 if state:
                     found[name] = state
     for name in enabled - found.keys():
-        if name.endswith(UNIT_KINDS) and "@" in name:
+        if name.endswith(UNIT_KINDS) and "@" in name and "@." not in name:
             found[name] = "enabled"
     for name in _generated(tree, found):
         found[name] = "generated"
@@ -204,9 +205,10 @@ def _linked(tree: Tree) -> Iterator[str]:
 
 
 def _generated(tree: Tree, native: dict[str, str]) -> Iterator[str]:
-    """Services of init scripts that have no unit file of their own."""
+    """Services of init scripts that have no unit file, not even one of another name."""
+    known = {name for folder in UNIT_FOLDERS for name in tree.list_dir(folder)} | native.keys()
     for level in ("rcS.d", "rc2.d", "rc3.d", "rc5.d"):
         for name in tree.list_dir(f"/etc/{level}"):
-            script = re.fullmatch(r"S\d\d(.+)", name)
-            if script and f"{script[1]}.service" not in native:
+            script = re.fullmatch(r"S\d\d(.+?)(\.sh)?", name)
+            if script and f"{script[1]}.service" not in known:
                 yield f"{script[1]}.service"

@@ -146,10 +146,10 @@ def test_states_of_units(tmp_path: Path) -> None:
     os.symlink("/dev/null", system / "hidden.service")
     (tmp_path / "etc/rc2.d").mkdir()
     os.symlink("../init.d/legacy", tmp_path / "etc/rc2.d/S01legacy")
-    os.symlink("../init.d/ssh", tmp_path / "etc/rc2.d/S01ssh")
+    os.symlink("../init.d/sshd.sh", tmp_path / "etc/rc2.d/S01sshd.sh")
     assert read_units(LiveTree(tmp_path)) == (
         Unit("empty.service", "masked"),
-        Unit("getty@.service", "disabled"),
+        Unit("getty@.service", "enabled"),
         Unit("getty@tty1.service", "enabled"),
         Unit("hidden.service", "masked"),
         Unit("legacy.service", "generated"),
