@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,20 @@ def test_mounts_and_swap_are_uses(tmp_path: Path) -> None:
             assert ext and ext.mountpoint == str(one) and ext.used_bytes > 5 * MIB
             assert "needs_recovery" not in ext.features
             assert unclean(loop.part(2), "ext4")  # its journal is open now
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("number", "kind"), [(2, "ext4"), (3, "xfs"), (4, "btrfs")])
+def test_journals_with_open_changes(tmp_path: Path, number: int, kind: str) -> None:
+    with loop_disk(tmp_path / "disk", 540 * MIB, GPT) as loop:
+        make_filesystems(loop)
+        with mounted(loop.part(number), tmp_path / "mnt") as where:
+            with (where / "file").open("wb") as file:
+                file.write(b"x" * 100_000)
+                file.flush()
+                os.fsync(file.fileno())
+            assert unclean(loop.part(number), kind)
+        assert unclean(loop.part(number), kind) == ""
 
 
 @pytest.mark.root
