@@ -55,7 +55,7 @@ PROGRAMS = (
     *("flock", "dmesg", "hwclock", "setpriv", "lscpu", "zramctl"),
     *("mke2fs", "mkfs.ext2", "mkfs.ext3", "mkfs.ext4", "tune2fs", "e2label", "e2fsck", "fsck.ext4", "resize2fs"),
     *("dumpe2fs", "debugfs", "chattr", "lsattr"),
-    *("mkfs.xfs", "xfs_db", "xfs_repair", "xfs_growfs", "xfs_io", "xfs_info", "xfs_admin"),
+    *("mkfs.xfs", "xfs_db", "xfs_logprint", "xfs_repair", "xfs_growfs", "xfs_io", "xfs_info", "xfs_admin"),
     *("mkfs.btrfs", "btrfs", "btrfstune"),
     *("mkfs.fat", "mkfs.vfat", "fsck.fat", "fsck.vfat", "fatlabel"),
     *("parted", "partprobe", "sgdisk"),
