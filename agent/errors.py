@@ -25,15 +25,19 @@ from __future__ import annotations
 
 
 class RegraftError(Exception):
-    """An error that a person can act on: what is wrong (found against expected), and the next act."""
+    """An error that a person can act on: what is wrong (found against expected), and the next act.
+
+    Where the place that raises it knows nothing better, the next act is the usual one for errors of its kind.
+    """
 
     exit_code = 1
     code = "unexpected"
+    usual_act = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_act
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -45,71 +49,88 @@ class UnexpectedError(RegraftError):
 
 class UsageError(RegraftError):
     exit_code, code = 2, "usage"
+    usual_act = "‘regraft COMMAND --help’ tells what is expected"
 
 
 class WarningsError(RegraftError):
     exit_code, code = 3, "warnings"
+    usual_act = "read what is listed, and decide whether it matters"
 
 
 class NoImageError(RegraftError):
     exit_code, code = 10, "no-image"
+    usual_act = "list the images with ‘regraft images’"
 
 
 class DiskSelectionError(RegraftError):
     exit_code, code = 11, "disk-selection"
+    usual_act = "name one disk by serial=, wwn= or path="
 
 
 class RefusedError(RegraftError):
     exit_code, code = 12, "refused"
+    usual_act = "put the reason out of the way, then start again"
 
 
 class DoesNotFitError(RegraftError):
     exit_code, code = 13, "does-not-fit"
+    usual_act = "choose another disk or another machine"
 
 
 class UnreachableError(RegraftError):
     exit_code, code = 20, "unreachable"
+    usual_act = "check network, address and server, then start again"
 
 
 class NotTrustedError(RegraftError):
     exit_code, code = 21, "not-trusted"
+    usual_act = "check the key given with --trust, and where the files come from"
 
 
 class DamagedError(RegraftError):
     exit_code, code = 22, "damaged"
+    usual_act = "use another copy of it, or an older image"
 
 
 class NotAllowedError(RegraftError):
     exit_code, code = 23, "not-allowed"
+    usual_act = "give a token of the right role with --token"
 
 
 class TargetIOError(RegraftError):
     exit_code, code = 30, "target-io"
+    usual_act = "check the disk and its cable, or take another disk"
 
 
 class ReadBackError(RegraftError):
     exit_code, code = 31, "read-back"
+    usual_act = "replace the disk, its cable or the machine's memory"
 
 
 class PatchError(RegraftError):
     exit_code, code = 32, "patch"
+    usual_act = "read the report; choose another image, or report the recipe"
 
 
 class StorageFullError(RegraftError):
     exit_code, code = 40, "storage-full"
+    usual_act = "make room in the depot"
 
 
 class TemporaryError(RegraftError):
     exit_code, code = 75, "temporary"
+    usual_act = "try again later"
 
 
 class StoppedError(RegraftError):
     """Stopped by a person before anything was written."""
 
     exit_code, code = 130, "stopped"
+    usual_act = "start again when you are ready"
 
 
 class StoppedAfterWritesError(RegraftError):
     """Stopped after writes began: the disk does not boot, the same plan continues the work."""
 
     exit_code, code = 131, "stopped-after-writes"
+    usual_act = "start the same restore again, it continues"

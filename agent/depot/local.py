@@ -58,7 +58,7 @@ class LocalDepot:
         """Make an empty depot and its key pair. Raises UsageError where one is, or where other files are."""
         place = Path(root)
         if (place / DEPOT_FILE).exists():
-            raise UsageError(f"{place} is already a depot")
+            raise UsageError(f"{place} is already a depot", "use it as it is, or choose another directory")
         if place.exists() and any(name.name != "lost+found" for name in place.iterdir()):
             raise UsageError(f"{place} is not empty", "choose an empty or a new directory")
         place.mkdir(parents=True, exist_ok=True)

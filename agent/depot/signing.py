@@ -88,7 +88,8 @@ def verify(trust: TrustedKeys, type_: str, path: str, data: bytes, signature: by
         public_key(found.key).verify(raw, encoding(type_, data))
     except InvalidSignature:
         raise NotTrustedError(
-            f"{path}: its signature by {found.key} does not fit its content", "the file was changed or is damaged"
+            f"{path}: its signature by {found.key} does not fit its content",
+            "it was changed or is damaged: copy it and its .sig from a second depot, or use an older image",
         ) from None
     if (found.format, found.type) != (1, type_):
         raise NotTrustedError(f"{path}.sig says format {found.format} type {found.type}, expected 1 {type_}")

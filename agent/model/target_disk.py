@@ -174,6 +174,8 @@ def _line(disk: Disk) -> str:
 def _hint(matching: Sequence[Disk], left: Sequence[Disk], disks: Sequence[Disk]) -> str:
     if not disks:
         return "attach a disk, or add the driver of its controller to the medium"
-    if len(left) > 1 or len(matching) > 1:
+    if len(left) > 1 or (len(matching) > 1 and left):
         return "name one disk by wwn= or path=, or detach the others"
+    if len(matching) > 1:
+        return "name one disk by serial=, wwn= or path= if it may be erased, or free one"
     return "name another disk by serial=, wwn= or path=, or free this one"
