@@ -21,6 +21,7 @@ from agent.depot.store import (
     Depot,
     image_path,
     profile_path,
+    read_info,
 )
 from agent.errors import DamagedError, NoImageError, NotTrustedError
 from agent.model.image import FORMAT as IMAGE_FORMAT
@@ -86,7 +87,10 @@ def read_catalogue(depot: Depot) -> Catalogue:
     try:
         found = msgspec.json.decode(depot.read(CATALOGUE_FILE, SMALL_FILE_LIMIT_BYTES), type=Catalogue)
     except FileNotFoundError:
-        raise DamagedError(f"depot {depot.location} has no {CATALOGUE_FILE}", "is this a whole depot?") from None
+        read_info(depot)  # no depot at all is another mistake
+        raise DamagedError(
+            f"depot {depot.location} has no {CATALOGUE_FILE}", "copy the whole depot again, or publish into it"
+        ) from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DamagedError(
             f"{CATALOGUE_FILE} of depot {depot.location}: {error}", "publish again to rewrite it"

@@ -35,6 +35,7 @@ from agent.errors import (
     UnreachableError,
     UsageError,
 )
+from agent.model.wording import printable
 from agent.version import VERSION
 
 TIMEOUT_S = 30.0
@@ -66,6 +67,7 @@ class Problem(msgspec.Struct):
     code: str = ""
     title: str = ""
     detail: str = ""
+    hint: str = ""
 
 
 class _Passing(Exception):
@@ -350,8 +352,8 @@ class HttpDepot:
             problem = Problem()
         kind = BY_CODE.get(problem.code) or BY_STATUS.get(status, UnreachableError)
         said = problem.detail or problem.title or answer.response.reason
-        hint = "give a token that may do this with --token" if kind is NotAllowedError else ""
-        raise kind(f"{path} of depot {self.location}: the server answered {status}: {said}", hint)
+        hint = "give a token that may do this with --token" if kind is NotAllowedError else printable(problem.hint, 500)
+        raise kind(f"{path} of depot {self.location}: the server answered {status}: {printable(said, 2000)}", hint)
 
     def _too_short(self, path: str, needed: int) -> DamagedError:
         return DamagedError(
