@@ -134,12 +134,13 @@ def _members(file: IO[bytes], path: Path) -> dict[str, tuple[int, int]]:
         raise DamagedError(f"‘{path}’ is not a Debian package: it does not begin with {_AR_MAGIC!r}")
     found: dict[str, tuple[int, int]] = {}
     while header := file.read(60):
+        begin = file.tell() - len(header)
         try:
             size = int(header[48:58])
         except ValueError:
-            raise DamagedError(f"‘{path}’: ar header at byte {file.tell() - 60} is damaged") from None
+            raise DamagedError(f"‘{path}’: ar header at byte {begin:,} is damaged") from None
         name = header[:16].decode("ascii", "replace").strip().rstrip("/")
-        found[name] = (file.tell(), size)
+        found[name] = (begin + len(header), size)
         file.seek(size + size % 2, io.SEEK_CUR)
     return found
 
