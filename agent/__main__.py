@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agent.cli import cli
-from agent.errors import RegraftError, UnexpectedError
+from agent.errors import RegraftError, UnexpectedError, UsageError
 
 
 def main() -> None:
@@ -24,11 +24,16 @@ def main() -> None:
         sys.exit(_tell("stopped", "stopped before anything was written", "", 130))
     except click.ClickException as wrong:
         wrong.show()
-        sys.exit(2)
+        _tell_programs("usage", wrong.format_message(), UsageError.usual_act, UsageError.exit_code)
+        sys.exit(UsageError.exit_code)
     except KeyboardInterrupt:
         sys.exit(_tell("stopped", "stopped before anything was written", "", 130))
     except RegraftError as error:
         sys.exit(_tell(error.code, error.message, error.hint, error.exit_code))
+    except OSError as error:
+        if not error.filename:
+            traceback.print_exc()
+        sys.exit(_tell("unexpected", str(error), "check that this place is there, and that you may use it", 1))
     except Exception as error:
         traceback.print_exc()
         bug = UnexpectedError(f"{type(error).__name__}: {error}", "this is a bug; keep the lines above for its report")
@@ -40,10 +45,14 @@ def _tell(code: str, message: str, hint: str, exit_code: int) -> int:
     print(f"regraft: {message}", file=sys.stderr)
     if hint:
         print(f"  next: {hint}", file=sys.stderr)
+    _tell_programs(code, message, hint, exit_code)
+    return exit_code
+
+
+def _tell_programs(code: str, message: str, hint: str, exit_code: int) -> None:
     if "--json" in sys.argv:
         error = {"error": {"code": code, "message": message, "hint": hint, "exit_code": exit_code}}
         print(msgspec.json.encode(error).decode())
-    return exit_code
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent.server.run import serve_depot
+from agent.errors import UsageError
 
 
 @click.command()
@@ -21,4 +21,11 @@ from agent.server.run import serve_depot
 @click.option("--public-read", is_flag=True, help="Let everybody read images; they contain the machines' secrets.")
 def serve(directory: Path, host: str, port: int, write_token: str | None, public_read: bool) -> None:
     """Serve the depot in DIRECTORY, made when it does not exist."""
+    try:
+        from agent.server.run import serve_depot  # noqa: PLC0415 - the program for sources and media is without it
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"this program has no server in it: {error.name} is absent",
+            "serve the depot with the program that ‘make setup’ installs; a plain web server serves readers as well",
+        ) from None
     serve_depot(directory, host, port, write_token, public_read)

@@ -43,11 +43,13 @@ def verify(image: str, selector: str, location: str, token: str, trust: tuple[st
             found.extend(f"{volume.id}: {line}" for line in result.mismatches)
     if as_json:
         print_json({"image": str(loaded.manifest.ref), "mismatches": found})
-    for line in found[:SHOWN]:
-        click.echo(line)
+    else:
+        for line in found[:SHOWN]:
+            click.echo(line)
     if found:
         raise ReadBackError(
             f"{len(found)} entries on {disk.name} differ from {loaded.manifest.ref}, expected 0",
             "compare them with the report’s list of adapted files; restore again if others differ",
         )
-    click.echo(f"{disk.name} holds {loaded.manifest.ref}: every entry and digest is the same")
+    if not as_json:
+        click.echo(f"{disk.name} holds {loaded.manifest.ref}: every entry and digest is the same")
