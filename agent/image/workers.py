@@ -14,7 +14,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -135,6 +135,12 @@ class Pool:
             raise self._lost(worker) from None
 
     def _lost(self, worker: int) -> RegraftError:
+        """Why a worker is gone: its own last words where it had any, which may lie behind requests under way."""
+        with suppress(EOFError, OSError):
+            while True:
+                message = self._pipes[worker].recv_bytes()
+                if message[:1] == _FAILED:
+                    return _rebuild(message[1:])
         process = self._processes[worker]
         process.join(5)
         return UnexpectedError(

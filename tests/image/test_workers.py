@@ -1,0 +1,45 @@
+"""Worker processes: how they end is told by what they met, whenever the parent notices."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from agent.errors import DamagedError, UnexpectedError
+from agent.image.workers import Ask, pool
+
+pytestmark = pytest.mark.root
+
+
+def meets_damage(_: int, ask: Ask) -> None:
+    """Fails while two requests are under way, as a worker does that asks ahead."""
+    ask.send(b"one")
+    ask.send(b"two")
+    raise DamagedError("pack x is damaged", "copy it again")
+
+
+def is_killed(_: int, ask: Ask) -> None:
+    ask.send(b"one")
+    os._exit(9)
+
+
+def test_an_error_is_heard_though_the_worker_has_gone_before_the_answer() -> None:
+    with pool(meets_damage, 1) as workers:
+        next(workers.requests())
+        workers._processes[0].join(10)
+        with pytest.raises(DamagedError, match="pack x") as caught:
+            workers.reply(0, b"a task")
+    assert caught.value.hint == "copy it again"
+
+
+def test_an_error_is_heard_behind_requests() -> None:
+    with pool(meets_damage, 1) as workers, pytest.raises(DamagedError, match="pack x"):
+        assert [message for _, message in workers.requests()] == [b"one", b"two"]
+
+
+def test_a_worker_that_was_killed_is_told_as_that() -> None:
+    with pool(is_killed, 1) as workers, pytest.raises(UnexpectedError, match="ended with status 9"):
+        for worker, _ in workers.requests():
+            workers._processes[0].join(10)
+            workers.reply(worker, b"a task")
