@@ -5,6 +5,7 @@ What counts is not that the tool ended well but that the result holds the driver
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from agent.errors import DamagedError, PatchError
@@ -62,12 +63,19 @@ def modules_missing(root: Path, release: str, initrd: str, wanted: tuple[str, ..
 
 def read_names(root: Path, initrd: str) -> frozenset[str]:
     """Paths inside an initramfs. Raises PatchError when it cannot be read as one."""
-    with open(InsideRoot(root).open(initrd, 0), "rb") as file:  # noqa: PTH123 - a descriptor
-        data = file.read(LIMIT_BYTES)
     try:
-        return list_initramfs(data)
+        return list_initramfs(_content(InsideRoot(root), initrd))
     except DamagedError as error:
         raise PatchError(f"{initrd}: {error.message}", error.hint) from error
+
+
+def _content(inside: InsideRoot, path: str) -> bytes:
+    """The whole file. Asked for a number of bytes, Python reserves them all, however small the file is."""
+    with open(inside.open(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - a descriptor
+        size = os.fstat(file.fileno()).st_size
+        if size > LIMIT_BYTES:
+            raise PatchError(f"{path} has {size:,} bytes, expected at most {LIMIT_BYTES:,}", "is it an initramfs?")
+        return file.read()
 
 
 def _command(inside: InsideRoot, step: RebuildInitramfs, before: str) -> list[str]:
@@ -88,5 +96,4 @@ def _keep(inside: InsideRoot, path: str) -> None:
     kept = f"{UNDO}{path}"
     if inside.exists(kept):
         return
-    with open(inside.open(path, 0), "rb") as file:  # noqa: PTH123 - a descriptor
-        inside.write(kept, file.read(LIMIT_BYTES), mode=0o600)
+    inside.write(kept, _content(inside, path), mode=0o600)
