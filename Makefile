@@ -1,10 +1,10 @@
 # Every target is one command and one line of help; what they do is in the programs they call.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo iso freeze bench clean
+.PHONY: help setup check test test-long demo iso freeze bench clean
 PYTHON := .venv/bin/python
 
 help:   ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## Install what a Debian 12 machine lacks (needs root) and make .venv/bin/regraft
 	@bash .ci/setup
@@ -12,8 +12,11 @@ setup:  ## Install what a Debian 12 machine lacks (needs root) and make .venv/bi
 check: setup  ## Lint, types, the laws of the architecture and of the documentation (seconds)
 	@$(PYTHON) -m pytest -q tests/test_linters.py tests/test_architecture.py tests/test_docs.py
 
-test: setup  ## Every test there is: units, loop devices, frozen binary, virtual machines (needs root)
+test: setup  ## All tests of a change: units, loop devices, frozen binary, virtual machines (needs root)
 	@$(PYTHON) -m pytest
+
+test-long: setup  ## What make test leaves out for its length: more whole restores in virtual machines (needs root)
+	@$(PYTHON) -m pytest -m long
 
 demo: setup  ## Capture a running machine, restore it onto other hardware, prove it boots (needs root)
 	@$(PYTHON) -m tests.lab demo

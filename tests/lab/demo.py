@@ -47,6 +47,7 @@ class Demo:
     facts: Facts | None = None
     image: str = ""
     report: dict[str, Any] = field(default_factory=dict)
+    bench: str = ""
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -65,11 +66,12 @@ def target_machine(out: Path) -> Machine:
         disks=(Disk("nvme", size_bytes=6 << 30, serial="NVME0001"), other_disk(out / "other.img")),
         nics=(Nic("e1000e", "52:54:00:99:00:01"),),
         memory_mib=1024,
+        processors=1,
         smbios=Smbios("Other Systems Inc.", "Workstation 9", "TGT-0001", "9d3c1f52-77aa-4e0b-8c1e-0a1b2c3d4e5f"),
     )
 
 
-def tell(out: Path, negative: bool) -> Demo:
+def tell(out: Path, negative: bool, bench: bool) -> Demo:
     demo = Demo(out)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -102,6 +104,9 @@ def tell(out: Path, negative: bool) -> Demo:
         alone = replace(machine, disks=machine.disks[:1])
         checks, _ = prove_running(alone, out, source.key, demo.facts)
         demo.checks += checks
+    if bench:
+        with demo.stage("measure capture and restore against tar and squashfs, on the same data"):
+            demo.bench = measure(out, source.disk)
     if negative:
         with demo.stage("negative control: the same restore without adaptation"):
             negative_control(demo, source)
@@ -193,6 +198,22 @@ def compare(demo: Demo, source_disk: Path, restored_disk: Path) -> None:
     demo.checks.append(check)
 
 
+def measure(out: Path, disk: Path) -> str:
+    """The bench's own table; its figures lie beside the report."""
+    words = [
+        sys.executable,
+        "-m",
+        "tests.bench",
+        "--disk",
+        str(disk),
+        "--rounds",
+        "3",
+        "--output",
+        str(out / "bench.json"),
+    ]
+    return run(words, cwd=REPOSITORY, timeout_s=1800).stdout
+
+
 def negative_control(demo: Demo, source: Source) -> None:
     """Without adaptation it must not come up; else the proof above proves nothing."""
     pe_build("iso", "--agent-entry", "tests/lab/unadapted.py", "--output", str(UNADAPTED_ISO))
@@ -222,6 +243,7 @@ def conclusion(demo: Demo) -> str:
     lines += [f"  {sum(seconds for _, seconds in demo.stages):7.1f} s  together", "", "INSIDE THE RESTORE"]
     lines += [f"  {stage['seconds']:7.1f} s  {stage['name']}" for stage in report.get("stages", ())]
     lines.append(f"  peak memory of the agent: {report.get('peak_memory_bytes', 0) / (1 << 20):.0f} MiB")
+    lines += ["", "SPEED AND MEMORY against the usual tools", *(f"  {line}" for line in demo.bench.splitlines())]
     lines += ["", "PROOF"]
     lines += [f"  {'ok  ' if check.good else 'FAIL'}  {check.name}: {check.found}" for check in demo.checks]
     lines += ["", f"report: {demo.out / 'report.json'}", f"logs, depot and disks: {demo.out}"]
@@ -231,10 +253,11 @@ def conclusion(demo: Demo) -> str:
 @click.command()
 @click.option("--out", default=Path("build/demo"), show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--negative", is_flag=True, help="Also show that the same restore without adaptation does not come up.")
-def main(out: Path, negative: bool) -> None:
+@click.option("--bench/--no-bench", default=True, help="Measure against tar and squashfs, too.")
+def main(out: Path, negative: bool, bench: bool) -> None:
     """Show the main job on virtual machines: capture a running Debian, restore it onto other hardware, prove it."""
     try:
-        demo = tell(out.resolve(), negative)
+        demo = tell(out.resolve(), negative, bench)
     except LabError as error:
         click.echo(f"demo: {error}", err=True)
         sys.exit(1)

