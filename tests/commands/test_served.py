@@ -38,6 +38,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     assert server.returncode in (0, -15)
 
 
+@pytest.mark.tools
 def test_what_it_says_is_what_one_needs_to_know(served: Served) -> None:
     assert any(served.key in line for line in served.said)
     assert not any(WRITE_TOKEN in line for line in served.said)
