@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,10 +63,3 @@ class Recorder:
             seconds = time.monotonic() - started
             self.stages.append(StageTime(name=name, seconds=round(seconds, 2)))
             self(Event(seq=0, time="", kind="phase-end", phase=name, text=text, code=code, seconds=round(seconds, 2)))
-
-
-def peak_memory_bytes() -> int:
-    """Peak resident memory of this process and the largest of its ended children, added."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + child) * 1024

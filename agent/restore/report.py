@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.console.recorder import Recorder, now, peak_memory_bytes
+from agent.console.recorder import Recorder, now
 from agent.errors import RegraftError
 from agent.model.difference import Difference
 from agent.model.plan import DiskIdentity, Plan, digest
 from agent.model.profile import Profile
 from agent.model.report import ItemResult, Report
+from agent.restore.memory import own_peak_memory_bytes
 from agent.restore.run import Done
 from agent.version import TOOL
 
@@ -58,7 +59,7 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         bytes_written=done.bytes_written,
         bytes_read_back=done.bytes_read_back,
         mismatches=done.mismatches,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=max(done.peak_memory_bytes, own_peak_memory_bytes()),
         warnings=(*plan.warnings, *recorder.warnings),
     )
 

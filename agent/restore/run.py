@@ -41,6 +41,7 @@ from agent.model.plan import (
 from agent.model.recipe import BoundRecipe, Install
 from agent.model.report import CheckResult, RecipeResult
 from agent.restore import boot, disk, filesystems, initramfs, mounts, patch, verify
+from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
 from agent.restore.sandbox import Sandbox
 
@@ -71,6 +72,7 @@ class Done:
     bytes_written: int = 0
     bytes_read_back: int = 0
     mismatches: int = 0
+    peak_memory_bytes: int = 0  # of the agent and its workers, while they moved the image
 
 
 @dataclass(slots=True)
@@ -175,6 +177,8 @@ class Execution:
                         f"first: {read.mismatches[0]}",
                         "the disk or the memory is failing; test both before trying again",
                     )
+        # Later children are programs of the image (its dpkg, its compressor): their memory is not the agent's.
+        self.done.peak_memory_bytes = peak_memory_bytes()
 
     def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path, stack: ExitStack) -> None:
         sandbox = self._the_sandbox(root)
