@@ -17,7 +17,12 @@ pytestmark = pytest.mark.tools
 
 @pytest.mark.parametrize(
     "words",
-    [["ruff", "check", "--no-fix", "-q"], ["ruff", "format", "--check", "-q"], MYPY, [*MYPY, "-p", "tests"]],
+    [
+        ["ruff", "check", "--no-cache", "--no-fix", "-q"],
+        ["ruff", "format", "--no-cache", "--check", "-q"],
+        MYPY,
+        [*MYPY, "-p", "tests"],
+    ],
     ids=["ruff check", "ruff format", "mypy", "mypy tests"],
 )
 def test_it_has_nothing_to_say(words: list[str]) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from agent.model.profile_xml import dump_profile
 from starlette.testclient import TestClient
 
 from agent.depot.local import LocalDepot
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.profile import FileSystem, Network, Nic, Platform, Profile, Section, Status
+from agent.model.profile_xml import dump_profile
 from agent.server.app import create_app
 from agent.server.auth import Role, Tokens
 

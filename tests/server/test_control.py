@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 import requests
-from agent.model.profile_xml import dump_profile
 from requests.adapters import BaseAdapter
 from starlette.testclient import TestClient
 
@@ -29,6 +28,7 @@ from agent.errors import (
 )
 from agent.model.events import Event
 from agent.model.jobs import JobMatch, JobRequest, Problem, State
+from agent.model.profile_xml import dump_profile
 from agent.server.auth import Role
 from tests.console.test_report import report
 from tests.server.conftest import SOURCE_UUID, TIME, Server, make_profile
