@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from tests.lab.demo import main as demo
 from tests.lab.machine import Forward, Machine, Nic, parse_disk, parse_nic, parse_smbios
 from tests.lab.medium import ISO
 from tests.lab.programs import LabError
@@ -182,6 +183,8 @@ def main() -> None:
         click.echo(f"lab: {error}", err=True)
         sys.exit(1)
 
+
+lab.add_command(demo, "demo")
 
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.__main__ import lab
 from tests.lab.machine import (
     BUSES,
     Disk,
@@ -22,6 +23,7 @@ from tests.lab.machine import (
 )
 from tests.lab.programs import LabError
 from tests.lab.running import RunningMachine, plain_text
+from tests.lab.serving import REPOSITORY
 
 NICS = ("virtio-net-pci", "e1000", "e1000e", "rtl8139", "vmxnet3", "pcnet", "ne2k_pci", "i82559er", "tulip", "usb-net")
 
@@ -126,3 +128,9 @@ def test_the_lab_ends_what_it_started(tmp_path: Path) -> None:
 def test_qemu_says_why_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no-such-card"), RunningMachine(Machine(nics=(Nic("no-such-card"),)), tmp_path):
         pass
+
+
+def test_what_make_demo_calls_is_there() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "-m tests.lab demo" in makefile
+    assert "demo" in lab.commands
