@@ -14,6 +14,7 @@ from agent.model.initramfs import list_initramfs, missing_modules
 from agent.model.plan import RebuildInitramfs
 from agent.probe.live_tree import LiveTree
 from agent.restore.changes import ChangeWatch
+from agent.restore.initramfs_tools import in_bulk
 from agent.restore.inside import InsideRoot
 from agent.restore.patch import UNDO
 from agent.restore.sandbox import Sandbox
@@ -29,7 +30,8 @@ def rebuild(root: Path, sandbox: Sandbox, step: RebuildInitramfs) -> tuple[str, 
     watch = ChangeWatch(root)
     if before:
         _keep(inside, before)
-    sandbox.run(_command(inside, step, before), timeout_s=TIMEOUT_S)
+    with in_bulk(inside) as stand_ins:
+        sandbox.run(_command(inside, step, before), timeout_s=TIMEOUT_S, stand_ins=stand_ins)
     made = initrd_path(inside, step.release)
     if not made:
         raise PatchError(

@@ -95,6 +95,11 @@ class InsideRoot:
             return False
         return True
 
+    def real(self, path: str) -> str:
+        """Where ``path`` leads inside the root, without a link in it and without the leading slash."""
+        with self._opened(path, os.O_PATH) as descriptor:
+            return str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(self.root.resolve()))
+
     def mode(self, path: str) -> int:
         """Permission bits of what is at ``path``, links followed."""
         with self._opened(path, os.O_PATH) as descriptor:

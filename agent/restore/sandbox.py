@@ -22,7 +22,8 @@ DEFAULT_TIMEOUT_S = 900.0
 VISIBLE = "/run/regraft"  # where files of the agent appear inside, read-only
 # The words of this script never change; what varies is passed as its arguments: the root; a count of device nodes and
 # five words for each (name mode type major minor); a count of links and two words for each; a count of files and two
-# words for each (file, name); the program. The shell and util-linux's mount are those of the agent's own system.
+# words for each (file, name); a count of stand-ins and two words for each (file, path below the root, no link in it);
+# the program. The shell and util-linux's mount are those of the agent's own system.
 _SETUP = r"""
 set -eu
 root=$1; shift
@@ -59,6 +60,12 @@ while [ "$count" -gt 0 ]; do
     : > "run/regraft/$2"
     mount --bind "$1" "run/regraft/$2"
     mount -o remount,bind,ro "run/regraft/$2"
+    shift 2; count=$((count - 1))
+done
+count=$1; shift
+while [ "$count" -gt 0 ]; do
+    mount --bind "$1" "./$2"
+    mount -o remount,bind,ro "./$2"
     shift 2; count=$((count - 1))
 done
 cd /
@@ -98,26 +105,30 @@ class Sandbox:
             if re.fullmatch(r"[A-Za-z0-9-]+", names.get(key, "")):
                 self._links.append([f"disk/{folder}/{names[key]}", f"../../{node.name}"])
 
-    def run(
+    def run(  # noqa: PLR0913 - each parameter is a property of the program's world
         self,
         argv: Sequence[str],
         timeout_s: float = DEFAULT_TIMEOUT_S,
         environment: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
         accept: Sequence[int] = (0,),
+        stand_ins: Mapping[str, Path] | None = None,
     ) -> Completed:
         """Run a program of the image; ``files`` of the agent appear as VISIBLE/<name>.
 
+        ``stand_ins``: path of a file of the image → file of the agent that this program sees in its place.
         Raises PatchError with what the program printed, or that it did not end within ``timeout_s`` seconds.
         """
         unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--"]
         setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
         shown = _counted([[str(path.resolve()), path.name] for path in files])
+        inside = InsideRoot(self.root)
+        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in (stand_ins or {}).items()])
         words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **(environment or {})}
         # By its path: busybox, the PE's shell, would run an applet of its own instead of any bare name, dpkg too.
         clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in words.items())]
         try:
-            return run([*unshare, *setup, *shown, *clean, *argv], timeout_s=timeout_s, accept=accept)
+            return run([*unshare, *setup, *shown, *covered, *clean, *argv], timeout_s=timeout_s, accept=accept)
         except ProcessError as error:
             said = "\n".join(part for part in (error.stderr.strip()[-2000:], error.stdout.strip()[-1000:]) if part)
             raise PatchError(

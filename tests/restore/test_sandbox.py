@@ -13,6 +13,7 @@ from agent.errors import PatchError
 from agent.model.initramfs import list_initramfs, modules_in
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.process import run
+from agent.restore.initramfs_tools import FUNCTIONS, in_bulk
 from agent.restore.inside import InsideRoot
 from agent.restore.patch import UNDO, apply_recipe, package_state
 from agent.restore.sandbox import Sandbox
@@ -24,16 +25,42 @@ pytestmark = pytest.mark.root
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Debian's minimal system with initramfs-tools, made once below the cache, unpacked for this module."""
-    archive = CACHE / "minbase.tar"
+    archive = CACHE / "minbase-bookworm.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         include = "--include=initramfs-tools,zstd,kmod"
-        run(["mmdebstrap", "--variant=minbase", include, "bookworm", str(archive) + ".new"], timeout_s=600)
-        Path(str(archive) + ".new").rename(archive)
+        made = archive.with_name("new-minbase.tar")  # mmdebstrap makes a directory unless the name ends so
+        run(["mmdebstrap", "--variant=minbase", include, "bookworm", str(made)], timeout_s=600)
+        made.rename(archive)
     where = tmp_path_factory.mktemp("root")
     run(["tar", "-C", str(where), "-xf", str(archive)])
     yield where
     run(["rm", "-rf", str(where)])
+
+
+def made_in_bulk(root: Path, sandbox: Sandbox, release: str, expected: frozenset[str]) -> None:
+    """The image's tool with our function in it: the same files, firmware too, in fewer programs; nothing stays."""
+    before = (root / FUNCTIONS.lstrip("/")).read_bytes()
+    module = next((root / "usr/lib/modules" / release).rglob("bnx2x.ko*"), None)
+    firmware = run(["modinfo", "-F", "firmware", str(module)]).stdout.split() if module else []
+    for name in firmware:
+        place = root / "usr/lib/firmware" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(name.encode())
+    counting = root / "root/count.sh"
+    counting.write_text("#!/bin/sh\n\"$@\" >&2 || exit 1\nsh -c 'echo $$'\n")
+    command = ["sh", "/root/count.sh", "update-initramfs", "-u", "-k", release]
+    alone = int(sandbox.run(command).stdout)
+    stock = list_initramfs((root / f"boot/initrd.img-{release}").read_bytes())
+    with in_bulk(InsideRoot(root)) as stand_ins:
+        assert FUNCTIONS in stand_ins
+        bulk = int(sandbox.run(command, stand_ins=stand_ins).stdout)
+    found = list_initramfs((root / f"boot/initrd.img-{release}").read_bytes())
+    assert found == stock
+    assert expected <= found
+    assert all(any(path.endswith(f"firmware/{name}") for path in found) for name in firmware)
+    assert bulk * 2 < alone, f"process numbers reached {bulk} in bulk and {alone} without"
+    assert (root / FUNCTIONS.lstrip("/")).read_bytes() == before
 
 
 def test_programs_see_a_small_world(root: Path) -> None:
@@ -141,6 +168,7 @@ def test_a_kernel_package_is_installed_by_a_recipe_and_its_initramfs_left_for_la
     paths = list_initramfs((root / f"boot/initrd.img-{release}").read_bytes())
     assert "virtio_blk" in modules_in(paths)
     assert "init" in paths
+    made_in_bulk(root, sandbox, release, paths)
 
     removal = BoundRecipe(
         id="kernel.test", title="", tier="must", phase="install", why="", items=(),
