@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.lab.programs import LabError, run
@@ -14,8 +15,6 @@ ISO = REPOSITORY / "build" / "regraft.iso"
 
 def medium_for(served: Served, iso: Path, output: Path, settings: dict[str, str | bool]) -> Path:
     """A copy of the ISO that knows this depot; it powers the machine off when it is done, well or badly."""
-    if not iso.exists():
-        raise LabError(f"there is no ISO {iso}; build it with ‘make iso’ or name one with --iso")
     values: dict[str, object] = {
         "depot": served.url_for_machines,
         "token": served.agent_token,
@@ -25,6 +24,13 @@ def medium_for(served: Served, iso: Path, output: Path, settings: dict[str, str 
         "on_failure": "poweroff",
         **settings,
     }
+    return configured(iso, output, values)
+
+
+def configured(iso: Path, output: Path, values: Mapping[str, object]) -> Path:
+    """A copy of the ISO with these keys of agent.toml: strings, booleans, lists of strings."""
+    if not iso.exists():
+        raise LabError(f"there is no ISO {iso}; build it with ‘make iso’ or name one with --iso")
     config = output.with_suffix(".toml")
     # JSON's strings, booleans and lists of strings are TOML's.
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
