@@ -29,7 +29,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(_tell("stopped", "stopped before anything was written", "", 130))
     except RegraftError as error:
-        sys.exit(_tell(error.code, error.message, error.hint, error.exit_code))
+        sys.exit(_tell(error.code, error.message, error.hint, error.exit_code, error.result))
     except OSError as error:
         if not error.filename:
             traceback.print_exc()
@@ -40,19 +40,22 @@ def main() -> None:
         sys.exit(_tell(bug.code, bug.message, bug.hint, bug.exit_code))
 
 
-def _tell(code: str, message: str, hint: str, exit_code: int) -> int:
+def _tell(code: str, message: str, hint: str, exit_code: int, result: object = None) -> int:
     """Say what went wrong, for people on stderr and, with --json, for programs on stdout."""
     print(f"regraft: {message}", file=sys.stderr)
     if hint:
         print(f"  next: {hint}", file=sys.stderr)
-    _tell_programs(code, message, hint, exit_code)
+    _tell_programs(code, message, hint, exit_code, result)
     return exit_code
 
 
-def _tell_programs(code: str, message: str, hint: str, exit_code: int) -> None:
+def _tell_programs(code: str, message: str, hint: str, exit_code: int, result: object = None) -> None:
+    """One document: the error, and what was found before it where there is something."""
     if "--json" in sys.argv:
-        error = {"error": {"code": code, "message": message, "hint": hint, "exit_code": exit_code}}
-        print(msgspec.json.encode(error).decode())
+        told: dict[str, object] = {"error": {"code": code, "message": message, "hint": hint, "exit_code": exit_code}}
+        if result is not None:
+            told["result"] = result
+        print(msgspec.json.encode(told).decode())
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class RegraftError(Exception):
     exit_code = 1
     code = "unexpected"
     usual_act = ""
+    result: object = None  # what the command found before it failed; programs get both in one document
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,15 @@ from agent.console.server_events import ServerEvents
 from agent.depot.control import Control, Job, TargetAnswer
 from agent.depot.location import open_depot
 from agent.depot.store import Depot
-from agent.errors import NoImageError, RefusedError, RegraftError, TemporaryError, UnreachableError, UsageError
+from agent.errors import (
+    NoImageError,
+    RefusedError,
+    RegraftError,
+    TemporaryError,
+    UnexpectedError,
+    UnreachableError,
+    UsageError,
+)
 from agent.model.agent_config import AgentConfig, read_config
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
@@ -61,11 +70,21 @@ def agent(config_path: Path) -> None:
         config = read_configuration(config_path)
         after = TASKS[config.task](config, recorder)
     except RegraftError as error:
-        recorder.error(error)
-        click.echo(f"\nregraft: {error.message}")
-        click.echo(f"RESULT failed {error.code} exit {error.exit_code}")
-        after = config.on_failure
+        after = failed(error, config, recorder)
+    except Exception as error:
+        # A bug must not leave a machine of a lab at a console that nobody sees: the medium says what follows.
+        traceback.print_exc(file=sys.stdout)
+        bug = UnexpectedError(f"{type(error).__name__}: {error}", "this is a bug; keep the lines above for its report")
+        after = failed(bug, config, recorder)
     ending.leave(after)
+
+
+def failed(error: RegraftError, config: AgentConfig, recorder: Recorder) -> str:
+    """Say what went wrong; what to do afterwards."""
+    recorder.error(error)
+    click.echo(f"\nregraft: {error.message}")
+    click.echo(f"RESULT failed {error.code} exit {error.exit_code}")
+    return config.on_failure
 
 
 def read_configuration(path: Path) -> AgentConfig:

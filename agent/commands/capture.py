@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent.commands.options import Access, console, depot_options, json_option, print_json
+from agent.commands.options import Access, console, depot_options, json_option, one_document
 from agent.console.recorder import Recorder
 from agent.depot.catalogue import last_image
 from agent.errors import UsageError, WarningsError
@@ -45,9 +45,10 @@ def capture(name: str, root: Path | None, location: str, token: str, trust: tupl
         source = directory_source(root, name) if root else live_source(name)
     result = capture_source(Access(location, token, trust), source, recorder)
     if as_json:
-        print_json(result)
-    else:
-        click.echo(f"captured {result.ref}")
+        with one_document(result):
+            refuse_silence(result)
+        return
+    click.echo(f"captured {result.ref}")
     refuse_silence(result)
 
 

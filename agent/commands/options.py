@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from agent.console.plain import PlainConsole
 from agent.depot.location import open_depot, open_writable
 from agent.depot.signing import TrustedKeys, trusted_keys
 from agent.depot.store import Depot, WritableDepot
-from agent.errors import UsageError
+from agent.errors import RegraftError, UsageError
 from agent.model.events import Emit
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef
 
@@ -78,6 +79,17 @@ def parse_image(text: str) -> ImageRef:
 def print_json(value: object) -> None:
     data: bytes = msgspec.json.format(msgspec.json.encode(value), indent=2)
     click.echo(data.decode())
+
+
+@contextmanager
+def one_document(value: object) -> Iterator[None]:
+    """Print a result for programs once the block has judged it: alone, or in one document with the block's error."""
+    try:
+        yield
+    except RegraftError as error:
+        error.result = value
+        raise
+    print_json(value)
 
 
 def write_or_print(data: bytes, output: Path | None) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from agent.commands.options import Access, depot_options, json_option, parse_image, print_json, write_or_print
+from agent.commands.options import (
+    Access,
+    depot_options,
+    json_option,
+    one_document,
+    parse_image,
+    print_json,
+    write_or_print,
+)
 from agent.console.report_text import difference_table, plan_text
 from agent.model.plan import digest
 from agent.model.profile import Profile
@@ -71,10 +79,11 @@ def plan(
     profile = read_profile(target) if target else probe_machine("target")
     prepared = prepared_for(Access(location, token, trust), image, profile, selector, mode, site_recipes)
     if as_json:
-        print_json({"digest": digest(prepared.plan), "plan": prepared.plan})
-    else:
-        click.echo(difference_table(prepared.difference))
-        click.echo(plan_text(prepared.plan))
+        with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
+            refuse_blockers(prepared.difference)
+        return
+    click.echo(difference_table(prepared.difference))
+    click.echo(plan_text(prepared.plan))
     refuse_blockers(prepared.difference)
 
 

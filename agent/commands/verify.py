@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from agent.commands.options import Access, console, depot_options, json_option, parse_image, print_json
+from agent.commands.options import Access, console, depot_options, json_option, one_document, parse_image
 from agent.console.recorder import Recorder
 from agent.depot.catalogue import find_image
 from agent.errors import ReadBackError
 from agent.image.verify import verify_volume
+from agent.model.image import ImageRef
 from agent.model.target_disk import select_disk
 from agent.probe.disks import read_disks
 from agent.probe.source import mounted_volumes
@@ -42,14 +43,18 @@ def verify(image: str, selector: str, location: str, token: str, trust: tuple[st
                 result = verify_volume(depot, loaded, volume.id, below, recorder)
             found.extend(f"{volume.id}: {line}" for line in result.mismatches)
     if as_json:
-        print_json({"image": str(loaded.manifest.ref), "mismatches": found})
-    else:
-        for line in found[:SHOWN]:
-            click.echo(line)
+        with one_document({"image": str(loaded.manifest.ref), "mismatches": found}):
+            refuse_differences(found, disk.name, loaded.manifest.ref)
+        return
+    for line in found[:SHOWN]:
+        click.echo(line)
+    refuse_differences(found, disk.name, loaded.manifest.ref)
+    click.echo(f"{disk.name} holds {loaded.manifest.ref}: every entry and digest is the same")
+
+
+def refuse_differences(found: list[str], disk: str, ref: ImageRef) -> None:
     if found:
         raise ReadBackError(
-            f"{len(found)} entries on {disk.name} differ from {loaded.manifest.ref}, expected 0",
+            f"{len(found)} entries on {disk} differ from {ref}, expected 0",
             "compare them with the report’s list of adapted files; restore again if others differ",
         )
-    if not as_json:
-        click.echo(f"{disk.name} holds {loaded.manifest.ref}: every entry and digest is the same")

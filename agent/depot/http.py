@@ -40,6 +40,7 @@ from agent.version import VERSION
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 8
+FIRST_ATTEMPTS = 4  # while nothing ever answered: an address that is wrong is said to be wrong within 2 s
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 15.0
 MAX_REDIRECTS = 5
@@ -87,6 +88,7 @@ class HttpDepot:
         self._sleep = sleep
         self._local = threading.local()
         self._tls: ssl.SSLContext | None = None
+        self._answered = False
 
     @property
     def staging(self) -> Path | None:
@@ -260,7 +262,8 @@ class HttpDepot:
     def _persist(self, attempt: Callable[[], T], path: str) -> T:
         pause = FIRST_PAUSE_S
         reason = ""
-        for number in range(ATTEMPTS):
+        number = 0
+        while number < (ATTEMPTS if self._answered else FIRST_ATTEMPTS):
             if number:
                 self._sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
@@ -276,8 +279,9 @@ class HttpDepot:
             except (OSError, http.client.HTTPException, _Passing) as error:
                 reason = str(error) or type(error).__name__
                 self._drop()
+            number += 1
         raise UnreachableError(
-            f"{path} of depot {self.location}: {ATTEMPTS} attempts failed, the last one: {reason}",
+            f"{path} of depot {self.location}: {number} attempts failed, the last one: {reason}",
             "check cable, address and server, then start again: it goes on where it stopped",
         )
 
@@ -327,6 +331,7 @@ class HttpDepot:
             target = parts.path + (f"?{parts.query}" if parts.query else "")
             connection.request(method, target, body=body, headers=sent)
             answer = _Answer(connection, connection.getresponse())
+            self._answered = True
             location = answer.response.headers.get("Location", "")
             if method in ("PUT", "POST") or answer.status not in REDIRECTS or not location:
                 return answer

@@ -54,6 +54,8 @@ def test_a_plan_that_would_not_boot_is_shown_and_refused(regraft: Regraft, publi
     assert "ERASE nvme0n1: QEMU NVMe Ctrl serial TARGET-0001, 6,442,450,944 bytes" in done.stdout
     assert "KEEP-0001" in done.stdout  # the other disk stays as it is
     assert "nvme" in done.stderr and "regraft component add" in done.stderr
+    told = regraft.json(*words, code=12)  # the plan and its error are one document
+    assert told["error"]["code"] == "refused" and told["result"]["plan"]["disk"]["serial"] == "TARGET-0001"
 
 
 @pytest.mark.parametrize(
