@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from agent.commands import agent as module
 from agent.console.recorder import Recorder
 from agent.model.agent_config import AgentConfig
+from agent.pe import ending
 
 
 def test_a_bug_ends_as_the_medium_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +20,7 @@ def test_a_bug_ends_as_the_medium_says(tmp_path: Path, monkeypatch: pytest.Monke
         raise KeyError("no such thing")
 
     monkeypatch.setattr(module, "TASKS", {"restore": broken})
-    monkeypatch.setattr(module.ending, "leave", ended.append)
+    monkeypatch.setattr(ending, "leave", ended.append)
     config = tmp_path / "agent.toml"
     config.write_text('on_failure = "poweroff"\n')
     said = CliRunner().invoke(module.agent, ["--config", str(config)])
