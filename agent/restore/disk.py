@@ -209,7 +209,7 @@ def clear_disk(handle: DiskHandle) -> None:
 
 
 def clear_boot_code(handle: DiskHandle) -> None:
-    """For a run that continues: nothing boots from a disk that is being written, its table and data stay."""
+    """Nothing boots from a disk that is being written; its table and data stay."""
     _write(handle, 0, bytes(BOOT_CODE_BYTES))
     _flush(handle)
 
@@ -246,7 +246,8 @@ def write_table(handle: DiskHandle, step: WriteTable) -> None:
     for part in step.partitions:
         if part.part_label and not table_text.is_plain(part.part_label):
             run([*_SFDISK, "--part-label", handle.node, str(part.number), part.part_label])
-    _flush(handle)
+    # libparted puts code there that starts the active partition, whatever of it is written so far.
+    clear_boot_code(handle)
     wrong = _differences(handle, step)
     if wrong:
         raise TargetIOError(

@@ -171,10 +171,18 @@ class Execution:
             case WriteTable():
                 if not self._continued:
                     disk.write_table(self._disk, step)
+                self._forget_old_blocks()
             case MakeFilesystem(partition=number, filesystem=planned):
                 node = disk.partition_node(self._disk, number)
                 if not (self._continued and self._is_volume(number) and filesystems.matches(node, planned)):
                     filesystems.make_filesystem(node, planned)
+
+    def _forget_old_blocks(self) -> None:
+        """What lies where blocks come is neither recognised nor started from until they are there."""
+        assert self._disk is not None
+        for step in self.plan.steps:
+            if isinstance(step, WriteBlocks):
+                filesystems.forget_signatures(disk.partition_node(self._disk, step.partition))
 
     def _on_a_volume(self, step: WriteTree | VerifyTree, root: Path) -> None:
         below = root / step.mountpoint.lstrip("/")
@@ -193,7 +201,6 @@ class Execution:
         node = disk.partition_node(self._disk, step.partition)
         match step:
             case WriteBlocks():
-                filesystems.forget_signatures(node)
                 self._written(write_blocks(self.depot, self.loaded, step.volume, node, self.recorder))
             case VerifyBlocks():
                 drop_page_cache()
