@@ -100,10 +100,10 @@ def _stretched_places(wanted: Sequence[Wanted], main: Disk | None, table: str, d
         return None
     growing = _growing(wanted)
     end = max(want.start_bytes + want.source_bytes for want in wanted)
-    spare = last_usable_bytes(table, disk) // ALIGN_BYTES * ALIGN_BYTES - end
-    if end > last_usable_bytes(table, disk):
+    room = last_usable_bytes(table, disk) - end
+    if room < 0:
         return None
-    more = spare // ALIGN_BYTES * ALIGN_BYTES if growing and spare > 0 else 0
+    more = min(room, disk.size_bytes - main.size_bytes) // ALIGN_BYTES * ALIGN_BYTES if growing else 0
     after = growing.start_bytes if growing else end
     return [
         Placed(want, want.start_bytes + (more if want.start_bytes > after else 0),

@@ -92,7 +92,7 @@ def test_on_a_larger_disk_the_system_grows_in_place_and_what_is_behind_it_moves(
     assert [part.start_bytes for part in new[:3]] == [part.start_bytes for part in old[:3]]
     more = new[2].size_bytes - old[2].size_bytes
     assert new[3].start_bytes == old[3].start_bytes + more and new[3].size_bytes == old[3].size_bytes
-    assert last_usable_bytes("gpt", disk_of(20 * GIB)) - (new[3].start_bytes + new[3].size_bytes) < 2 * MIB
+    assert last_usable_bytes("gpt", disk_of(20 * GIB)) - (new[3].start_bytes + new[3].size_bytes) < 4 * MIB
     assert [(part.type, part.part_uuid, part.flags) for part in new] == [(p.type, p.part_uuid, p.flags) for p in old]
     system, recovery = layout.fits
     assert (system.volume, system.size_bytes) == ("part-3", new[2].size_bytes)
@@ -109,8 +109,7 @@ def test_odd_places_and_gaps_stay(first: int) -> None:
     same = [(part.start_bytes, part.size_bytes) for part in source.partitions]
     assert places(manifest, disk_of(source.size_bytes)) == same
     larger = places(manifest, disk_of(source.size_bytes + 5 * GIB))
-    assert larger[0] == (first, same[0][1] + 5 * GIB) or larger[0] == (first, same[0][1] + 5 * GIB - MIB)
-    assert larger[1][0] - same[1][0] == larger[0][1] - same[0][1]
+    assert larger == [(first, same[0][1] + 5 * GIB), (same[1][0] + 5 * GIB, same[1][1])]
 
 
 def test_a_smaller_disk_that_still_holds_everything_packs_it_and_says_what_moved() -> None:
