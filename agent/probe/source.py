@@ -151,7 +151,7 @@ def offline_source(
     hardware = probe_hardware(machine)
     disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
     refuse_unknown(choice, [disk])
-    root = find_root(disk, mount_root)
+    root = find_root(disk, mount_root, choice)
     if root is None:
         yield disk_source(disk, hardware, choice)
         return
@@ -191,16 +191,22 @@ def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
     unread = "no system whose files could be read is on the disk"
     told = {section.name for section in hardware.sections}
     gone = tuple(Section(name, Status.UNAVAILABLE, unread) for name in SECTIONS if name not in told)
-    profile = replace(hardware, disks=(found, *others), sections=(*hardware.sections, *gone))
+    # The addresses are those of the system that looks, not of the one on the disk.
+    network = Network(nics=tuple(replace(nic, addresses=()) for nic in hardware.network.nics))
+    profile = replace(hardware, disks=(found, *others), network=network, sections=(*hardware.sections, *gone))
     source = source_of(profile, list(blocks.volumes))
     return replace(source, left_out=blocks.left_out, boot_code=boot_code(disk))
 
 
-def find_root(disk: Disk, mount_root: Path) -> int | None:
-    """Number of the partition with the system: the only one that has both an os-release and an fstab. None: none."""
+def find_root(disk: Disk, mount_root: Path, choice: Choice = NO_CHOICE) -> int | None:
+    """Number of the partition with the system: the only one that has both an os-release and an fstab. None: none.
+
+    What the caller decided on is not looked into.
+    """
     found: list[int] = []
     for number, held in contents(disk):
-        if held.kind not in KINDS - {"vfat"}:
+        named = partition_name(Path("/"), disk.name, number) if number else disk.name
+        if held.kind not in KINDS - {"vfat"} or named in choice.without | choice.whole:
             continue
         with ExitStack() as stack:
             mount_read_only(disk, number, mount_root, stack)
