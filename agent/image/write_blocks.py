@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -140,6 +141,8 @@ class BlockWriter:
     ask: Ask
     result: Written = field(default_factory=Written)
     _descriptor: int = -1
+    _direct: int = -1  # the same device, past the page cache; -1: it cannot
+    _buffer: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, PIECE_BYTES))  # where a page begins
     _device: bool = False
     _unseen: int = 0  # chunks still to be written without a look
     _stride: int = 0  # how many were last time
@@ -148,6 +151,7 @@ class BlockWriter:
         """Ask for lines until there are none."""
         self._descriptor = os.open(self.node, os.O_RDWR | os.O_CLOEXEC)
         self._device = stat.S_ISBLK(os.fstat(self._descriptor).st_mode)
+        self._direct = self._open_direct() if self._device else -1
         decoder = msgspec.json.Decoder(Entry)
         for task in self.ask.tasks(self._take_result):
             before = self.frames.fetched
@@ -185,9 +189,26 @@ class BlockWriter:
         self._unseen = self._stride
         return right
 
+    def _open_direct(self) -> int:
+        try:
+            return os.open(self.node, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
     def _write(self, view: memoryview, at: int) -> None:
+        """Whole pages past the page cache, which they would only pass through; never a page that others share."""
+        if self._direct >= 0 and at % PAGE_BYTES == 0 and len(view) % PAGE_BYTES == 0:
+            for start in range(0, len(view), PIECE_BYTES):
+                piece = view[start : start + PIECE_BYTES]
+                self._buffer[: len(piece)] = piece
+                with memoryview(self._buffer) as aligned:
+                    self._put(self._direct, aligned[: len(piece)], at + start)
+        else:
+            self._put(self._descriptor, view, at)
+
+    def _put(self, descriptor: int, view: memoryview, at: int) -> None:
         while view:
-            count = os.pwrite(self._descriptor, view, at)
+            count = os.pwrite(descriptor, view, at)
             view, at = view[count:], at + count
 
     def _zero(self, at: int, size: int) -> None:
