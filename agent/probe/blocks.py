@@ -27,6 +27,9 @@ class Choice:
     without: frozenset[str] = frozenset()
     whole: frozenset[str] = frozenset()
 
+    def names(self, partition: str) -> bool:
+        return partition in self.without or partition in self.whole
+
 
 NO_CHOICE = Choice()
 
@@ -49,9 +52,11 @@ def blocks_of(disk: Disk, trees: Sequence[SourceVolume], choice: Choice, around:
     for number, part, held in _places(disk):
         name = partition_name(Path("/"), disk.name, number) if number else disk.name
         kind = held.kind if held else ""
-        if number in taken or kind == "swap" or (part and trees and _is_made_anew(part, kind)):
+        if number in taken or kind == "swap" or (part and trees and is_bios_boot(part.type)):
             continue
         reason = "left out by the call" if name in choice.without else _why_not(kind, name, around)
+        if part and trees and is_esp(part.type) and kind == "vfat":
+            reason = "an EFI system partition that the system does not mount: it is made anew"
         if reason:
             left_out.append(Excluded(f"/dev/{name}", reason))
             continue
@@ -87,10 +92,6 @@ def _places(disk: Disk) -> Iterator[tuple[int, Partition | None, FileSystem | No
     for part in disk.partitions:
         if part.type.lower() not in EXTENDED_TYPES:
             yield part.number, part, part.holds
-
-
-def _is_made_anew(part: Partition, kind: str) -> bool:
-    return is_bios_boot(part.type) or (is_esp(part.type) and kind == "vfat")
 
 
 def _why_not(kind: str, name: str, around: Surroundings | None) -> str:

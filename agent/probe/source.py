@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from agent.errors import DamagedError, ReadBackError, RefusedError
+from agent.errors import DamagedError, ReadBackError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.model.image import Manifest, Volume
 from agent.model.profile import SECTIONS, Disk, FileSystem, Network, Partition, Profile, Section, Status
@@ -43,6 +43,9 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     around = Surroundings.of()
     volumes: list[SourceVolume] = []
     for mount in sorted(captured_mounts(profile.disks, around), key=lambda mount: mount.mountpoint):
+        if choice.names(mount.device):
+            refuse_without_root(mount)
+            continue
         disk, partition, held = place_of(profile.disks, mount.device)
         if not held.uuid:
             raise RefusedError(
@@ -61,6 +64,11 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     found = [blocks_of(disk, volumes, choice, around) for disk in disks]
     source = source_of(profile, [*volumes, *(volume for each in found for volume in each.volumes)])
     return replace(source, left_out=tuple(each for one in found for each in one.left_out))
+
+
+def refuse_without_root(mount: Mount) -> None:
+    if mount.mountpoint == "/":
+        raise UsageError(f"{mount.device} holds the root of this system, and cannot be left out or taken by its blocks")
 
 
 def profile_reason(profile: Profile) -> str:
@@ -161,7 +169,7 @@ def offline_source(
         entries = fstab_entries(read_text(tree, "/etc/fstab"))
         volumes = [volume_of(disk, root, "/", mount_root, set())]
         for entry, number in fstab_places(entries, disk):
-            if entry.mountpoint == "/" or number == root:
+            if entry.mountpoint == "/" or number == root or choice.names(node_name(disk, number)):
                 continue
             where = inside(tree, entry.mountpoint)
             mount_read_only(disk, number, where, stack)
@@ -205,8 +213,7 @@ def find_root(disk: Disk, mount_root: Path, choice: Choice = NO_CHOICE) -> int |
     """
     found: list[int] = []
     for number, held in contents(disk):
-        named = partition_name(Path("/"), disk.name, number) if number else disk.name
-        if held.kind not in KINDS - {"vfat"} or named in choice.without | choice.whole:
+        if held.kind not in KINDS - {"vfat"} or choice.names(node_name(disk, number)):
             continue
         with ExitStack() as stack:
             mount_read_only(disk, number, mount_root, stack)
@@ -230,10 +237,15 @@ def contents(disk: Disk) -> list[tuple[int, FileSystem]]:
     return [(number, held) for number, held in found if held is not None]
 
 
+def node_name(disk: Disk, number: int) -> str:
+    """Kernel name of a partition, or of the whole disk (0)."""
+    return partition_name(Path("/"), disk.name, number) if number else disk.name
+
+
 def mount_read_only(disk: Disk, number: int, where: Path, stack: ExitStack) -> None:
     """Mount a partition so that nothing is written to it; RefusedError when its journal would have to be."""
     held = dict(contents(disk))[number]
-    node = Path("/dev") / (partition_name(Path("/"), disk.name, number) if number else disk.name)
+    node = Path("/dev") / node_name(disk, number)
     problem = unclean(node, held.kind)
     if problem:
         raise RefusedError(

@@ -48,8 +48,9 @@ def test_what_is_taken_and_what_stays_behind(tmp_path: Path) -> None:
         for around in (None, Surroundings.of()):
             beside = blocks_of(disk, trees, NO_CHOICE, around)
             assert [volume.id for volume in beside.volumes] == ["part-6"], "the loader's places and swap are made anew"
-            (left,) = beside.left_out
-            assert left.path == str(loop.part(5)) and "LUKS" in left.reason
+            esp, luks = beside.left_out
+            assert (esp.path, luks.path) == (str(loop.part(2)), str(loop.part(5)))
+            assert "made anew" in esp.reason and "LUKS" in luks.reason
         alone = blocks_of(disk, (), Choice(whole=frozenset({f"{loop.name}p2"})))
         assert [(volume.partition, volume.whole) for volume in alone.volumes] == [
             (1, False), (2, True), (3, False), (6, False),
@@ -67,7 +68,7 @@ def test_what_runs_beside_must_be_unmounted_or_left_out(tmp_path: Path) -> None:
                 blocks_of(disk, trees, NO_CHOICE, around)
             assert f"--without {loop.name}p6" in caught.value.hint
             left = blocks_of(disk, trees, Choice(without=frozenset({f"{loop.name}p6"})), around)
-            assert not left.volumes and len(left.left_out) == 2
+            assert not left.volumes and len(left.left_out) == 3
 
 
 def test_a_whole_disk_can_hold_one_thing(tmp_path: Path) -> None:

@@ -160,6 +160,10 @@ def test_a_system_on_a_disk_that_does_not_run(tmp_path: Path) -> None:
             assert held[5] and held[5].options == "sw,pri=5"
             with pytest.raises(OSError, match="Read-only"):
                 (source.volumes[0].path / "x").write_text("")
+        choice = Choice(frozenset({f"{loop.name}p4"}), frozenset({f"{loop.name}p3"}))
+        with offline_source(loop.name, "web1", tmp_path / "mnt", choice) as source:
+            assert [(v.id, v.whole) for v in source.volumes] == [("root", False), ("part-3", True)]
+            assert [each.path for each in source.left_out] == [str(loop.part(4))]
         assert read_mounts_below(tmp_path) == []
         assert run(["sha256sum", tmp_path / "disk"]).stdout == before
 

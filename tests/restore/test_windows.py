@@ -227,12 +227,19 @@ def test_beside_a_linux_the_other_partitions_come_along(depot: LocalDepot, tmp_p
         ]  # fmt: skip
         assert manifest.volumes[2].filesystem.used_bytes == 64 * MIB, "as asked for, the whole of it"
         assert [(each.path, each.reason) for each in manifest.excluded if "/dev/" in each.path] == [
-            (f"/dev/{disk.name}p4", "left out by the call")
+            (f"/dev/{disk.name}p1", "an EFI system partition that the system does not mount: it is made anew"),
+            (f"/dev/{disk.name}p4", "left out by the call"),
         ]
         with target_disk(tmp_path, 170 * MIB) as target:
             plan = planned(depot, target)
             kinds = [type(step) for step in plan.steps]
             assert kinds.count(WriteBlocks) == kinds.count(VerifyBlocks) == 2
+            loaded = find_image(depot, trusted_keys(depot, ()), manifest.ref)
+            assert restore(depot, loaded, plan, tmp_path).done.mismatches == 0
+            run(["blockdev", "--flushbufs", target.part(3)])
+            assert read_range(target.part(3), 0, 64 * MIB) == read_range(disk.part(3), 0, 64 * MIB)
+            with mounted(target.part(5), tmp_path / "mnt") as root:
+                assert (root / "etc/os-release").read_text() == "ID=debian\n"
 
 
 def test_linux_stacks_are_not_taken_for_disks_without_a_system(depot: LocalDepot, tmp_path: Path) -> None:
