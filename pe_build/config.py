@@ -25,6 +25,7 @@ PACKAGES = (
     *("libc6", "libc-bin", "libgcc-s1", "base-passwd", "netbase", "busybox-static", "udev", "kmod"),
     *("util-linux", "util-linux-extra", "fdisk", "mount", "e2fsprogs", "logsave", "xfsprogs", "btrfs-progs"),
     *("dosfstools", "efibootmgr", "parted", "gdisk", "cryptsetup-bin", "lvm2", "dmsetup", "mdadm"),
+    *("partclone", "ntfs-3g"),  # which blocks of a file system are used; NTFS made larger
     *("grub-common", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed"),
     *("shim-signed", "shim-unsigned", "shim-helpers-amd64-signed"),
     *("smartmontools", "nvme-cli", "dmidecode", "pciutils", "usbutils", "iproute2", "ethtool", "curl"),
@@ -58,6 +59,7 @@ PROGRAMS = (
     *("mkfs.xfs", "xfs_db", "xfs_logprint", "xfs_repair", "xfs_growfs", "xfs_io", "xfs_info", "xfs_admin"),
     *("mkfs.btrfs", "btrfs", "btrfstune"),
     *("mkfs.fat", "mkfs.vfat", "fsck.fat", "fsck.vfat", "fatlabel"),
+    *("partclone.ntfs", "partclone.exfat", "partclone.fat", "partclone.extfs", "ntfs-3g.probe", "ntfsresize"),
     *("parted", "partprobe", "sgdisk"),
     *("modprobe", "depmod", "insmod", "rmmod", "lsmod", "modinfo", "kmod"),
     *("efibootmgr", "efibootdump"),

@@ -129,13 +129,15 @@ def restore_assigned(
 
 def capture_task(config: AgentConfig, recorder: Recorder) -> str:
     """Capture this machine's disk, unmounted, into the depot."""
-    from agent.commands.capture import capture_disk  # noqa: PLC0415 - the restore path never needs the engine's writer
+    # The restore path never needs the engine's writer.
+    from agent.commands.capture import capture_disk, named  # noqa: PLC0415
+    from agent.probe.blocks import Choice  # noqa: PLC0415
 
     connect(config, recorder)
     target = look_at_machine(recorder)
-    captured = capture_disk(
-        Access(config.depot, config.token, config.trust), config.name, config.disk, target, recorder
-    )
+    choice = Choice(named(config.without), named(config.whole))
+    access = Access(config.depot, config.token, config.trust)
+    captured = capture_disk(access, config.name, config.disk, target, recorder, choice)
     click.echo(f"RESULT captured {captured.ref} exit 0")
     return config.on_success
 

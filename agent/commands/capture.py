@@ -14,7 +14,9 @@ from agent.image.capture import CaptureResult, CaptureSource, capture_image
 from agent.model.image import NAME
 from agent.model.profile import Profile
 from agent.model.target_disk import select_disk
+from agent.probe.blocks import NO_CHOICE, Choice
 from agent.probe.live_tree import LiveTree
+from agent.probe.machine import probe_hardware
 from agent.probe.naming import machine_name
 from agent.probe.source import directory_source, live_source, offline_source
 
@@ -30,26 +32,70 @@ SHOWN = 20
     metavar="DIR",
     help="Capture the tree below DIR as an image of one volume.",
 )
+@click.option(
+    "--disk",
+    "selector",
+    default="",
+    metavar="SELECTOR",
+    help="Capture a disk whose system does not run: serial=…, wwn=…, path=… or name=….",
+)
+@click.option(
+    "--without", multiple=True, metavar="PARTITION", help="Leave this partition out (sda3); may be given again."
+)
+@click.option(
+    "--whole",
+    multiple=True,
+    metavar="PARTITION",
+    help="Take every byte of this partition (sda3), not only what its file system uses; may be given again.",
+)
 @depot_options
 @json_option
-def capture(name: str, root: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool) -> None:
-    """Capture this machine while it runs, or the tree below a directory, as an image in a depot.
+def capture(
+    name: str,
+    root: Path | None,
+    selector: str,
+    without: tuple[str, ...],
+    whole: tuple[str, ...],
+    location: str,
+    token: str,
+    trust: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Capture this machine while it runs, another disk of it, or the tree below a directory, as an image in a depot.
 
+    Partitions that cannot be read as files (NTFS, exFAT, unknown ones) are captured by their used blocks, unmounted.
     Leaves a profile and an image. Files that cannot be read, or change all the time, are listed, and the exit code is
     then 3. A capture that is cut leaves no image.
     """  # fmt: skip
+    refuse_contradictions(name, root, selector, (*without, *whole))
     name = name or machine_name(LiveTree(root or Path("/")))
     refuse_bad_name(name)
     recorder = Recorder([] if as_json else [console(as_json)])
-    with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
-        source = directory_source(root, name) if root else live_source(name)
-    result = capture_source(Access(location, token, trust), source, recorder)
+    access, choice = Access(location, token, trust), Choice(named(without), named(whole))
+    if selector:
+        result = capture_disk(access, name, selector, probe_hardware(name), recorder, choice)
+    else:
+        with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
+            source = directory_source(root, name) if root else live_source(name, choice)
+        result = capture_source(access, source, recorder)
     if as_json:
         with one_document(result):
             refuse_silence(result)
         return
     click.echo(f"captured {result.ref}")
     refuse_silence(result)
+
+
+def refuse_contradictions(name: str, root: Path | None, selector: str, partitions: tuple[str, ...]) -> None:
+    if root and (selector or partitions):
+        raise UsageError("--root captures the files of a directory; --disk, --without and --whole are about disks")
+    if selector and not name:
+        raise UsageError("--disk captures another system than this one, and needs a name for it", "give --name")
+
+
+def named(partitions: tuple[str, ...]) -> frozenset[str]:
+    """Kernel names, however they were written."""
+    return frozenset(partition.removeprefix("/dev/") for partition in partitions)
 
 
 def refuse_bad_name(name: str) -> None:
@@ -67,11 +113,13 @@ def capture_source(access: Access, source: CaptureSource, recorder: Recorder) ->
         return capture_image(source, depot, recorder, previous=previous)
 
 
-def capture_disk(access: Access, name: str, selector: str, machine: Profile, recorder: Recorder) -> CaptureResult:
+def capture_disk(
+    access: Access, name: str, selector: str, machine: Profile, recorder: Recorder, choice: Choice = NO_CHOICE
+) -> CaptureResult:
     """Capture a disk whose own system does not run; the PE's way."""
     refuse_bad_name(name)
     disk = select_disk(selector or "only-eligible", machine.disks, for_reading=True)
-    with offline_source(disk.name, name, MOUNT_ROOT) as source:
+    with offline_source(disk.name, name, MOUNT_ROOT, choice) as source:
         return capture_source(access, source, recorder)
 
 

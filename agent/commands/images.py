@@ -54,7 +54,13 @@ def describe(manifest: Manifest) -> list[str]:
         for part in disk.partitions:
             holds = f"{part.holds.kind} {part.holds.uuid}" if part.holds else "-"
             lines.append(f"  {part.number:>3}  {part.size_bytes:>16,} bytes  {holds}  {part.type}")
-    for volume in manifest.volumes:
+    for volume in manifest.blocks:
+        lines.append(
+            f"volume    {volume.id}: blocks of {volume.filesystem.kind or 'unknown content'}, "
+            f"partition {volume.partition} of {volume.disk}, {volume.size_bytes:,} bytes, "
+            f"{volume.filesystem.used_bytes:,} used, {volume.content_bytes:,} not zero"
+        )
+    for volume in manifest.trees:
         lines.append(
             f"volume    {volume.id}: {volume.filesystem.kind} at {volume.filesystem.mountpoint or '/'}, "
             f"{volume.entries:,} entries, {volume.content_bytes:,} bytes"

@@ -12,9 +12,10 @@ from agent.depot.catalogue import find_image
 from agent.errors import ReadBackError
 from agent.image.verify import verify_volume
 from agent.model.image import ImageRef
+from agent.image.verify_blocks import verify_blocks
 from agent.model.target_disk import select_disk
 from agent.probe.disks import read_disks
-from agent.probe.source import mounted_volumes
+from agent.probe.source import mounted_volumes, node_of_volume
 
 MOUNT_ROOT = Path("/run/regraft/verify")
 SHOWN = 50
@@ -28,7 +29,7 @@ SHOWN = 50
 def verify(image: str, selector: str, location: str, token: str, trust: tuple[str, ...], as_json: bool) -> None:
     """Compare a restored disk with its image: every digest and all metadata. Mounts read-only, writes nothing.
 
-    Files that the restore adapted differ, and are listed.
+    Files that the restore adapted differ, and are listed; so are blocks that a system changed since it was started.
     """
     access = Access(location, token, trust)
     depot = access.open()
@@ -37,11 +38,15 @@ def verify(image: str, selector: str, location: str, token: str, trust: tuple[st
     recorder = Recorder([] if as_json else [console(as_json)])
     found: list[str] = []
     with mounted_volumes(disk, loaded.manifest, MOUNT_ROOT) as root:
-        for volume in loaded.manifest.volumes:
+        for volume in loaded.manifest.trees:
             below = root / volume.filesystem.mountpoint.lstrip("/")
             with recorder.phase("verify", f"reading volume {volume.id} and comparing"):
                 result = verify_volume(depot, loaded, volume.id, below, recorder)
             found.extend(f"{volume.id}: {line}" for line in result.mismatches)
+    for volume in loaded.manifest.blocks:
+        with recorder.phase("verify", f"reading volume {volume.id} and comparing"):
+            result = verify_blocks(depot, loaded, volume.id, node_of_volume(disk, loaded.manifest, volume), recorder)
+        found.extend(f"{volume.id}: {line}" for line in result.mismatches)
     if as_json:
         with one_document({"image": str(loaded.manifest.ref), "mismatches": found}):
             refuse_differences(found, disk.name, loaded.manifest.ref)

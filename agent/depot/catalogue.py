@@ -24,8 +24,8 @@ from agent.depot.store import (
     read_info,
 )
 from agent.errors import DamagedError, NoImageError, NotTrustedError
+from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest
 from agent.model.image import FORMAT as IMAGE_FORMAT
-from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, Manifest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
 
@@ -193,6 +193,11 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     ids = [volume.id for volume in manifest.volumes]
     if len(set(ids)) != len(ids) or not all(set(volume.packs) <= known for volume in manifest.volumes):
         raise DamagedError(f"{name}: volumes are named twice or need packs that the manifest does not list")
+    for volume in manifest.volumes:
+        if volume.kind not in (TREE, BLOCKS) or (volume.kind == BLOCKS) != (volume.size_bytes > 0):
+            raise DamagedError(f"{name}: volume {volume.id} is {volume.kind} of {volume.size_bytes:,} bytes")
+    if any(len(each.code) != BOOT_CODE_BYTES for each in manifest.boot_code):
+        raise DamagedError(f"{name}: boot code has {BOOT_CODE_BYTES} bytes, and one here has not")
     return manifest
 
 

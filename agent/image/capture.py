@@ -1,6 +1,6 @@
 """Captures a machine's volumes as an image in a depot.
 
-    walk ──► tasks ──► workers: read, hash ──► which chunks are new? ──► compress, packs ──► depot
+    walk, map of used blocks ──► tasks ──► workers: read, hash ──► which chunks are new? ──► compress, packs ──► depot
                           └──► lines ──► listing ──► depot ──► manifest: only now there is an image
 
 Publish order: packs, listings, profile, manifest with its signature, catalogue. A capture that ends before leaves
@@ -15,7 +15,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,12 +30,26 @@ from agent.image.chunk_index import ChunkIndex
 from agent.image.listing import FORMAT as LISTING_FORMAT
 from agent.image.listing import Entry, Head
 from agent.image.pack import LEVEL
+from agent.image.read_blocks import Span, spans
 from agent.image.read_work import Done, Finish, Locate, Packs, Reader
+from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, swap_inodes
 from agent.image.workers import AHEAD, Ask, default_jobs, pool
 from agent.model.events import Emit, Event
 from agent.model.fingerprint import hardware_fingerprint
-from agent.model.image import FORMAT, NAME, Excluded, ImageRef, Manifest, ObjectRef, ProfileRef, Volume
+from agent.model.image import (
+    BLOCKS,
+    FORMAT,
+    NAME,
+    TREE,
+    BootCode,
+    Excluded,
+    ImageRef,
+    Manifest,
+    ObjectRef,
+    ProfileRef,
+    Volume,
+)
 from agent.model.profile import Disk, FileSystem, Profile
 from agent.model.profile_xml import dump_profile
 from agent.version import TOOL
@@ -45,18 +60,24 @@ LISTED = 1000  # names of changed files in a manifest
 
 @dataclass(frozen=True, slots=True)
 class SourceVolume:
-    """A mounted file system to capture. ``filesystem.mountpoint`` says where it belongs in the system."""
+    """A mounted file system to capture. ``filesystem.mountpoint`` says where it belongs in the system.
+
+    Of kind blocks: an unmounted one, ``path`` its device node; ``whole``: every byte of it, used or not.
+    """
 
     id: str
     filesystem: FileSystem
     path: Path
     disk: str = ""
     partition: int = 0
+    kind: str = TREE
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSource:
-    """What is captured. ``excludes`` are globs of paths as the system knows them, beside the usual ones."""
+    """What is captured. ``excludes`` are globs of paths as the system knows them, beside the usual ones; ``left_out``
+    is what was known before that it does not travel."""
 
     machine: str
     hostname: str
@@ -64,6 +85,8 @@ class CaptureSource:
     disks: tuple[Disk, ...]
     volumes: tuple[SourceVolume, ...]
     excludes: tuple[str, ...] = ()
+    left_out: tuple[Excluded, ...] = ()
+    boot_code: tuple[BootCode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +116,10 @@ def capture_image(
     started = time.monotonic()
     _check(source)
     capture_time = _free_time(depot, source.machine)
-    with tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging) as folder:
-        run = _Run(source, depot, emit, Path(folder))
+    with ExitStack() as stack:
+        blocks = _hold_blocks(source, emit, stack)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging))
+        run = _Run(source, depot, emit, Path(folder), blocks)
         if previous is not None:
             run.index.load(depot, previous)
         run.read(jobs or default_jobs())
@@ -113,8 +138,21 @@ def _check(source: CaptureSource) -> None:
     if not source.volumes:
         raise UsageError(f"nothing to capture: ‘{source.machine}’ has no volume")
     for volume in source.volumes:
-        if not volume.path.is_dir():
+        if volume.kind == TREE and not volume.path.is_dir():
             raise UsageError(f"volume {volume.id}: {volume.path} is not a directory")
+
+
+def _hold_blocks(source: CaptureSource, emit: Emit, stack: ExitStack) -> dict[int, UsedBlocks]:
+    """The used blocks of every blocks volume, by its number; their devices are held until the stack ends."""
+    found: dict[int, UsedBlocks] = {}
+    for number, volume in enumerate(source.volumes):
+        if volume.kind == BLOCKS:
+            stack.enter_context(held(volume.path))
+            found[number] = used = read_used_blocks(volume.path, volume.filesystem.kind, volume.whole)
+            said = f"{volume.path} ({volume.filesystem.kind or 'no file system known'}) is captured by its blocks: "
+            said += f"{used.used_bytes:,} of {used.size_bytes:,} bytes are used"
+            emit(Event(seq=0, time="", kind="message", phase="capture", text=said))
+    return found
 
 
 def _free_time(depot: WritableDepot, machine: str) -> str:
@@ -157,11 +195,12 @@ class _Run:
     depot: WritableDepot
     emit: Emit
     folder: Path
+    blocks: dict[int, UsedBlocks] = field(default_factory=dict)  # by the number of their volume
     index: ChunkIndex = field(default_factory=ChunkIndex)
     packs: dict[str, ObjectRef] = field(default_factory=dict)  # those that the listings refer to
     stored_bytes: int = 0
     lines: list[_Lines] = field(default_factory=list)
-    walks: list[Walk] = field(default_factory=list)
+    walks: dict[int, Walk] = field(default_factory=dict)  # by the number of their volume
     changed: dict[str, None] = field(default_factory=dict)
     unreadable: list[Excluded] = field(default_factory=list)
     _waiting: dict[int, Done] = field(default_factory=dict)
@@ -218,20 +257,24 @@ class _Run:
         with path.open("rb") as file:
             ref = ObjectRef(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
         self.depot.put_file(listing_path(ref.sha256), path)
+        blocks = self.blocks.get(number)
+        known = replace(volume.filesystem, used_bytes=blocks.used_bytes) if blocks else volume.filesystem
         return Volume(
-            id=volume.id, kind="tree", filesystem=volume.filesystem, listing=ref, entries=lines.entries,
+            id=volume.id, kind=volume.kind, filesystem=known, listing=ref, entries=lines.entries,
             content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
+            size_bytes=blocks.size_bytes if blocks else 0,
         )  # fmt: skip
 
     def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
-        excluded = {each.path: each for walk in self.walks for each in walk.excluded.values()}
-        unreadable = [each for walk in self.walks for each in walk.unreadable] + self.unreadable
+        excluded = {each.path: each for each in self.source.left_out}
+        excluded |= {each.path: each for walk in self.walks.values() for each in walk.excluded.values()}
+        unreadable = [each for walk in self.walks.values() for each in walk.unreadable] + self.unreadable
         return Manifest(
             format=FORMAT, machine=self.source.machine, time=capture_time, tool=TOOL, hostname=self.source.hostname,
             profile=profile, disks=self.source.disks, volumes=volumes, packs=tuple(self.packs.values()),
             excluded=tuple(excluded[path] for path in sorted(excluded)),
             changed_while_read=tuple(sorted(self.changed))[:LISTED],
-            unreadable=tuple(sorted(unreadable, key=lambda each: each.path)),
+            unreadable=tuple(sorted(unreadable, key=lambda each: each.path)), boot_code=self.source.boot_code,
         )  # fmt: skip
 
     def result(self, manifest: Manifest, seconds: float) -> CaptureResult:
@@ -256,11 +299,11 @@ class _Run:
         packs = Packs(self.depot, self.folder, number)
         Reader([volume.path for volume in self.source.volumes], packs, ask).run()
 
-    def _tasks(self) -> Iterator[Batch | Part]:
+    def _tasks(self) -> Iterator[Batch | Part | Span]:
         seq = 0
         skipped: dict[tuple[int, int], str] = {}
         for volume in self.source.volumes:
-            if (volume.filesystem.mountpoint or "/") == "/":
+            if volume.kind == TREE and (volume.filesystem.mountpoint or "/") == "/":
                 skipped.update(swap_inodes(volume.path))
         home = Path(self.depot.location)
         if "://" not in self.depot.location and home.is_dir():
@@ -268,12 +311,20 @@ class _Run:
             skipped[(found.st_dev, found.st_ino)] = "the depot itself"
         patterns = DEFAULT_EXCLUDES + tuple((glob, "excluded by the call") for glob in self.source.excludes)
         for number, volume in enumerate(self.source.volumes):
-            mountpoint = volume.filesystem.mountpoint or "/"
-            walk = Walk(number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs")
-            self.walks.append(walk)
-            for task in walk.work(seq):
+            for task in self._tasks_of(number, volume, seq, patterns, skipped):
                 seq = task.seq + 1
                 yield task
+
+    def _tasks_of(
+        self, number: int, volume: SourceVolume, seq: int, patterns: tuple[tuple[str, str], ...],
+        skipped: dict[tuple[int, int], str],
+    ) -> Iterator[Batch | Part | Span]:  # fmt: skip
+        if blocks := self.blocks.get(number):
+            return spans(seq, number, blocks.size_bytes, blocks.runs)
+        mountpoint = volume.filesystem.mountpoint or "/"
+        walk = Walk(number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs")
+        self.walks[number] = walk
+        return walk.work(seq)
 
     def _take(self, worker: int, done: Done) -> None:
         """File a result; lines are written in the order of the walk."""
@@ -287,10 +338,10 @@ class _Run:
             self._emitted += 1
 
     def _write(self, done: Done) -> None:
-        walk = self.walks[done.volume]
         for name in done.changed:
-            self.changed[_text(walk.system_path(name))] = None
-        self.unreadable += [Excluded(_text(walk.system_path(name)), reason) for name, reason in done.unreadable]
+            self.changed[_text(self.walks[done.volume].system_path(name))] = None
+        for name, reason in done.unreadable:
+            self.unreadable.append(Excluded(_text(self.walks[done.volume].system_path(name)), reason))
         lines = done.lines
         if done.part and (done.volume, done.part) in self._dropped:
             return

@@ -33,7 +33,9 @@ def extract(depot: Depot, loaded: LoadedImage, paths: Sequence[str], to: Path, e
     entries = written = 0
     warnings: list[str] = []
     found: set[tuple[bytes, ...]] = set()
-    for volume in sorted(loaded.manifest.volumes, key=lambda each: len(each.filesystem.mountpoint)):
+    if not loaded.manifest.trees:
+        raise NoImageError(f"image {loaded.manifest.ref} has no files to extract: it holds blocks", "restore it whole")
+    for volume in sorted(loaded.manifest.trees, key=lambda each: len(each.filesystem.mountpoint)):
         mount = _parts(volume.filesystem.mountpoint)
         chosen = _choose(depot, loaded, volume, mount, wanted)
         found |= chosen.found

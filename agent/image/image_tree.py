@@ -112,7 +112,7 @@ class ImageTree:
         """The volume a path lies in (the longest mount point wins), and the path below its root."""
         best: tuple[Volume, str] | None = None
         length = -1
-        for volume in self.loaded.manifest.volumes:
+        for volume in self.loaded.manifest.trees:
             mount = (volume.filesystem.mountpoint or "/").rstrip("/")
             if (path == mount or path.startswith(mount + "/")) and len(mount) > length:
                 best, length = (volume, path[len(mount) :].strip("/")), len(mount)

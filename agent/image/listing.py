@@ -2,7 +2,8 @@
 
     head line      format, volume, packs, counts
     frame lines    [number, pack, offset, stored, plain, raw, digest]
-    entry lines    one a path; a directory comes before what is in it, its files before its directories
+    entry lines    one a path; a directory comes before what is in it, its files before its directories;
+                   of a blocks volume one line, and its parts
 
 Format of record: docs/formats.md. What a line may say is checked here, at the door: paths never leave the volume,
 no path comes twice, nothing lies below something that is not a directory, chunks fit their frames and their file.
@@ -28,6 +29,7 @@ import zstandard
 from agent.depot.store import Depot, listing_path
 from agent.errors import DamagedError
 from agent.image.pack import MAX_FRAME_BYTES, Frame
+from agent.model import image
 from agent.model.image import Manifest, Volume
 
 FORMAT = 1
@@ -42,7 +44,8 @@ _NO_NAMES = frozenset({b"", b".", b".."})
 
 FILE, DIRECTORY, SYMLINK, HARDLINK = "file", "dir", "link", "hardlink"
 CHAR, BLOCK, FIFO, SOCKET, MORE = "char", "block", "fifo", "socket", "more"
-TYPES = frozenset({FILE, DIRECTORY, SYMLINK, HARDLINK, CHAR, BLOCK, FIFO, SOCKET, MORE})
+BLOCKS = "blocks"  # the one entry of a volume that is a partition's used blocks
+TYPES = frozenset({FILE, DIRECTORY, SYMLINK, HARDLINK, CHAR, BLOCK, FIFO, SOCKET, MORE, BLOCKS})
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -64,7 +67,7 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     uid: int = 0
     gid: int = 0
     mtime: int = 0  # nanoseconds since 1970
-    size: int = 0  # of a file: its bytes; of a line "more": where in the file this part begins
+    size: int = 0  # of a file or partition: its bytes; of a line "more": where in it this part begins
     chunks: tuple[Chunk, ...] = ()
     target: str = ""  # of a symbolic link: its text; of a hard link: path of the entry it is another name of
     device: tuple[int, int] | None = None  # major, minor
@@ -72,6 +75,7 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     flags: int = 0  # FS_IOC_GETFLAGS, only those that a restore sets
     raw: str = ""
     raw_target: str = ""
+    zeros: tuple[tuple[int, int], ...] = ()  # of blocks: used and zero, (at, size); what is between is not used
 
     @property
     def name(self) -> bytes:
@@ -139,12 +143,13 @@ class Listing:
     name: str
     head: Head
     frames: FrameTable
+    kind: str  # of the volume
     _file: IO[bytes]
 
     def entries(self) -> Iterator[list[Entry]]:
         """Checked entries in order, some hundred at a time."""
         lines = _line_blocks(self._file, self.name)
-        check = EntryCheck(self.name, self.frames)
+        check = EntryCheck(self.name, self.frames, self.kind)
         decoder = msgspec.json.Decoder(Entry)
         skip = 1 + self.head.frames
         for first, block in lines:
@@ -208,7 +213,7 @@ def _open(spool: IO[bytes], name: str, volume: Volume) -> Listing:
             break
     if head is None or len(table) != head.frames:
         raise DamagedError(f"{name} ends before its frames are listed")
-    return Listing(name, head, table, spool)
+    return Listing(name, head, table, volume.kind, spool)
 
 
 def _add_frame(table: FrameTable, row: FrameLine, place: str, ends: dict[int, int]) -> None:
@@ -273,12 +278,13 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
 class EntryCheck:
     """What must hold from line to line. Feed every entry in order; DamagedError names the line."""
 
-    def __init__(self, name: str, frames: FrameTable) -> None:
+    def __init__(self, name: str, frames: FrameTable, kind: str = image.TREE) -> None:
         self._name = name
         self._frames = frames
         self._open: list[bytes] = []  # the directories that lead to where the walk is
         self._siblings: list[set[bytes]] = []  # names seen in the root and in each of them
         self._more: Entry | None = None  # the file that may continue
+        self._blocks = kind == image.BLOCKS
         self._size = 0  # of the file whose chunks come
         self._reached = 0
         self._frame = -1  # the last one looked up, and its size
@@ -293,9 +299,11 @@ class EntryCheck:
             else:
                 self.count += 1
                 self._size, self._reached = entry.size, 0
-                self._more = entry if entry.size > PART_BYTES and entry.type == FILE else None
+                self._more = entry if entry.size > PART_BYTES and entry.type in (FILE, BLOCKS) else None
                 self._place(entry, name)
                 self._kind(entry)
+            if entry.zeros:
+                self._zeros(entry)
             if entry.chunks:
                 self._chunks(entry)
         except (ValueError, binascii.Error) as error:
@@ -311,11 +319,14 @@ class EntryCheck:
 
     def _place(self, entry: Entry, name: bytes) -> None:
         if not name:
-            if self.count != 1 or entry.type != DIRECTORY:
-                raise ValueError("the root must be the first entry and a directory")
-            self._siblings = [set()]
+            root = BLOCKS if self._blocks else DIRECTORY
+            if self.count != 1 or entry.type != root:
+                raise ValueError(f"the root must be the first entry and of type {root}")
+            self._siblings = [] if self._blocks else [set()]
             return
         parent, slash, last = name.rpartition(b"/")
+        if entry.type == BLOCKS:
+            raise ValueError("only a whole volume is blocks")
         if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
             raise ValueError(f"‘{last!r}’ cannot be a name here")
         while self._open and self._open[-1] != parent:
@@ -344,8 +355,19 @@ class EntryCheck:
         if (entry.device is not None) != (kind in (CHAR, BLOCK)):
             raise ValueError("only device nodes have a device number")
 
+    def _zeros(self, entry: Entry) -> None:
+        if not self._blocks or entry.type not in (BLOCKS, MORE):
+            raise ValueError(f"a {entry.type} has no zeros of its own")
+        taken = sorted([*entry.zeros, *((chunk.at, chunk.size) for chunk in entry.chunks)])
+        reached = entry.size if entry.type == MORE else 0
+        end = min(reached + PART_BYTES, self._size)
+        for at, size in taken:
+            if at < reached or size <= 0 or at + size > end:
+                raise ValueError(f"zeros overlap chunks, or reach out of the part that ends at byte {end:,}")
+            reached = at + size
+
     def _chunks(self, entry: Entry) -> None:
-        if entry.type not in (FILE, MORE):
+        if entry.type not in (FILE, MORE, BLOCKS):
             raise ValueError(f"a {entry.type} has no content")
         for chunk in entry.chunks:
             if chunk.frame != self._frame:

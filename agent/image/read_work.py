@@ -21,6 +21,7 @@ from agent.image.flags import read_flags
 from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
 from agent.image.metadata import TYPE_OF, read_xattrs
 from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, PACK_BYTES, Frame, PackWriter
+from agent.image.read_blocks import Span, read_span
 from agent.image.walk import Batch, Part
 from agent.image.workers import Ask
 
@@ -142,20 +143,29 @@ class Reader:
 
     def run(self) -> None:
         """Ask for tasks until there are none."""
-        decoder = msgspec.msgpack.Decoder(Batch | Part)
+        decoder = msgspec.msgpack.Decoder(Batch | Part | Span)
         while True:
             task = self.ask(msgspec.msgpack.encode(self.result))
             if not task:
                 break
             work = decoder.decode(task)
             self.result = Done(work.seq, work.volume, work.name if isinstance(work, Part) else b"")
-            written = self._batch(work) if isinstance(work, Batch) else self._part(work)
+            written = self._work(work)
             self._flush()
             self._flush()  # what was asked for last
             self._finish_entries(written)
         self.packs.close_pack()
         self.packs.wait()
         self.ask(msgspec.msgpack.encode(Finish(self.packs.worker, self.packs.done)))
+
+    def _work(self, work: Batch | Part | Span) -> list[tuple[Entry, list[Chunk]]]:
+        match work:
+            case Batch():
+                return self._batch(work)
+            case Part():
+                return self._part(work)
+            case Span():
+                return [read_span(self._root(work.volume), work, self._take, str(self.roots[work.volume]))]
 
     def _finish_entries(self, written: list[tuple[Entry, list[Chunk]]]) -> None:
         used: set[int] = set()
@@ -174,7 +184,7 @@ class Reader:
 
     def _root(self, volume: int) -> int:
         if volume not in self._roots:
-            self._roots[volume] = os.open(self.roots[volume], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._roots[volume] = os.open(self.roots[volume], os.O_RDONLY | os.O_CLOEXEC)
         return self._roots[volume]
 
     def _batch(self, batch: Batch) -> list[tuple[Entry, list[Chunk]]]:
@@ -327,11 +337,15 @@ class Reader:
             if not data:
                 return  # the file became shorter
             if len(data) < HOLE_BYTES or data[0] or data[-1] or data.count(0) != len(data):
-                self.pending.append(Pending(blake3(data).digest(), data, start, chunks))
-                self.pending_bytes += len(data)
-                if self.pending_bytes >= FRAME_BYTES:
-                    self._flush()
+                self._take(data, start, chunks)
             start += len(data)
+
+    def _take(self, data: bytes, at: int, chunks: list[Chunk]) -> None:
+        """Content that waits for its place."""
+        self.pending.append(Pending(blake3(data).digest(), data, at, chunks))
+        self.pending_bytes += len(data)
+        if self.pending_bytes >= FRAME_BYTES:
+            self._flush()
 
     def _flush(self) -> None:
         """Ask for the places of what is pending; meanwhile compress what was asked for before."""

@@ -27,6 +27,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disk: str = ""  # disk selector
     mode: str = "restore"  # restore, clone
     name: str = ""  # capture: name of the image
+    without: tuple[str, ...] = ()  # capture: partitions to leave out, by kernel name
+    whole: tuple[str, ...] = ()  # capture: partitions to take to the last byte
     unattended: bool = False
     on_success: str = "reboot"  # reboot, poweroff, hold, shell
     on_failure: str = "hold"  # hold, poweroff
@@ -68,7 +70,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
         name = key.replace("-", "_")
         if name == "unattended":
             found[name] = value in ("1", "true", "yes", "")
-        elif name == "trust":
+        elif name in ("trust", "without", "whole"):
             found[name] = tuple(value.split(","))
         else:
             found[name] = value

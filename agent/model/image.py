@@ -44,19 +44,32 @@ class ProfileRef:
     fingerprint: str  # hardware configuration fingerprint of that profile
 
 
+TREE, BLOCKS = "tree", "blocks"
+BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR table follow
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One file system of an image."""
+    """One file system of an image: its files, or a partition's used blocks (which has no mount point)."""
 
     id: str  # root, srv, boot-efi, …: unique in the image
     kind: str  # tree (files) or blocks
     filesystem: FileSystem  # mountpoint says where it belongs; used_bytes is what it held
     listing: ObjectRef
     entries: int
-    content_bytes: int  # plain bytes of all files, holes not counted, hard links counted once
+    content_bytes: int  # plain bytes of all files or blocks, holes and zeros not counted, hard links counted once
     packs: tuple[str, ...]  # sha256 of the packs its chunks lie in, in order of first use
     disk: str = ""  # Disk.name in `disks`; "" for the tree of a bare directory
     partition: int = 0  # 0: the whole disk, or a bare directory
+    size_bytes: int = 0  # of blocks: the partition they were read from
+
+
+@dataclass(frozen=True, slots=True)
+class BootCode:
+    """What BIOS starts from a disk whose system is not adapted: the first 440 bytes of its first sector."""
+
+    disk: str  # Disk.name
+    code: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,17 @@ class Manifest:
     excluded: tuple[Excluded, ...] = ()
     changed_while_read: tuple[str, ...] = ()  # files that never held still; listed, contents as last read
     unreadable: tuple[Excluded, ...] = ()
+    boot_code: tuple[BootCode, ...] = ()
+
+    @property
+    def trees(self) -> tuple[Volume, ...]:
+        """Volumes that have files."""
+        return tuple(volume for volume in self.volumes if volume.kind == TREE)
+
+    @property
+    def blocks(self) -> tuple[Volume, ...]:
+        """Volumes that are a partition's used blocks."""
+        return tuple(volume for volume in self.volumes if volume.kind == BLOCKS)
 
     @property
     def ref(self) -> ImageRef:

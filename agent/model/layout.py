@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
-from agent.model.image import Manifest
+from agent.model.image import BLOCKS, Manifest
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
-from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
-from agent.model.plan import PlannedFilesystem, PlannedPartition
+from agent.model.placing import ALIGN_BYTES, GROWING_BLOCKS, MBR_SECTORS, Placed, place
+from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition
 from agent.model.profile import Disk, Firmware, Profile, TableKind
 from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
 from agent.model.wording import size_text
 
 # Free space that the system's volume keeps: an adaptation may install a kernel and rebuild the initramfs.
 HEADROOM_BYTES = 512 * MIB
+KNOWS_ITS_PLACE = frozenset({"ntfs", "vfat"})  # their boot sector says where on the disk they begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Layout:
     partitions: tuple[PlannedPartition, ...]  # in order of place on the disk
     filesystems: Mapping[int, PlannedFilesystem]  # by partition number
     volumes: Mapping[str, int]  # volume id → partition number
+    fits: tuple[FitFilesystem, ...] = ()  # blocks whose partition is larger, or begins elsewhere
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
@@ -67,7 +69,8 @@ def fit(
         partitions=_with_identities(placed, main, table, table_id, manifest),
         filesystems={p.want.number: _planned(p, manifest) for p in placed if p.want.filesystem},
         volumes={p.want.volume: p.want.number for p in placed if p.want.volume},
-        notes=(*notes, *left_out, *_size_notes(placed)),
+        fits=_fits(placed, disk.logical_sector_bytes),
+        notes=(*notes, *left_out, *_size_notes(placed), *_moved_notes(placed, table)),
     )
 
 
@@ -75,10 +78,10 @@ def _refuse_what_cannot_be_made(manifest: Manifest) -> None:
     seen: dict[tuple[str, int], str] = {}
     for volume in manifest.volumes:
         place_of = (volume.disk, volume.partition)
-        if volume.kind != "tree" or (manifest.disks and volume.filesystem.kind not in WRITABLE):
+        if volume.kind != BLOCKS and manifest.disks and volume.filesystem.kind not in WRITABLE:
             raise RefusedError(
                 f"volume {volume.id} is {volume.kind} in {volume.filesystem.kind or 'an unknown file system'}; "
-                f"expected a tree in one of {', '.join(WRITABLE)}",
+                f"expected blocks, or a tree in one of {', '.join(WRITABLE)}",
                 "extract its files with ‘regraft extract’",
             )
         if manifest.disks and not volume.disk:
@@ -213,6 +216,37 @@ def _planned(placed: Placed, manifest: Manifest) -> PlannedFilesystem:
         mountpoint="" if fs.kind == "swap" else fs.mountpoint,
         options=fs.options,
     )
+
+
+def _fits(placed: Sequence[Placed], sector_bytes: int) -> tuple[FitFilesystem, ...]:
+    """What block volumes must learn of their new partitions."""
+    found = []
+    for each in placed:
+        want = each.want
+        if want.blocks is None:
+            continue
+        more = each.size_bytes - want.source_bytes
+        larger = want.blocks.kind in GROWING_BLOCKS and more >= 2 * ALIGN_BYTES  # less is only rounding
+        moved = want.blocks.kind in KNOWS_ITS_PLACE and 0 < want.start_bytes != each.start_bytes
+        if larger or moved:
+            old = want.start_bytes // sector_bytes
+            made = FitFilesystem(
+                partition=want.number, volume=want.volume, kind=want.blocks.kind,
+                size_bytes=each.size_bytes if larger else 0,
+                start_sectors=(old, each.start_bytes // sector_bytes) if moved else (old, old),
+            )  # fmt: skip
+            found.append(made)
+    return tuple(found)
+
+
+def _moved_notes(placed: Sequence[Placed], table: str) -> list[str]:
+    """Windows knows partitions of a GPT by their identity, those of an MBR by the disk's signature and their place."""
+    return [
+        f"{each.want.name} moves from byte {each.want.start_bytes:,} of the disk to byte {each.start_bytes:,}; "
+        "a Windows that starts from it may have to be repaired (bcdboot)"
+        for each in placed
+        if table == "mbr" and each.want.blocks and each.want.start_bytes and each.start_bytes != each.want.start_bytes
+    ]
 
 
 def _size_notes(placed: Sequence[Placed]) -> list[str]:

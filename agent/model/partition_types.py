@@ -8,13 +8,13 @@ BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 EXTENDED_TYPES = frozenset({"0x5", "0x05", "0xf", "0x0f", "0x85"})
 _SWAP = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
-_BASIC_DATA = "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"
+BASIC_DATA = "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"
 _GPT_OF_MBR = {
     0x82: _SWAP,
     0x8E: "e6d6d379-f507-44c2-a23c-238f2a3df928",
     0xFD: "a19d880f-05fc-4d3b-a006-743f0f84911e",
     0xEF: ESP,
-    **dict.fromkeys((0x01, 0x04, 0x06, 0x07, 0x0B, 0x0C, 0x0E), _BASIC_DATA),
+    **dict.fromkeys((0x01, 0x04, 0x06, 0x07, 0x0B, 0x0C, 0x0E), BASIC_DATA),
 }
 
 

@@ -1,7 +1,8 @@
 """How large each wanted partition becomes on a disk, and where it starts.
 
 The source's geometry where nothing has to move; else every start on a whole MiB, in the source's order:
-grown on a larger disk, shrunk towards what the volumes hold on a smaller one.
+grown on a larger disk, shrunk towards what the volumes hold on a smaller one. Volumes of blocks stay where they were
+on a larger disk too, up to the one that grows: a system that is not adapted may remember its place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from agent.model.wording import size_text
 
 ALIGN_BYTES = MIB
 MBR_SECTORS = 1 << 32
+GROWING_BLOCKS = frozenset({"ntfs"})  # what a tool can make larger where it lies
 GPT_TABLE_BYTES = 16384  # 128 entries; the backup lies at the end of the disk, its header in the last sector
 
 
@@ -40,7 +42,7 @@ def last_usable_bytes(table: str, disk: Disk) -> int:
 
 def place(wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk) -> tuple[list[Placed], list[str]]:
     """Every partition in its place, in order, and notes on what was left out. Raises DoesNotFitError."""
-    kept = _source_places(wanted, main, table, disk)
+    kept = _source_places(wanted, main, table, disk) or _stretched_places(wanted, main, table, disk)
     if kept is not None:
         return kept, []
     room = last_usable_bytes(table, disk) // ALIGN_BYTES * ALIGN_BYTES - ALIGN_BYTES
@@ -75,6 +77,39 @@ def _source_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk
         or want.start_bytes + want.source_bytes > last_usable_bytes(table, disk)
     ]
     return None if moved else [Placed(want, want.start_bytes, want.source_bytes) for want in _in_order(wanted)]
+
+
+def _stretched_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk) -> list[Placed] | None:
+    """The source's geometry on a larger disk, where volumes are blocks: one grows, those behind it move by as much."""
+    if (
+        main is None
+        or table != main.table
+        or main.logical_sector_bytes != disk.logical_sector_bytes
+        or disk.size_bytes < main.size_bytes
+        or not any(want.blocks for want in wanted)
+    ):
+        return None
+    own = {(part.number, part.start_bytes) for part in main.partitions}
+    sector = disk.logical_sector_bytes
+    first = sector if table == "mbr" else GPT_TABLE_BYTES + 2 * sector  # behind the table
+    if any(
+        want.logical or (want.number, want.start_bytes) not in own or want.start_bytes % sector
+        or want.source_bytes % sector or want.start_bytes < first
+        for want in wanted
+    ):  # fmt: skip
+        return None
+    growing = _growing(wanted)
+    end = max(want.start_bytes + want.source_bytes for want in wanted)
+    room = last_usable_bytes(table, disk) - end
+    if room < 0:
+        return None
+    more = min(room, disk.size_bytes - main.size_bytes) // ALIGN_BYTES * ALIGN_BYTES if growing else 0
+    after = growing.start_bytes if growing else end
+    return [
+        Placed(want, want.start_bytes + (more if want.start_bytes > after else 0),
+               want.source_bytes + (more if want is growing else 0))
+        for want in _in_order(wanted)
+    ]  # fmt: skip
 
 
 def _without_what_may_go(wanted: Sequence[Wanted], room: int) -> tuple[list[Wanted], list[str]]:
@@ -115,6 +150,7 @@ def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: bool) -> dict[
 def _growing(wanted: Sequence[Wanted]) -> Wanted | None:
     """The largest volume, the last of several equals; a boot partition only if there is nothing else."""
     able = [want for want in wanted if want.filesystem and want.volume and want.filesystem.kind != "vfat"]
+    able += [want for want in wanted if want.blocks and want.blocks.kind in GROWING_BLOCKS]
     able = [want for want in able if want.name != "/boot"] or able
     return max(able, key=lambda want: (want.source_bytes, want.start_bytes), default=None)
 
@@ -123,6 +159,7 @@ def _does_not_fit(wanted: Sequence[Wanted], small: Mapping[int, int], available:
     lines = [
         f"  {want.name}: needs {size_text(small[want.number])}"
         + (f", holds {size_text(want.filesystem.used_bytes)}" if want.volume and want.filesystem else "")
+        + (f", all {want.source_bytes:,} bytes of it: a volume of blocks cannot shrink" if want.blocks else "")
         for want in wanted
     ]
     needed = sum(small.values())

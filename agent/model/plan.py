@@ -85,6 +85,41 @@ class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
     listing_sha256: str
 
 
+class WriteBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="write-blocks"):
+    """Write the used blocks of a volume to their places on a partition."""
+
+    volume: str
+    partition: int
+    listing_sha256: str
+    size_bytes: int  # the partition is at least so large
+    content_bytes: int
+
+
+class VerifyBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="verify-blocks"):
+    """Read a volume of blocks back with the page cache dropped and compare every used block."""
+
+    volume: str
+    partition: int
+    listing_sha256: str
+
+
+class FitFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="fit-filesystem"):
+    """Tell a file system of a blocks volume where its partition begins now, and let it grow to the end of it."""
+
+    partition: int
+    volume: str
+    kind: str
+    size_bytes: int  # of the partition, which it shall fill; 0: it keeps its size
+    start_sectors: tuple[int, int]  # where the partition began, and begins
+
+
+class WriteBootCode(msgspec.Struct, frozen=True, kw_only=True, tag="write-boot-code"):
+    """Put the image's own boot code into the first sector, last of all writes."""
+
+    disk: DiskIdentity
+    code: bytes
+
+
 class ApplyRecipe(msgspec.Struct, frozen=True, kw_only=True, tag="apply-recipe"):
     recipe: BoundRecipe
 
@@ -117,8 +152,8 @@ class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
 
 
 Step = (
-    ClearDisk | WriteTable | MakeFilesystem | WriteTree | VerifyTree | ApplyRecipe | RebuildInitramfs
-    | InstallBootloader | VerifyBoot
+    ClearDisk | WriteTable | MakeFilesystem | WriteTree | VerifyTree | WriteBlocks | VerifyBlocks | FitFilesystem
+    | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader | VerifyBoot
 )  # fmt: skip
 
 
@@ -173,8 +208,14 @@ def describe(step: Step) -> str:
             )
         case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size):
             return f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
-        case VerifyTree(volume=volume):
+        case WriteBlocks(volume=volume, partition=number, content_bytes=size):
+            return f"write the blocks of volume {volume} to partition {number}: {size:,} bytes"
+        case VerifyTree(volume=volume) | VerifyBlocks(volume=volume):
             return f"read volume {volume} back and compare"
+        case FitFilesystem():
+            return _describe_fit(step)
+        case WriteBootCode(code=code):
+            return f"write the image's own boot code, {len(code)} bytes, to the first sector"
         case ApplyRecipe(recipe=recipe):
             return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}"
         case RebuildInitramfs(release=release, modules=modules):
@@ -183,3 +224,11 @@ def describe(step: Step) -> str:
             return f"install boot loader for {firmware.upper()}"
         case VerifyBoot():
             return "prove that it will boot"
+
+
+def _describe_fit(step: FitFilesystem) -> str:
+    old, new = step.start_sectors
+    deeds = [f"grow it to {step.size_bytes:,} bytes"] if step.size_bytes else []
+    if old != new:
+        deeds.insert(0, f"tell it that it begins at sector {new:,}")
+    return f"fit {step.kind} to partition {step.partition}: {', '.join(deeds)}"

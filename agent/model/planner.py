@@ -2,6 +2,9 @@
 
 clear ► table ► file systems ► write every volume ► read every volume back
       ► recipes in phase order ► initramfs ► boot loader ► proof
+
+A disk without a system that is adapted (Windows, or data) has no recipes, loader and proof: its own boot files and boot
+code come back as they were, last.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.model import plan
-from agent.model.image import Component, Manifest, Volume
+from agent.model.image import BLOCKS, TREE, BootCode, Component, Manifest, Volume
 from agent.model.layout import Layout
 from agent.model.plan import (
     ApplyRecipe,
@@ -21,14 +24,18 @@ from agent.model.plan import (
     Plan,
     RebuildInitramfs,
     Step,
+    VerifyBlocks,
     VerifyBoot,
     VerifyTree,
+    WriteBlocks,
+    WriteBootCode,
     WriteTable,
     WriteTree,
 )
 from agent.model.profile import Disk, Firmware, Kernel, Profile
 from agent.model.recipe import BoundRecipe, Install, RemovePackage, Request
 from agent.model.target_disk import identity
+from agent.model.wanted import main_disk
 from agent.model.wording import size_text
 
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
@@ -66,8 +73,28 @@ def make_plan(decisions: Decisions) -> Plan:
         untouched=tuple(untouched(decisions)),
         components=tuple(component_choices(decisions)),
         steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
-        warnings=decisions.layout.notes,
+        warnings=(*decisions.layout.notes, *unadapted_notes(decisions)),
     )
+
+
+def unadapted_notes(decisions: Decisions) -> Iterator[str]:
+    """What a person must know of a disk whose system comes back as it was."""
+    manifest, source = decisions.manifest, decisions.source
+    if any(volume.filesystem.kind == "BitLocker" for volume in manifest.blocks):
+        yield "BitLocker asks for its recovery key on a machine whose TPM it does not know"
+    if any(fit.size_bytes for fit in decisions.layout.fits):
+        yield "Windows checks a file system that was grown at its next start"
+    if not manifest.blocks or source.os.kernels:
+        return
+    yield "the disk's own boot files are restored as they were; no system on it is adapted to this machine"
+    if decisions.mode == "clone":
+        yield "names and identities inside are the source's: renew them in the system itself, as by sysprep"
+    firmware = decisions.target.platform.firmware
+    on_esp = any(part.type.lower() in ESP_TYPES for part in decisions.layout.partitions)
+    if firmware is Firmware.UEFI and not on_esp:
+        yield "this machine boots by UEFI, and the disk has no EFI system partition: it starts by BIOS only, or not"
+    if firmware is Firmware.BIOS and on_esp and not manifest.boot_code:
+        yield "this machine boots by BIOS, and the disk has boot files for UEFI only"
 
 
 def untouched(decisions: Decisions) -> Iterator[str]:
@@ -111,25 +138,39 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
     have a loader that the firmware starts.
     """
     on_esp = {part.number for part in decisions.layout.partitions if part.type.lower() in ESP_TYPES}
+    kinds = {TREE: _tree_steps, BLOCKS: _block_steps}
     ordered = sorted(decisions.manifest.volumes, key=lambda v: len(v.filesystem.mountpoint.rstrip("/")))
     planned = [(volume, decisions.layout.volumes[volume.id]) for volume in ordered]
     planned = [(volume, number) for volume, number in planned if (number in on_esp) is esp]
-    for volume, number in planned:
-        yield WriteTree(
-            volume=volume.id,
-            partition=number,
-            mountpoint=mountpoint(volume),
-            listing_sha256=volume.listing.sha256,
-            entries=volume.entries,
-            content_bytes=volume.content_bytes,
-        )
-    for volume, number in planned:
-        yield VerifyTree(
-            volume=volume.id,
-            partition=number,
-            mountpoint=mountpoint(volume),
-            listing_sha256=volume.listing.sha256,
-        )
+    made = [kinds[volume.kind](volume, number) for volume, number in planned]
+    yield from (written for written, _ in made)
+    yield from (verified for _, verified in made)
+    yield from (fit for fit in decisions.layout.fits if fit.volume in {volume.id for volume, _ in planned})
+
+
+def _tree_steps(volume: Volume, number: int) -> tuple[Step, Step]:
+    written = WriteTree(
+        volume=volume.id,
+        partition=number,
+        mountpoint=mountpoint(volume),
+        listing_sha256=volume.listing.sha256,
+        entries=volume.entries,
+        content_bytes=volume.content_bytes,
+    )
+    return written, VerifyTree(
+        volume=volume.id, partition=number, mountpoint=mountpoint(volume), listing_sha256=volume.listing.sha256
+    )
+
+
+def _block_steps(volume: Volume, number: int) -> tuple[Step, Step]:
+    written = WriteBlocks(
+        volume=volume.id,
+        partition=number,
+        listing_sha256=volume.listing.sha256,
+        size_bytes=volume.size_bytes,
+        content_bytes=volume.content_bytes,
+    )
+    return written, VerifyBlocks(volume=volume.id, partition=number, listing_sha256=volume.listing.sha256)
 
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
@@ -146,7 +187,9 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
             )
     yield from volume_steps(decisions, esp=True)
     if not releases:
-        return  # a tree without a kernel: a container, a chroot; there is nothing to boot
+        # A container or a chroot, with nothing to boot; or a disk whose own system comes back as it was.
+        yield from (WriteBootCode(disk=disk, code=each.code) for each in own_boot_code(decisions))
+        return
     firmware = decisions.target.platform.firmware
     esp = esp_partition(decisions.layout)
     yield InstallBootloader(
@@ -159,6 +202,14 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         distributor=decisions.source.os.id or "debian",
     )
     yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=modules)
+
+
+def own_boot_code(decisions: Decisions) -> tuple[BootCode, ...]:
+    """The boot code of the disk whose table is taken over; it knows no other kind of table."""
+    main = main_disk(decisions.manifest)
+    if main is None or main.table != decisions.layout.table:
+        return ()
+    return tuple(each for each in decisions.manifest.boot_code if each.disk == main.name)
 
 
 def boot_releases(decisions: Decisions) -> tuple[str, ...]:
@@ -208,7 +259,7 @@ def esp_partition(layout: Layout) -> int:
 
 def boot_volume(manifest: Manifest) -> Volume:
     """The volume that holds /boot: one of its own, or the root's."""
-    by_mountpoint = {mountpoint(volume): volume for volume in manifest.volumes}
+    by_mountpoint = {mountpoint(volume): volume for volume in manifest.trees}
     return by_mountpoint.get("/boot") or by_mountpoint["/"]
 
 

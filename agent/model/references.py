@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agent.model.edits import mount_fields, shell_values
 from agent.model.plan import PlannedFilesystem, PlannedPartition
-from agent.model.profile import Disk
+from agent.model.profile import Disk, FileSystem
 from agent.model.situation import Situation
 from agent.model.tree import Tree, read_text
 
@@ -58,19 +58,22 @@ class Planned:
         partitions: Iterable[PlannedPartition],
         filesystems: Mapping[int, PlannedFilesystem],
         disks: Iterable[Disk],
+        blocks: Iterable[FileSystem] = (),  # that come as they were
     ) -> None:
         parts = tuple(partitions)
         self._filesystems = filesystems
         self._disks = tuple(disks)
         self._names = {("PARTUUID", p.part_uuid.lower()) for p in parts if p.part_uuid}
         self._names |= {("PARTLABEL", p.part_label) for p in parts if p.part_label}
-        for fs in filesystems.values():
-            self._names |= {("UUID", fs.uuid.lower())} | ({("LABEL", fs.label)} if fs.label else set())
+        named = [(fs.uuid, fs.label) for fs in filesystems.values()] + [(fs.uuid, fs.label) for fs in blocks]
+        for fs_uuid, label in named:
+            self._names |= {("UUID", fs_uuid.lower())} | ({("LABEL", label)} if label else set())
 
     @classmethod
     def of(cls, situation: Situation) -> Planned:
         disks = situation.manifest.disks or situation.source.disks
-        return cls(situation.partitions, situation.filesystems, disks)
+        blocks = [volume.filesystem for volume in situation.manifest.blocks]
+        return cls(situation.partitions, situation.filesystems, disks, blocks)
 
     def has(self, device: str) -> bool:
         """Whether UUID=…, LABEL=…, PARTUUID=… or /dev/disk/by-…/… names something that will be there."""

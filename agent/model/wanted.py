@@ -8,8 +8,17 @@ from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError
 from agent.model.filesystem_size import EXT, MIB, WRITABLE, minimum_bytes
-from agent.model.image import Manifest, Volume
-from agent.model.partition_types import BIOS_BOOT, ESP, ESP_MBR, EXTENDED_TYPES, LINUX, is_bios_boot, is_esp
+from agent.model.image import BLOCKS, Manifest, Volume
+from agent.model.partition_types import (
+    BASIC_DATA,
+    BIOS_BOOT,
+    ESP,
+    ESP_MBR,
+    EXTENDED_TYPES,
+    LINUX,
+    is_bios_boot,
+    is_esp,
+)
 from agent.model.profile import Disk, FileSystem, Firmware, Partition, TableKind
 
 ESP_BYTES = 512 * MIB
@@ -33,7 +42,8 @@ class Wanted:
     part_uuid: str = ""
     part_label: str = ""
     flags: tuple[str, ...] = ()
-    filesystem: FileSystem | None = None
+    filesystem: FileSystem | None = None  # that is made anew
+    blocks: FileSystem | None = None  # that comes as it was, block by block
     volume: str = ""
     entries: int = 0
     logical: bool = False
@@ -52,7 +62,7 @@ def derived(manifest: Manifest, what: str) -> uuid.UUID:
 
 def main_disk(manifest: Manifest) -> Disk | None:
     """The source disk whose table is taken over: the one that boots, else the one of the root volume."""
-    root = next((volume.disk for volume in manifest.volumes if volume.filesystem.mountpoint in ("/", "")), "")
+    root = next((volume.disk for volume in manifest.trees if volume.filesystem.mountpoint in ("/", "")), "")
     with_volumes = {volume.disk for volume in manifest.volumes}
     ranked = sorted(
         manifest.disks, key=lambda disk: (disk.role != "boot", disk.name != root, disk.name not in with_volumes)
@@ -106,6 +116,8 @@ def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -
 
 
 def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> Wanted:
+    if volume.kind == BLOCKS:
+        return _of_blocks(volume, part)
     fs = volume.filesystem
     if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
         fs = FileSystem("ext4", mountpoint=fs.mountpoint)
@@ -126,6 +138,23 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
         filesystem=fs,
         volume=volume.id,
         entries=volume.entries,
+    )
+
+
+def _of_blocks(volume: Volume, part: Partition | None) -> Wanted:
+    """Blocks have their places: the partition is as large as it was, or larger."""
+    return Wanted(
+        number=part.number if part else 0,
+        type=part.type.lower() if part else BASIC_DATA,
+        source_bytes=volume.size_bytes,
+        minimum_bytes=volume.size_bytes,
+        start_bytes=part.start_bytes if part else 0,
+        purpose=volume.id,
+        part_uuid=part.part_uuid.lower() if part else "",
+        part_label=part.part_label if part else "",
+        flags=part.flags if part else (),
+        blocks=volume.filesystem,
+        volume=volume.id,
     )
 
 
@@ -198,6 +227,6 @@ def _esp_filesystem(manifest: Manifest) -> FileSystem:
 
 def _with_filesystem(want: Wanted, manifest: Manifest) -> Wanted:
     """An EFI system partition that was not mounted when the image was made is made anew."""
-    if want.filesystem is not None:
+    if want.filesystem is not None or want.blocks is not None:
         return want
     return replace(want, filesystem=_esp_filesystem(manifest), purpose="esp", may_go=False)

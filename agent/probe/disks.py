@@ -22,6 +22,8 @@ NO_DISK = re.compile(
     r"(loop|ram|zram|dm-|md|sr|fd|nbd|drbd|rbd|zd|mtdblock)\d+.*|nvme\d+c\d+n\d+|mmcblk\d+(boot|rpmb).*"
 )
 MEDIUM_LABEL = "REGRAFT"  # volume label of the PE's medium
+# Their boot sectors end like an MBR, and their boot code may look like its table.
+LIKE_AN_MBR = frozenset({"ntfs", "exfat", "vfat"})
 SECTOR = 512  # of sysfs, whatever the disk has
 
 
@@ -190,8 +192,9 @@ def with_content(disk: Disk, around: Surroundings) -> Disk:
     except (OSError, RegraftError) as error:
         around.unread.append(f"{disk.name}: {_last_line(error)}")
         return replace(disk, holds=held_by_kernel(disk.name, disk.size_bytes, around))
-    if not table:
-        return replace(disk, holds=held(disk.name, disk.size_bytes, around))
+    whole = held(disk.name, disk.size_bytes, around) if not table or table.get("label") == "dos" else None
+    if not table or (whole and whole.kind in LIKE_AN_MBR):
+        return replace(disk, holds=whole)
     kind = {"gpt": TableKind.GPT, "dos": TableKind.MBR}.get(str(table.get("label")), TableKind.NONE)
     disk = replace(disk, table=kind, table_id=str(table.get("id", "")).lower())
     partitions = tuple(read_partition(each, disk, around) for each in _partitions(table))

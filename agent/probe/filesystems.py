@@ -39,6 +39,8 @@ def read_filesystem(node: Path, size_bytes: int, mountpoint: str = "") -> FileSy
         known = btrfs_details(known, node)
     elif known.kind == "vfat":
         known = vfat_details(known, node)
+    elif known.kind in ("ntfs", "exfat"):
+        known = boot_sector_details(known, node)
     return mounted_use(known, Path(mountpoint)) if mountpoint else known
 
 
@@ -144,6 +146,27 @@ def vfat_details(known: FileSystem, node: Path) -> FileSystem:
     counted = fat_sectors == 0 and signature == b"rrAa" and free != 0xFFFFFFFF
     used = data * sector - free * cluster_sectors * sector if counted else size
     return replace(known, block_bytes=cluster_sectors * sector, size_bytes=size, used_bytes=min(max(used, 0), size))
+
+
+def boot_sector_details(known: FileSystem, node: Path) -> FileSystem:
+    """Cluster and size as the boot sector of NTFS or exFAT has them; used are all, for those who do not ask further.
+
+    exFAT: Microsoft's specification, 3.1. NTFS: as Linux, fs/ntfs3/ntfs.h, struct NTFS_BOOT.
+    """
+    try:
+        with node.open("rb") as device:
+            boot = device.read(512)
+        if known.kind == "exfat":
+            sectors, sector_shift, cluster_shift = struct.unpack_from("<Q", boot, 72)[0], boot[108], boot[109]
+            sector, cluster = 1 << sector_shift, 1 << (sector_shift + cluster_shift)
+        else:
+            sector, per_cluster, sectors = *struct.unpack_from("<HB", boot, 11), *struct.unpack_from("<Q", boot, 40)
+            # More than 128 sectors a cluster are written as a power of two, negative.
+            cluster = sector * (per_cluster if per_cluster <= 0x80 else 1 << (0x100 - per_cluster))
+    except (OSError, struct.error, IndexError):
+        return known
+    size = min(sectors * sector, known.size_bytes)
+    return replace(known, block_bytes=cluster, size_bytes=size, used_bytes=size)
 
 
 def mounted_use(known: FileSystem, where: Path) -> FileSystem:

@@ -1,5 +1,6 @@
 """What can be captured: the running system, the system on a disk that does not run, the tree below a directory.
 
+What cannot be read as files there is captured by its blocks, unmounted (`agent.probe.blocks`).
 Also the reverse: the volumes of a restored disk, mounted to be read. Everything that is mounted here is mounted
 read-only, and only when reading it does not need a journal to be played back: nothing on the disk changes.
 """
@@ -12,11 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from agent.errors import DamagedError, ReadBackError, RefusedError
+from agent.errors import DamagedError, ReadBackError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
-from agent.model.image import Manifest
-from agent.model.profile import Disk, FileSystem, Network, Partition, Profile
+from agent.model.image import Manifest, Volume
+from agent.model.profile import SECTIONS, Disk, FileSystem, Network, Partition, Profile, Section, Status
 from agent.model.tree import read_text
+from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, boot_code, refuse_unknown
 from agent.probe.disks import Surroundings, mount_of, partition_name, read_disk
 from agent.probe.filesystems import mounted_use, unclean
 from agent.probe.live_tree import LiveTree
@@ -34,12 +36,16 @@ TAGS = {"UUID": "uuid", "LABEL": "label"}
 # --- the running system ---------------------------------------------------------------------------------------------
 
 
-def live_source(name: str) -> CaptureSource:
-    """The running system: its mounted file systems on local disks. Raises RefusedError for what cannot travel."""
+def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
+    """The running system: its mounted file systems on local disks, the other partitions of these disks by their
+    blocks. Raises RefusedError for what cannot travel."""
     profile = probe_machine(name)
     around = Surroundings.of()
     volumes: list[SourceVolume] = []
     for mount in sorted(captured_mounts(profile.disks, around), key=lambda mount: mount.mountpoint):
+        if choice.names(mount.device):
+            refuse_without_root(mount)
+            continue
         disk, partition, held = place_of(profile.disks, mount.device)
         if not held.uuid:
             raise RefusedError(
@@ -53,7 +59,16 @@ def live_source(name: str) -> CaptureSource:
                 Path(mount.mountpoint), disk.name, partition,
             )
         )  # fmt: skip
-    return source_of(profile, volumes)
+    disks = [disk for disk in profile.disks if disk.name in {volume.disk for volume in volumes}]
+    refuse_unknown(choice, disks)
+    found = [blocks_of(disk, volumes, choice, around) for disk in disks]
+    source = source_of(profile, [*volumes, *(volume for each in found for volume in each.volumes)])
+    return replace(source, left_out=tuple(each for one in found for each in one.left_out))
+
+
+def refuse_without_root(mount: Mount) -> None:
+    if mount.mountpoint == "/":
+        raise UsageError(f"{mount.device} holds the root of this system, and cannot be left out or taken by its blocks")
 
 
 def profile_reason(profile: Profile) -> str:
@@ -134,18 +149,27 @@ def directory_source(root: Path, name: str) -> CaptureSource:
 
 
 @contextmanager
-def offline_source(disk_name: str, machine: str, mount_root: Path) -> Iterator[CaptureSource]:
-    """The system on a disk, mounted read-only below ``mount_root`` as its fstab says; unmounted at the end."""
+def offline_source(
+    disk_name: str, machine: str, mount_root: Path, choice: Choice = NO_CHOICE
+) -> Iterator[CaptureSource]:
+    """The system on a disk, mounted read-only below ``mount_root`` as its fstab says; unmounted at the end.
+
+    Without a system whose files are read (Windows, or only data), the disk as it is, by its blocks.
+    """
     hardware = probe_hardware(machine)
     disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
+    refuse_unknown(choice, [disk])
+    root = find_root(disk, mount_root, choice)
+    if root is None:
+        yield disk_source(disk, hardware, choice)
+        return
     with ExitStack() as stack:
-        root = find_root(disk, mount_root)
         mount_read_only(disk, root, mount_root, stack)
         tree = LiveTree(mount_root)
         entries = fstab_entries(read_text(tree, "/etc/fstab"))
         volumes = [volume_of(disk, root, "/", mount_root, set())]
         for entry, number in fstab_places(entries, disk):
-            if entry.mountpoint == "/" or number == root:
+            if entry.mountpoint == "/" or number == root or choice.names(node_name(disk, number)):
                 continue
             where = inside(tree, entry.mountpoint)
             mount_read_only(disk, number, where, stack)
@@ -155,14 +179,41 @@ def offline_source(disk_name: str, machine: str, mount_root: Path) -> Iterator[C
         nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
         others = tuple(each for each in hardware.disks if each.name != disk.name)
         hardware = replace(hardware, disks=(described, *others), network=Network(nics=nics))
-        yield source_of(merged(hardware, software), volumes)
+        blocks = blocks_of(disk, volumes, choice)
+        source = source_of(merged(hardware, software), [*volumes, *blocks.volumes])
+        yield replace(source, left_out=blocks.left_out)
 
 
-def find_root(disk: Disk, mount_root: Path) -> int:
-    """Number of the partition with the system: the only one that has both an os-release and an fstab."""
+def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
+    """A disk without a system that is read as files: every partition by its blocks, and what BIOS starts from it."""
+    stacks = sorted({held.kind for _, held in contents(disk) if held.kind in STACKS})
+    if stacks:
+        raise RefusedError(
+            f"no file system on {disk.name} holds a system (/etc/os-release and /etc/fstab); it may lie on "
+            f"{', '.join(stacks)}, expected a partition",
+            "start that system, and capture its tree with ‘regraft capture --root DIR’",
+        )
+    others = tuple(each for each in hardware.disks if each.name != disk.name)
+    found = replace(with_boot_role([disk], [disk.name])[0], in_use=(), boot_medium=False)
+    blocks = blocks_of(disk, (), choice)
+    unread = "no system whose files could be read is on the disk"
+    told = {section.name for section in hardware.sections}
+    gone = tuple(Section(name, Status.UNAVAILABLE, unread) for name in SECTIONS if name not in told)
+    # The addresses are those of the system that looks, not of the one on the disk.
+    network = Network(nics=tuple(replace(nic, addresses=()) for nic in hardware.network.nics))
+    profile = replace(hardware, disks=(found, *others), network=network, sections=(*hardware.sections, *gone))
+    source = source_of(profile, list(blocks.volumes))
+    return replace(source, left_out=blocks.left_out, boot_code=boot_code(disk))
+
+
+def find_root(disk: Disk, mount_root: Path, choice: Choice = NO_CHOICE) -> int | None:
+    """Number of the partition with the system: the only one that has both an os-release and an fstab. None: none.
+
+    What the caller decided on is not looked into.
+    """
     found: list[int] = []
     for number, held in contents(disk):
-        if held.kind not in KINDS - {"vfat"}:
+        if held.kind not in KINDS - {"vfat"} or choice.names(node_name(disk, number)):
             continue
         with ExitStack() as stack:
             mount_read_only(disk, number, mount_root, stack)
@@ -171,12 +222,12 @@ def find_root(disk: Disk, mount_root: Path) -> int:
             system = tree.read_link("/etc/os-release") or tree.is_file("/etc/os-release")
             if system and tree.is_file("/etc/fstab"):
                 found.append(number)
-    if len(found) != 1:
+    if len(found) > 1:
         raise RefusedError(
             f"{len(found)} file systems on {disk.name} hold a system (/etc/os-release and /etc/fstab), expected 1",
             "capture another disk, or mount the system and use ‘regraft capture --root DIR’",
         )
-    return found[0]
+    return found[0] if found else None
 
 
 def contents(disk: Disk) -> list[tuple[int, FileSystem]]:
@@ -186,10 +237,15 @@ def contents(disk: Disk) -> list[tuple[int, FileSystem]]:
     return [(number, held) for number, held in found if held is not None]
 
 
+def node_name(disk: Disk, number: int) -> str:
+    """Kernel name of a partition, or of the whole disk (0)."""
+    return partition_name(Path("/"), disk.name, number) if number else disk.name
+
+
 def mount_read_only(disk: Disk, number: int, where: Path, stack: ExitStack) -> None:
     """Mount a partition so that nothing is written to it; RefusedError when its journal would have to be."""
     held = dict(contents(disk))[number]
-    node = Path("/dev") / (partition_name(Path("/"), disk.name, number) if number else disk.name)
+    node = Path("/dev") / node_name(disk, number)
     problem = unclean(node, held.kind)
     if problem:
         raise RefusedError(
@@ -273,7 +329,7 @@ def mounted_volumes(disk: Disk, manifest: Manifest, mount_root: Path) -> Iterato
     """The volumes of an image, as they lie on a disk, mounted read-only below one root; unmounted at the end."""
     found = {held.uuid: number for number, held in contents(disk) if held.uuid}
     with ExitStack() as stack:
-        for volume in sorted(manifest.volumes, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
+        for volume in sorted(manifest.trees, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
             number = found.get(volume.filesystem.uuid)
             if number is None:
                 raise ReadBackError(
@@ -285,3 +341,19 @@ def mounted_volumes(disk: Disk, manifest: Manifest, mount_root: Path) -> Iterato
             where = mount_root if mountpoint == "/" else inside(LiveTree(mount_root), mountpoint)
             mount_read_only(disk, number, where, stack)
         yield mount_root
+
+
+def node_of_volume(disk: Disk, manifest: Manifest, volume: Volume) -> Path:
+    """The partition that a blocks volume was restored to: of the same PARTUUID, else of the same number."""
+    sources = {source.name: source for source in manifest.disks}
+    source = sources.get(volume.disk)
+    part = next((part for part in source.partitions if part.number == volume.partition), None) if source else None
+    same = [each for each in disk.partitions if part and part.part_uuid and each.part_uuid == part.part_uuid]
+    same = same or [each for each in disk.partitions if each.number == max(volume.partition, 1)]
+    name = partition_name(Path("/"), disk.name, same[0].number) if same else ""
+    if not name:
+        raise ReadBackError(
+            f"disk {disk.name} has no partition {volume.partition} (volume {volume.id} of {manifest.ref})",
+            "name the disk that the image was restored to, or restore again",
+        )
+    return Path("/dev") / name

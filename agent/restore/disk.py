@@ -22,8 +22,9 @@ from pathlib import Path
 
 import parted
 
-from agent.errors import DiskSelectionError, RefusedError, TargetIOError
+from agent.errors import DiskSelectionError, ReadBackError, RefusedError, TargetIOError
 from agent.model import table_text
+from agent.model.image import BOOT_CODE_BYTES
 from agent.model.partition_types import EXTENDED_TYPES
 from agent.model.plan import DiskIdentity, PlannedPartition, WriteTable
 from agent.model.target_disk import identity as identity_of
@@ -31,7 +32,6 @@ from agent.probe.disks import read_disk
 from agent.process import run
 
 MIB = 1 << 20
-BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR table follow
 NODE_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 10.0
 # They have no class of their own in common.
@@ -209,9 +209,18 @@ def clear_disk(handle: DiskHandle) -> None:
 
 
 def clear_boot_code(handle: DiskHandle) -> None:
-    """For a run that continues: nothing boots from a disk that is being written, its table and data stay."""
+    """Nothing boots from a disk that is being written; its table and data stay."""
     _write(handle, 0, bytes(BOOT_CODE_BYTES))
     _flush(handle)
+
+
+def write_boot_code(handle: DiskHandle, code: bytes) -> None:
+    """The first bytes of the first sector; disk signature and table behind them stay."""
+    _write(handle, 0, code[:BOOT_CODE_BYTES])
+    _flush(handle)
+    found = os.pread(handle.descriptor, len(code), 0)
+    if found != code:
+        raise ReadBackError(f"the boot code of {handle.node} reads back otherwise than it was written")
 
 
 def _write(handle: DiskHandle, offset: int, data: bytes) -> None:
@@ -237,7 +246,8 @@ def write_table(handle: DiskHandle, step: WriteTable) -> None:
     for part in step.partitions:
         if part.part_label and not table_text.is_plain(part.part_label):
             run([*_SFDISK, "--part-label", handle.node, str(part.number), part.part_label])
-    _flush(handle)
+    # libparted puts code there that starts the active partition, whatever of it is written so far.
+    clear_boot_code(handle)
     wrong = _differences(handle, step)
     if wrong:
         raise TargetIOError(

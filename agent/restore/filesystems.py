@@ -43,7 +43,7 @@ _FAT32_CLUSTERS = 65_600  # 65,525 and more make it FAT32 for every reader (fatg
 
 def make_filesystem(node: Path, planned: PlannedFilesystem) -> None:
     """Make ``planned`` on ``node`` and prove by reading it back that it is there."""
-    run(["wipefs", "--all", "--force", "--quiet", node])
+    forget_signatures(node)
     run(_command(node, planned), timeout_s=MAKE_TIMEOUT_S)
     subvolume = subvolume_of(planned)
     if subvolume:
@@ -54,6 +54,11 @@ def make_filesystem(node: Path, planned: PlannedFilesystem) -> None:
             f"{planned.kind} on {node} reads back otherwise than it was made: {'; '.join(wrong)}",
             "the disk may be failing; read the kernel log",
         )
+
+
+def forget_signatures(node: Path) -> None:
+    """What lay on a partition before may not be recognised beside what comes onto it."""
+    run(["wipefs", "--all", "--force", "--quiet", node])
 
 
 def matches(node: Path, planned: PlannedFilesystem) -> bool:

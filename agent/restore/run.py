@@ -2,8 +2,10 @@
 
     ClearDisk, WriteTable, MakeFilesystem      on the disk, through one descriptor whose identity was compared
     WriteTree, VerifyTree                      below one mounted root
+    WriteBlocks, VerifyBlocks, FitFilesystem   on a partition that is not mounted
     ApplyRecipe, RebuildInitramfs              inside that root, programs of the image in the sandbox only
-    InstallBootloader, VerifyBoot              last: a half-restored disk never boots
+    InstallBootloader, VerifyBoot,             last: a half-restored disk never boots
+    or the image's own WriteBootCode
 
 A run that was cut can be started again with the same plan: where the disk already holds the plan's table and
 file systems, they stay, and only what differs is written.
@@ -22,25 +24,31 @@ from agent.console.recorder import Recorder
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import PatchError, ReadBackError, TargetIOError
-from agent.image.verify import verify_volume
-from agent.image.write import write_volume
+from agent.image.verify import VerifyResult, verify_volume
+from agent.image.verify_blocks import verify_blocks
+from agent.image.write import WriteResult, write_volume
+from agent.image.write_blocks import write_blocks
 from agent.model.plan import (
     ApplyRecipe,
     ClearDisk,
+    FitFilesystem,
     InstallBootloader,
     MakeFilesystem,
     Plan,
     RebuildInitramfs,
     Step,
+    VerifyBlocks,
     VerifyBoot,
     VerifyTree,
+    WriteBlocks,
+    WriteBootCode,
     WriteTable,
     WriteTree,
     describe,
 )
 from agent.model.recipe import BoundRecipe, Install
 from agent.model.report import CheckResult, RecipeResult
-from agent.restore import boot, disk, filesystems, initramfs, mounts, patch, verify
+from agent.restore import blocks, boot, disk, filesystems, initramfs, mounts, patch, verify
 from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
 from agent.restore.sandbox import Sandbox
@@ -51,6 +59,10 @@ PHASES: dict[type[Step], str] = {
     MakeFilesystem: "partition",
     WriteTree: "write",
     VerifyTree: "verify",
+    WriteBlocks: "write",
+    VerifyBlocks: "verify",
+    FitFilesystem: "fit",
+    WriteBootCode: "boot",
     ApplyRecipe: "patch",
     RebuildInitramfs: "patch",
     InstallBootloader: "boot",
@@ -128,6 +140,11 @@ class Execution:
                 self._on_the_disk(step)
             case WriteTree() | VerifyTree():
                 self._on_a_volume(step, self._mounted(stack))
+            case WriteBlocks() | VerifyBlocks() | FitFilesystem():
+                self._on_a_partition(step)
+            case WriteBootCode(code=code):
+                assert self._disk is not None
+                disk.write_boot_code(self._disk, code)
             case ApplyRecipe() | RebuildInitramfs():
                 self._on_the_system(step, self._mounted(stack), stack)
             case InstallBootloader() | VerifyBoot():
@@ -154,31 +171,59 @@ class Execution:
             case WriteTable():
                 if not self._continued:
                     disk.write_table(self._disk, step)
+                self._forget_old_blocks()
             case MakeFilesystem(partition=number, filesystem=planned):
                 node = disk.partition_node(self._disk, number)
                 if not (self._continued and self._is_volume(number) and filesystems.matches(node, planned)):
                     filesystems.make_filesystem(node, planned)
 
+    def _forget_old_blocks(self) -> None:
+        """What lies where blocks come is neither recognised nor started from until they are there."""
+        assert self._disk is not None
+        for step in self.plan.steps:
+            if isinstance(step, WriteBlocks):
+                filesystems.forget_signatures(disk.partition_node(self._disk, step.partition))
+
     def _on_a_volume(self, step: WriteTree | VerifyTree, root: Path) -> None:
         below = root / step.mountpoint.lstrip("/")
         match step:
             case WriteTree():
-                written = write_volume(self.depot, self.loaded, step.volume, below, self.recorder)
-                self.done.bytes_fetched += written.bytes_fetched
-                self.done.bytes_written += written.bytes_written
+                self._written(write_volume(self.depot, self.loaded, step.volume, below, self.recorder))
             case VerifyTree():
                 drop_page_cache()
                 read = verify_volume(self.depot, self.loaded, step.volume, below, self.recorder, self._new_places())
-                self.done.bytes_read_back += read.bytes_read
-                self.done.mismatches += len(read.mismatches)
-                if read.mismatches:
-                    raise ReadBackError(
-                        f"volume {step.volume}: {len(read.mismatches)} entries read back differ from the image; "
-                        f"first: {read.mismatches[0]}",
-                        "the disk or the memory is failing; test both before trying again",
-                    )
+                self._read_back(step.volume, read)
         # Later children are programs of the image (its dpkg, its compressor): their memory is not the agent's.
         self.done.peak_memory_bytes = peak_memory_bytes()
+
+    def _on_a_partition(self, step: WriteBlocks | VerifyBlocks | FitFilesystem) -> None:
+        assert self._disk is not None
+        node = disk.partition_node(self._disk, step.partition)
+        match step:
+            case WriteBlocks():
+                self._written(write_blocks(self.depot, self.loaded, step.volume, node, self.recorder))
+            case VerifyBlocks():
+                drop_page_cache()
+                self._read_back(step.volume, verify_blocks(self.depot, self.loaded, step.volume, node, self.recorder))
+            case FitFilesystem():
+                for warning in blocks.fit_filesystem(node, step):
+                    self.recorder.warning(warning, "fit")
+                return
+        self.done.peak_memory_bytes = peak_memory_bytes()
+
+    def _written(self, result: WriteResult) -> None:
+        self.done.bytes_fetched += result.bytes_fetched
+        self.done.bytes_written += result.bytes_written
+
+    def _read_back(self, volume: str, result: VerifyResult) -> None:
+        self.done.bytes_read_back += result.bytes_read
+        self.done.mismatches += len(result.mismatches)
+        if result.mismatches:
+            raise ReadBackError(
+                f"volume {volume}: {len(result.mismatches)} entries read back differ from the image; "
+                f"first: {result.mismatches[0]}",
+                "the disk or the memory is failing; test both before trying again",
+            )
 
     def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path, stack: ExitStack) -> None:
         sandbox = self._the_sandbox(root)
@@ -263,6 +308,7 @@ SENTENCES = {
     "partition": "partitioning and making file systems",
     "write": "writing files",
     "verify": "reading back and comparing",
+    "fit": "fitting file systems to their partitions",
     "patch": "adapting the system to this machine",
     "boot": "installing the boot loader",
     "prove": "proving that it will boot",

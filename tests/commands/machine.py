@@ -20,25 +20,41 @@ NODES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
 def isolated(folder: Path, loop: Path) -> tuple[str, ...]:
-    """Words to start a program with, on such a machine. Mounts end with the program."""
+    """Words to start a program with, on such a machine. Mounts end with the program.
+
+    Partitions that the kernel knows of the loop device now are those of the disk.
+    """
     sysfs = folder / "sys"
     make_sysfs(sysfs, loop)
-    major, minor = (part(loop.stat().st_rdev) for part in (os.major, os.minor))
+    nodes = {DISK: loop, **{f"{DISK}{number}": node for number, node in partitions(loop).items()}}
     script = [
         f"mount --bind {shlex.quote(str(sysfs))} /sys",
         "mount -t tmpfs -o mode=755 dev /dev",
         "mkdir /dev/shm /dev/pts",
         "mount -t tmpfs shm /dev/shm",
         *(f"mknod -m 666 /dev/{name} c {number}" for name, number in zip(NODES, device_numbers(), strict=True)),
-        f"mknod -m 600 /dev/{DISK} b {major} {minor}",
+        *(f"mknod -m 600 /dev/{name} b {device_number(node)}" for name, node in nodes.items()),
         'exec "$@"',
     ]
     return ("unshare", "--net", "--mount", "--propagation", "private", "sh", "-ec", "\n".join(script), "machine")
 
 
+def partitions(loop: Path) -> dict[int, Path]:
+    folder = Path("/sys/class/block") / loop.name
+    return {
+        int((entry / "partition").read_text()): Path("/dev") / entry.name
+        for entry in folder.iterdir()
+        if (entry / "partition").is_file()
+    }
+
+
+def device_number(node: Path) -> str:
+    found = node.stat().st_rdev
+    return f"{os.major(found)} {os.minor(found)}"
+
+
 def device_numbers() -> list[str]:
-    found = (os.stat(f"/dev/{name}").st_rdev for name in NODES)
-    return [f"{os.major(number)} {os.minor(number)}" for number in found]
+    return [device_number(Path("/dev") / name) for name in NODES]
 
 
 def make_sysfs(sysfs: Path, loop: Path) -> None:
@@ -74,3 +90,14 @@ def make_sysfs(sysfs: Path, loop: Path) -> None:
     (sysfs / "class/net/lan0").symlink_to("../../devices/pci0000:00/0000:00:03.0/virtio0/net/lan0")
     for link in (sysfs / "block" / DISK, sysfs / "class/block" / DISK, sysfs / "dev/block" / number.strip()):
         link.symlink_to(os.path.relpath(disk, link.parent))
+    for partition, node in partitions(loop).items():
+        make_partition(sysfs, disk, partition, node)
+
+
+def make_partition(sysfs: Path, disk: Path, number: int, node: Path) -> None:
+    place = disk / f"{DISK}{number}"
+    (place / "holders").mkdir(parents=True)
+    for name in ("partition", "start", "size", "ro", "dev"):
+        (place / name).write_text((Path("/sys/class/block") / node.name / name).read_text())
+    for link in (sysfs / "class/block" / place.name, sysfs / "dev/block" / (place / "dev").read_text().strip()):
+        link.symlink_to(os.path.relpath(place, link.parent))

@@ -34,7 +34,7 @@ PROGRAMS = (
     "mke2fs tune2fs e2fsck resize2fs dumpe2fs chattr mkfs.xfs xfs_info xfs_db xfs_repair xfs_admin "
     "mkfs.btrfs btrfs mkfs.vfat fsck.vfat modprobe depmod efibootmgr grub-install grub-mkimage "
     "grub-bios-setup grub-probe grub-editenv cryptsetup lvm mdadm smartctl dmidecode ip ethtool curl less vi "
-    "reboot poweroff udevadm"
+    "reboot poweroff udevadm partclone.ntfs partclone.exfat partclone.fat partclone.extfs ntfs-3g.probe ntfsresize"
 )
 FILES = (
     "/usr/lib/grub/i386-pc/boot.img",

@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import RefusedError
 from agent.model.profile import ChainLink, TableKind
+from agent.probe.blocks import Choice
 from agent.probe.disks import model, read_disk, serial, transport, wwn
 from agent.probe.filesystems import plain, unclean
 from agent.probe.hardware import chain_of
@@ -147,6 +148,7 @@ def test_a_system_on_a_disk_that_does_not_run(tmp_path: Path) -> None:
             assert [(v.id, v.filesystem.mountpoint, v.partition) for v in source.volumes] == [
                 ("root", "/", 2),
                 ("srv", "/srv", 3),
+                ("part-4", "", 4),  # named by no fstab, so by its blocks
             ]
             assert (source.volumes[1].path / "page").read_text() == "hello"
             assert source.hostname == "web1" and source.profile.os.id == "debian"
@@ -158,6 +160,10 @@ def test_a_system_on_a_disk_that_does_not_run(tmp_path: Path) -> None:
             assert held[5] and held[5].options == "sw,pri=5"
             with pytest.raises(OSError, match="Read-only"):
                 (source.volumes[0].path / "x").write_text("")
+        choice = Choice(frozenset({f"{loop.name}p4"}), frozenset({f"{loop.name}p3"}))
+        with offline_source(loop.name, "web1", tmp_path / "mnt", choice) as source:
+            assert [(v.id, v.whole) for v in source.volumes] == [("root", False), ("part-3", True)]
+            assert [each.path for each in source.left_out] == [str(loop.part(4))]
         assert read_mounts_below(tmp_path) == []
         assert run(["sha256sum", tmp_path / "disk"]).stdout == before
 
@@ -178,14 +184,16 @@ def test_an_open_journal_is_refused_and_nothing_stays_mounted(tmp_path: Path) ->
 
 
 @pytest.mark.root
-def test_a_disk_without_a_system_is_refused(tmp_path: Path) -> None:
+def test_a_disk_without_a_system_is_taken_by_its_blocks(tmp_path: Path) -> None:
     with loop_disk(tmp_path / "disk", 540 * MIB, GPT) as loop:
         make_filesystems(loop)
-        with (
-            pytest.raises(RefusedError, match="0 file systems on"),
-            offline_source(loop.name, "web1", tmp_path / "mnt"),
-        ):
-            pass
+        with offline_source(loop.name, "web1", tmp_path / "mnt") as source:
+            assert [(v.kind, v.partition) for v in source.volumes] == [("blocks", number) for number in (1, 2, 3, 4)]
+            assert read_mounts_below(tmp_path) == []
+        run(["debugfs", "-w", "-R", "feature needs_recovery", loop.part(2)])
+        whole = Choice(whole=frozenset({f"{loop.name}p2"}))
+        with offline_source(loop.name, "web1", tmp_path / "mnt", whole) as source:
+            assert [volume.partition for volume in source.volumes if volume.whole] == [2], "it is not looked into"
         assert read_mounts_below(tmp_path) == []
 
 
