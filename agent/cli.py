@@ -17,6 +17,8 @@ COMMANDS = {
     "diff": ("agent.commands.plan", "Show how a target differs from the machine an image was made of."),
     "plan": ("agent.commands.plan", "Show every step of a restore; writes nothing."),
     "restore": ("agent.commands.restore", "Restore an image onto a disk of this machine."),
+    "ls": ("agent.commands.look", "List files of an image, as ls -l has them."),
+    "cat": ("agent.commands.look", "Print a file of an image."),
     "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
     "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),
