@@ -19,6 +19,7 @@ COMMANDS = {
     "restore": ("agent.commands.restore", "Restore an image onto a disk of this machine."),
     "ls": ("agent.commands.look", "List files of an image, as ls -l has them."),
     "cat": ("agent.commands.look", "Print a file of an image."),
+    "mount": ("agent.commands.mount", "Mount an image as a read-only file system."),
     "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
     "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),

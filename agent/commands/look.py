@@ -22,16 +22,27 @@ from agent.console.tree_text import ls_line, owner_text
 from agent.depot.catalogue import find_image
 from agent.errors import DamagedError
 from agent.image.image_tree import ImageTree
-from agent.image.listing import Entry
 from agent.image.tree_list import Listed, contents, entry_at, find_file, names_of_ids, with_all_below
 
 
-class ListedEntry(Entry, omit_defaults=True, kw_only=True):
-    """An entry as ``ls --json`` prints it: what a listing says of it, its path from the root, names of its owners."""
+class ListedEntry(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """An entry as ``ls --json`` prints it, in the words of a listing (docs/formats.md)."""
 
-    links: int = 1
+    path: str  # from the system's root
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    size: int
+    mtime: int
     user: str = ""
     group: str = ""
+    target: str = ""
+    device: tuple[int, int] | None = None
+    xattrs: dict[str, str] | None = None
+    raw: str = ""
+    raw_target: str = ""
 
 
 @click.command()
@@ -101,7 +112,9 @@ def line(tree: ImageTree, path: bytes, node: int, users: dict[int, str], groups:
 
 def listed(tree: ImageTree, path: bytes, node: int, users: dict[int, str], groups: dict[int, str]) -> ListedEntry:
     entry = entry_at(tree.index, path, node)
-    fields = {name: getattr(entry, name) for name in msgspec.structs.asdict(entry)}
+    links, user, group = tree.index.status(node).links, users.get(entry.uid, ""), groups.get(entry.gid, "")
     return ListedEntry(
-        **fields, links=tree.index.status(node).links, user=users.get(entry.uid, ""), group=groups.get(entry.gid, "")
-    )
+        path=entry.path, type=entry.type, mode=entry.mode, uid=entry.uid, gid=entry.gid, links=links, size=entry.size,
+        mtime=entry.mtime, user=user, group=group, target=entry.target, device=entry.device, xattrs=entry.xattrs,
+        raw=entry.raw, raw_target=entry.raw_target,
+    )  # fmt: skip

@@ -25,6 +25,11 @@ def file_volumes(loaded: LoadedImage) -> list[Volume]:
     return sorted(trees, key=lambda volume: (mountpoint(volume).count("/"), mountpoint(volume)))
 
 
+def skipped_volumes(loaded: LoadedImage) -> list[Volume]:
+    """The volumes that are no trees of files."""
+    return [volume for volume in loaded.manifest.volumes if volume.kind != "tree"]
+
+
 def mountpoint(volume: Volume) -> str:
     """Where a volume belongs: "" for the root, else a path that begins with a slash."""
     return (volume.filesystem.mountpoint or "/").rstrip("/")

@@ -10,6 +10,7 @@ Measured on a Debian system: 83 bytes an entry; see docs/decisions/0011-an-index
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import struct
@@ -322,6 +323,11 @@ class TreeIndex:
             return {}
         size = _WORD.unpack_from(self._attributes, at)[0]
         return msgspec.msgpack.decode(self._attributes[at + 4 : at + 4 + size], type=dict[str, str])
+
+    def attribute(self, node: int, name: str) -> bytes | None:
+        """The value of an extended attribute, None when there is none of that name."""
+        text = self.attributes(node).get(name)
+        return None if text is None else base64.b64decode(text)
 
     def volume_of(self, node: int) -> int:
         """The number of the volume whose frames hold the content of a node: an index into ``roots``."""
