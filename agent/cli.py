@@ -20,6 +20,7 @@ COMMANDS = {
     "ls": ("agent.commands.look", "List files of an image, as ls -l has them."),
     "cat": ("agent.commands.look", "Print a file of an image."),
     "mount": ("agent.commands.mount", "Mount an image as a read-only file system."),
+    "compare": ("agent.commands.compare", "Compare two images: files, packages, configuration."),
     "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
     "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),
