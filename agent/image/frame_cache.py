@@ -36,6 +36,10 @@ class FrameCache:
         self._threads = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._own = threading.local()
 
+    @property
+    def held_bytes(self) -> int:
+        return self._held
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
