@@ -23,6 +23,7 @@ from agent.image.image_tree import ImageTree
 
 # By the names that libfuse's versions have given themselves; found by the loader, without any helper program.
 LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4", "libfuse.so.2")
+DEVICE = Path("/dev/fuse")
 LIBRARY_VARIABLE = "FUSE_LIBRARY_PATH"  # mfusepy's own
 INSTALL = "install it: ‘apt install fuse3’ on Debian"
 FOREVER_S = 86_400  # an image never changes: the kernel may keep what it was told
@@ -34,9 +35,9 @@ STOPPED = 8  # fuse_main's status when its loop ended, by a signal too (fuse.h)
 
 def load_fuse() -> Any:
     """The binding. Raises UsageError where libfuse or the kernel's side of it is absent."""
-    if not Path("/dev/fuse").exists():
+    if not DEVICE.exists():
         raise UsageError(
-            "this machine has no /dev/fuse, which mounting needs", "load the kernel's module: ‘modprobe fuse’"
+            f"this machine has no {DEVICE}, which mounting needs", "load the kernel's module: ‘modprobe fuse’"
         )
     if not os.environ.get(LIBRARY_VARIABLE):
         found = next((name for name in LIBRARIES if _loads(name)), None)
