@@ -21,6 +21,7 @@ from agent.commands.options import (
 from agent.console.tree_text import ls_line, owner_text
 from agent.depot.catalogue import find_image
 from agent.errors import DamagedError
+from agent.image.frame_cache import FrameCache
 from agent.image.image_tree import ImageTree
 from agent.image.tree_list import Listed, contents, entry_at, find_file, names_of_ids, with_all_below
 
@@ -84,7 +85,7 @@ def cat(image: str, path: str, location: str, token: str, trust: tuple[str, ...]
 
 def open_tree(image: str, access: Access) -> ImageTree:
     depot = access.open()
-    return ImageTree(depot, find_image(depot, access.keys(depot), parse_image(image)))
+    return ImageTree(depot, find_image(depot, access.keys(depot), parse_image(image)), FrameCache)
 
 
 def owners(tree: ImageTree) -> tuple[dict[int, str], dict[int, str]]:

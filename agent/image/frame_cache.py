@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 from agent.depot.store import Depot
 from agent.errors import RegraftError
@@ -20,6 +21,29 @@ LIMIT_BYTES = 32 << 20
 FETCHERS = 2  # each with its own connection and a buffer of 8 MiB
 AHEAD = 3
 Key = tuple[int, int]  # number of the volume, number of the frame
+
+
+class Frames(Protocol):
+    """Where plain frames come from."""
+
+    def get(self, volume: int, number: int) -> bytes:
+        """The plain bytes of a frame of a volume, its digest checked. Raises DamagedError, UnreachableError."""
+
+    def close(self) -> None:
+        """No more will be asked for."""
+
+
+class DirectFrames:
+    """Frames fetched by who asks, one after the other: no threads, which a process that forks workers must not have."""
+
+    def __init__(self, depot: Depot, tables: Sequence[FrameTable]) -> None:
+        self._readers = [FrameReader(depot, table) for table in tables]
+
+    def get(self, volume: int, number: int) -> bytes:
+        return self._readers[volume].get(number)
+
+    def close(self) -> None:
+        self._readers.clear()
 
 
 class FrameCache:
@@ -44,7 +68,6 @@ class FrameCache:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def get(self, volume: int, number: int) -> bytes:
-        """The plain bytes of a frame, its digest checked. Raises DamagedError, UnreachableError."""
         while True:
             with self._lock:
                 plain = self._plain.get((volume, number))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError
-from agent.image.frame_cache import FrameCache
-from agent.image.listing import open_listing
+from agent.image.frame_cache import DirectFrames, Frames
+from agent.image.listing import FrameTable, open_listing
 from agent.image.tree_index import TreeIndex
 from agent.model.image import Volume
 
@@ -46,11 +46,11 @@ def load_index(depot: Depot, loaded: LoadedImage) -> TreeIndex:
 
 
 class TreeContent:
-    """The bytes of an image's files. Safe to use from many threads."""
+    """The bytes of an image's files. Safe to use from many threads, if the frames are."""
 
-    def __init__(self, depot: Depot, index: TreeIndex) -> None:
+    def __init__(self, index: TreeIndex, frames: Frames) -> None:
         self._index = index
-        self._frames = FrameCache(depot, [root.frames for root in index.roots])
+        self._frames = frames
 
     def close(self) -> None:
         self._frames.close()
@@ -87,6 +87,7 @@ class ImageTree:
 
     depot: Depot
     loaded: LoadedImage
+    frames: Callable[[Depot, list[FrameTable]], Frames] = DirectFrames
     _opened: list[tuple[TreeIndex, TreeContent]] = field(default_factory=list)
 
     @property
@@ -134,5 +135,6 @@ class ImageTree:
     def _open(self) -> tuple[TreeIndex, TreeContent]:
         if not self._opened:
             index = load_index(self.depot, self.loaded)
-            self._opened.append((index, TreeContent(self.depot, index)))
+            frames = self.frames(self.depot, [root.frames for root in index.roots])
+            self._opened.append((index, TreeContent(index, frames)))
         return self._opened[0]

@@ -59,7 +59,7 @@ def test_cat_prints_the_bytes_of_a_file_inside_the_image(regraft: Regraft, depot
     (tree / "etc/host").symlink_to(sys.executable)
     (tree / "etc/upwards").symlink_to("../../../../../../usr/sparse")
     regraft("capture", "--root", tree, "--depot", depot)
-    words = [regraft.program, "cat", "web-1", "/etc/upwards", "--depot", depot]
+    words: list[str | Path] = [regraft.program, "cat", "web-1", "/etc/upwards", "--depot", depot]
     done = subprocess.run(words, capture_output=True, check=True, env={"REGRAFT_HOME": str(regraft.home)})
     assert done.stdout == (tree / "usr/sparse").read_bytes()
     for path, code, said in (("/etc/host", 10, "has no /etc/host"), ("/fifo", 2, "is a fifo")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import zstandard
@@ -42,12 +43,12 @@ class MemoryDepot:
         return path in self.files
 
 
-def entry(name: bytes | str, kind: str = "file", **facts: object) -> Entry:
+def entry(name: bytes | str, kind: str = "file", **facts: Any) -> Entry:
     path, raw = text_and_raw(name.encode() if isinstance(name, str) else name)
     return msgspec.structs.replace(Entry(path=path, raw=raw, type=kind), **facts)
 
 
-def folder(name: bytes | str, **facts: object) -> Entry:
+def folder(name: bytes | str, **facts: Any) -> Entry:
     return entry(name, DIRECTORY, **{"mode": 0o755, **facts})
 
 
@@ -61,11 +62,11 @@ class Content:
         self.frames.append(data)
         return Chunk(at, len(data), len(self.frames) - 1, 0, blake3(data).hexdigest())
 
-    def file(self, name: bytes | str, data: bytes, **facts: object) -> Entry:
+    def file(self, name: bytes | str, data: bytes, **facts: Any) -> Entry:
         """A file of one chunk."""
         return entry(name, size=len(data), chunks=(self.chunk(0, data),) if data else (), **facts)
 
-    def sparse(self, name: str, size: int, pieces: Mapping[int, bytes], **facts: object) -> Entry:
+    def sparse(self, name: str, size: int, pieces: Mapping[int, bytes], **facts: Any) -> Entry:
         """A file with holes around these pieces."""
         return entry(name, size=size, chunks=tuple(self.chunk(at, data) for at, data in pieces.items()), **facts)
 

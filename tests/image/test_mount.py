@@ -96,7 +96,15 @@ def test_in_the_background_it_stays(regraft: Regraft, depot: LocalDepot, source:
     carry(source, depot)
     (tmp_path / "mnt").mkdir()
     told = {"REGRAFT_HOME": str(regraft.home)}
-    words = [regraft.program, "mount", "web-1", "mnt", "--background", "--depot", Path(depot.location).name]
+    words: list[str | Path] = [
+        regraft.program,
+        "mount",
+        "web-1",
+        "mnt",
+        "--background",
+        "--depot",
+        Path(depot.location).name,
+    ]
     done = subprocess.run(words, cwd=tmp_path, env=told, capture_output=True, text=True, check=True, timeout=60)
     assert "in the background" in done.stdout and not done.stderr
     try:
@@ -172,7 +180,7 @@ def test_it_needs_no_root(depot: LocalDepot, source: Path) -> None:
         os.mknod(home / "fuse", 0o020666, os.makedev(10, 229))
         (home / "fuse").chmod(0o666)
         run(["chown", "-R", "nobody", home / "depot", home / "mnt", home])
-        words = ["unshare", "--mount", sys.executable, "-c", AS_NOBODY, home, depot.public_key]
+        words: list[str | Path] = ["unshare", "--mount", sys.executable, "-c", AS_NOBODY, home, depot.public_key]
         done = run(words, timeout_s=60, cwd=REPOSITORY)
         assert done.stdout.split() == ["65534", "web-1", "ended", "0", "[]"]
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def names(index: TreeIndex, path: str) -> list[bytes]:
 
 
 def test_it_keeps_what_the_listing_says() -> None:
-    facts = {"mode": 0o6755, "uid": 4_000_000_000, "gid": 7, "mtime": 1_234_567_890_123_456_789}
+    facts: dict[str, Any] = {"mode": 0o6755, "uid": 4_000_000_000, "gid": 7, "mtime": 1_234_567_890_123_456_789}
     index = index_of(
         entry("disk", "block", device=(259, 70000)),
         entry("fifo", "fifo", mtime=-1),
