@@ -22,7 +22,8 @@ DATA = ("recipes", "agent/model/schema")
 # Imported by name at run time, or inside functions, where PyInstaller's look at the code may miss it.
 HIDDEN = (
     *("msgspec", "zstandard", "blake3", "lxml.etree", "lxml._elementpath", "pyudev", "pyroute2", "cryptography"),
-    *("parted", "_ped", "requests", "rich", "click", "unittest"),  # unittest: pyroute2 imports it at run time
+    *("parted", "_ped", "requests", "rich", "click", "mfusepy"),
+    "unittest",  # pyroute2 imports it at run time
 )
 EXCLUDED = (
     *("agent.server", "fastapi", "starlette", "sqlalchemy", "uvicorn", "pydantic", "jinja2", "alembic"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +92,27 @@ def one_document(value: object) -> Iterator[None]:
         error.result = value
         raise
     print_json(value)
+
+
+def print_json_list(values: Iterable[object]) -> None:
+    """One JSON document, a list with a line for each value, however many there are."""
+    encoder = msgspec.json.Encoder()
+    before = "["
+    for value in values:
+        sys.stdout.write(f"{before}\n{encoder.encode(value).decode()}")
+        before = ","
+    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Around output that ‘| head’ and ‘| less’ cut short: then the program ends as cat would, and says nothing."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def write_or_print(data: bytes, output: Path | None) -> None:

@@ -2,182 +2,139 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterator
-from contextlib import ExitStack
+import os
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-
-import msgspec
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError
-from agent.image.frames import FrameReader
-from agent.image.listing import DIRECTORY, FILE, HARDLINK, MORE, SYMLINK, Entry, FrameTable, open_listing
+from agent.image.frame_cache import DirectFrames, Frames
+from agent.image.listing import FrameTable, open_listing
+from agent.image.tree_index import TreeIndex
 from agent.model.image import Volume
-from agent.model.tree import MAX_LINKS
 
 READ_LIMIT_BYTES = 512 << 20
+BLOCK_BYTES = 1 << 20
 
 
-@dataclass(slots=True)
-class _Index:
-    """The entries of one volume by path, still as lines: a hundred bytes an entry instead of a thousand."""
+def file_volumes(loaded: LoadedImage) -> list[Volume]:
+    """The volumes that hold files, those nearest to the root first."""
+    trees = list(loaded.manifest.trees)
+    return sorted(trees, key=lambda volume: (mountpoint(volume).count("/"), mountpoint(volume)))
 
-    lines: dict[str, bytes]
-    more: dict[str, list[bytes]]
-    frames: FrameTable
-    reader: FrameReader
+
+def skipped_volumes(loaded: LoadedImage) -> list[Volume]:
+    """The volumes that are no trees of files."""
+    return list(loaded.manifest.blocks)
+
+
+def mountpoint(volume: Volume) -> str:
+    """Where a volume belongs: "" for the root, else a path that begins with a slash."""
+    return (volume.filesystem.mountpoint or "/").rstrip("/")
+
+
+def load_index(depot: Depot, loaded: LoadedImage) -> TreeIndex:
+    """The index of all volumes that hold files; every listing is checked as it is read."""
+    index = TreeIndex()
+    for volume in file_volumes(loaded):
+        with open_listing(depot, loaded.manifest, volume) as listing:
+            index.add_volume(listing, mountpoint(volume))
+    index.finish()
+    return index
+
+
+class TreeContent:
+    """The bytes of an image's files. Safe to use from many threads, if the frames are."""
+
+    def __init__(self, index: TreeIndex, frames: Frames) -> None:
+        self._index = index
+        self._frames = frames
+
+    def close(self) -> None:
+        self._frames.close()
+
+    def read(self, node: int, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes of a file from ``offset``, fewer only at its end. Raises DamagedError."""
+        size = min(size, self._index.status(node).size - offset)
+        if size <= 0:
+            return b""
+        end = offset + size
+        volume = self._index.volume_of(node)
+        found: bytearray | None = None
+        for run in self._index.runs(node, offset):
+            if run.at >= end:
+                break
+            start, stop = max(offset, run.at), min(end, run.at + run.size)
+            begin = run.offset + start - run.at
+            piece = self._frames.get(volume, run.frame)[begin : begin + stop - start]
+            if len(piece) == size:
+                return piece
+            found = found or bytearray(size)
+            found[start - offset : stop - offset] = piece
+        return bytes(found or size)
+
+    def blocks(self, node: int) -> Iterator[bytes]:
+        """A whole file, 1 MiB at a time."""
+        for offset in range(0, self._index.status(node).size, BLOCK_BYTES):
+            yield self.read(node, offset, BLOCK_BYTES)
 
 
 @dataclass(slots=True)
 class ImageTree:
-    """Implements model.tree.Tree. Listings are read at the first look into their volume."""
+    """Implements model.tree.Tree. Listings are read at the first look into the image."""
 
     depot: Depot
     loaded: LoadedImage
-    _indexes: dict[str, _Index] = field(default_factory=dict)
-    _names: dict[str, set[str]] = field(default_factory=dict)
-    _decoder: msgspec.json.Decoder[Entry] = field(default_factory=lambda: msgspec.json.Decoder(Entry))
+    frames: Callable[[Depot, list[FrameTable]], Frames] = DirectFrames
+    _opened: list[tuple[TreeIndex, TreeContent]] = field(default_factory=list)
+
+    @property
+    def index(self) -> TreeIndex:
+        return self._open()[0]
+
+    @property
+    def content(self) -> TreeContent:
+        return self._open()[1]
 
     def read_bytes(self, path: str) -> bytes:
-        found = self._resolve(path)
-        if found is None or found[1].type != FILE:
+        node = self._node(path, stat.S_IFREG)
+        if node is None:
             raise FileNotFoundError(path)
-        return self._content(*found)
+        size = self.index.status(node).size
+        if size > READ_LIMIT_BYTES:
+            raise DamagedError(f"{path} of {self.loaded.manifest.ref} has {size:,} bytes, too many to look into")
+        return self.content.read(node, 0, size)
 
     def exists(self, path: str) -> bool:
-        return self._resolve(path) is not None
+        return self.index.resolve(os.fsencode(path)) is not None
 
     def is_file(self, path: str) -> bool:
-        found = self._resolve(path)
-        return found is not None and found[1].type == FILE
+        return self._node(path, stat.S_IFREG) is not None
 
     def is_dir(self, path: str) -> bool:
-        found = self._resolve(path)
-        return found is not None and found[1].type == DIRECTORY
+        return self._node(path, stat.S_IFDIR) is not None
 
     def list_dir(self, path: str) -> tuple[str, ...]:
-        real = self._real(path)
-        if real is None:
+        node = self._node(path, stat.S_IFDIR)
+        if node is None:
             return ()
-        volume, below = self._volume_of(real)
-        self._index(volume)
-        return tuple(sorted(self._names.get(f"{volume.id}:{below}", ())))
+        return tuple(sorted(os.fsdecode(self.index.name(each)) for each in self.index.children(node)))
 
     def read_link(self, path: str) -> str | None:
-        parent, _, last = posixpath.normpath(path).rpartition("/")
-        real = self._real(parent or "/")
-        found = self._entry(posixpath.join(real, last)) if real is not None else None
-        if found is None or found[1].type != SYMLINK:
+        node = self.index.resolve(os.fsencode(path), follow=False)
+        if node is None or self.index.status(node).kind != stat.S_IFLNK:
             return None
-        return found[1].target_name.decode("utf-8", "surrogateescape")
+        return os.fsdecode(self.index.target(node))
 
-    def entry(self, path: str) -> Entry | None:
-        """The entry at ``path``, links followed: size, mode, owner, times."""
-        found = self._resolve(path)
-        return found[1] if found else None
+    def _node(self, path: str, kind: int) -> int | None:
+        node = self.index.resolve(os.fsencode(path))
+        return node if node is not None and self.index.status(node).kind == kind else None
 
-    # --- paths ----------------------------------------------------------------------------------------------------
-
-    def _resolve(self, path: str) -> tuple[Volume, Entry] | None:
-        real = self._real(path)
-        return self._entry(real) if real is not None else None
-
-    def _real(self, path: str) -> str | None:
-        """The path with every link in it followed inside the tree; None when it leads nowhere."""
-        parts = [part for part in path.split("/") if part not in ("", ".")][::-1]
-        real, links = "", 0
-        while parts:
-            part = parts.pop()
-            if part == "..":
-                real = real.rpartition("/")[0]
-                continue
-            found = self._entry(f"{real}/{part}")
-            if found is None:
-                return None
-            if found[1].type != SYMLINK:
-                real = f"{real}/{part}"
-                continue
-            links += 1
-            if links > MAX_LINKS:
-                return None
-            target = found[1].target_name.decode("utf-8", "surrogateescape")
-            if target.startswith("/"):
-                real = ""
-            parts.extend([each for each in target.split("/") if each not in ("", ".")][::-1])
-        return real or "/"
-
-    def _volume_of(self, path: str) -> tuple[Volume, str]:
-        """The volume a path lies in (the longest mount point wins), and the path below its root."""
-        best: tuple[Volume, str] | None = None
-        length = -1
-        for volume in self.loaded.manifest.trees:
-            mount = (volume.filesystem.mountpoint or "/").rstrip("/")
-            if (path == mount or path.startswith(mount + "/")) and len(mount) > length:
-                best, length = (volume, path[len(mount) :].strip("/")), len(mount)
-        if best is None:
-            raise FileNotFoundError(path)
-        return best
-
-    def _entry(self, path: str) -> tuple[Volume, Entry] | None:
-        try:
-            volume, below = self._volume_of(path)
-        except FileNotFoundError:
-            return None
-        index = self._index(volume)
-        line = index.lines.get(below)
-        if line is None:
-            return None
-        entry = self._decoder.decode(line)
-        if entry.type == HARDLINK:
-            line = index.lines.get(entry.target_name.decode("utf-8", "surrogateescape"))
-            return (volume, self._decoder.decode(line)) if line is not None else None
-        return volume, entry
-
-    # --- content --------------------------------------------------------------------------------------------------
-
-    def _index(self, volume: Volume) -> _Index:
-        if volume.id not in self._indexes:
-            self._indexes[volume.id] = self._load(volume)
-        return self._indexes[volume.id]
-
-    def _load(self, volume: Volume) -> _Index:
-        encoder = msgspec.json.Encoder()
-        lines: dict[str, bytes] = {}
-        more: dict[str, list[bytes]] = {}
-        with ExitStack() as stack:
-            listing = stack.enter_context(open_listing(self.depot, self.loaded.manifest, volume))
-            for entries in listing.entries():
-                for entry in entries:
-                    name = entry.name.decode("utf-8", "surrogateescape")
-                    if entry.type == MORE:
-                        more.setdefault(name, []).append(encoder.encode(entry))
-                        continue
-                    lines[name] = encoder.encode(entry)
-                    if name:
-                        parent, _, last = name.rpartition("/")
-                        self._names.setdefault(f"{volume.id}:{parent}", set()).add(last)
-        return _Index(lines, more, listing.frames, FrameReader(self.depot, listing.frames))
-
-    def _parts(self, volume: Volume, entry: Entry) -> Iterator[Entry]:
-        yield entry
-        name = entry.name.decode("utf-8", "surrogateescape")
-        for line in self._index(volume).more.get(name, ()):
-            yield self._decoder.decode(line)
-
-    def _content(self, volume: Volume, entry: Entry) -> bytes:
-        if entry.size > READ_LIMIT_BYTES:
-            raise DamagedError(
-                f"/{entry.path} of {self.loaded.manifest.ref} has {entry.size:,} bytes, too many to look into"
-            )
-        index = self._index(volume)
-        if len(entry.chunks) == 1 and entry.chunks[0].size == entry.size:
-            chunk = entry.chunks[0]
-            return index.reader.get(chunk.frame)[chunk.offset : chunk.offset + chunk.size]
-        content = bytearray(entry.size)
-        for part in self._parts(volume, entry):
-            for chunk in part.chunks:
-                plain = index.reader.get(chunk.frame)
-                content[chunk.at : chunk.at + chunk.size] = plain[chunk.offset : chunk.offset + chunk.size]
-        return bytes(content)
+    def _open(self) -> tuple[TreeIndex, TreeContent]:
+        if not self._opened:
+            index = load_index(self.depot, self.loaded)
+            frames = self.frames(self.depot, [root.frames for root in index.roots])
+            self._opened.append((index, TreeContent(index, frames)))
+        return self._opened[0]

@@ -79,3 +79,15 @@ def lines_until(child: subprocess.Popen[str], word: str) -> list[str]:
         if word in line:
             return said
     raise AssertionError(f"it ended without saying ‘{word}’: {said}")
+
+
+@contextmanager
+def mounted(regraft: Regraft, where: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """The image ``web-1`` on a directory; ended by SIGTERM, if the test did not end it."""
+    where.mkdir(exist_ok=True)
+    told: list[str | Path] = [regraft.program, "mount", "web-1", where, *words]
+    with background(told, REGRAFT_HOME=str(regraft.home), **regraft.environment) as child:
+        lines_until(child, "is mounted on")
+        yield child
+    assert child.returncode == 0
+    assert not os.path.ismount(where)

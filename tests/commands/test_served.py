@@ -72,6 +72,7 @@ def test_a_plain_web_server_serves_readers(regraft: Regraft, captured: Path, tre
         reader.refused("extract", "web-1", "--to", tmp_path / "none", *reading, code=21, name="not-trusted")
         assert not (tmp_path / "none").exists()
         reader("extract", "web-1", "--to", tmp_path / "target", *reading, *trust)
+        assert reader("cat", "web-1", "/usr/../etc/hostname", *reading, *trust).stdout == "web-1\n"
         told = reader.refused("capture", "--root", tree, *reading, *trust, code=23, name="not-allowed")
         assert reading[1] in told
     assert describe(tmp_path / "target") == describe(tree)
