@@ -11,8 +11,8 @@ from agent.console.recorder import Recorder
 from agent.depot.catalogue import find_image
 from agent.errors import ReadBackError
 from agent.image.verify import verify_volume
-from agent.model.image import ImageRef
 from agent.image.verify_blocks import verify_blocks
+from agent.model.image import ImageRef
 from agent.model.target_disk import select_disk
 from agent.probe.disks import read_disks
 from agent.probe.source import mounted_volumes, node_of_volume
