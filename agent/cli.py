@@ -24,6 +24,7 @@ COMMANDS = {
     "unpin": ("agent.commands.pin", "Let images be forgotten again."),
     "prune": ("agent.commands.prune", "Delete what no image needs any more, after a grace period."),
     "check": ("agent.commands.check", "Check a depot: structure, digests, every chunk; heal it from another."),
+    "copy": ("agent.commands.copy", "Copy images to another depot; only what is missing travels."),
     "stats": ("agent.commands.stats", "Show what images cost alone, what sharing saves, what is dead."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),
     "recipe": ("agent.commands.recipe", "Test the adaptations."),
