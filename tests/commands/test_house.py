@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,19 +11,36 @@ import pytest
 
 from agent.depot.local import LocalDepot
 from tests.commands.program import FROM_SOURCE, WRITE_TOKEN, Regraft, background, lines_until
+from tests.commands.system import awkward_tree
 from tests.image.source_tree import describe, random_bytes
 
 
-@pytest.fixture
-def three(regraft: Regraft, depot: Path, tree: Path) -> list[str]:
-    """Three images of web-1, oldest first; something new in each."""
-    made = []
+@pytest.fixture(scope="session")
+def made(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a user's home, a tree, and a depot with three images of it, something new in each."""
+    folder = tmp_path_factory.mktemp("three")
+    regraft = Regraft(program, folder / "home")
+    awkward_tree(folder / "source")
+    regraft("depot", "init", folder / "depot")
     for number in range(3):
-        (tree / f"etc/new-{number}").write_bytes(random_bytes(1_200_000 + number))
-        ref = regraft.json("capture", "--root", tree, "--depot", depot)["ref"]
-        made.append(f"{ref['machine']}@{ref['time']}")
-        (tree / f"etc/new-{number}").unlink()
-    return made
+        (folder / f"source/etc/new-{number}").write_bytes(random_bytes(1_200_000 + number))
+        regraft("capture", "--root", folder / "source", "--depot", folder / "depot")
+        (folder / f"source/etc/new-{number}").unlink()
+    return folder
+
+
+@pytest.fixture
+def depot(made: Path, tmp_path: Path) -> Path:
+    """That depot, for this test; ``regraft`` may write to it."""
+    shutil.copytree(made / "home", tmp_path / "home")
+    shutil.copytree(made / "depot", tmp_path / "depot")
+    return tmp_path / "depot"
+
+
+@pytest.fixture
+def three(regraft: Regraft, depot: Path) -> list[str]:
+    """The images, oldest first."""
+    return listed(regraft, depot)
 
 
 def listed(regraft: Regraft, depot: Path) -> list[str]:
@@ -68,15 +86,15 @@ SLIPS: tuple[tuple[tuple[str, ...], int, str], ...] = (
 )
 
 
-def test_slips_are_refused(regraft: Regraft, captured: Path) -> None:
+def test_slips_are_refused(regraft: Regraft, depot: Path) -> None:
     """Also what deletes and is asked of a depot behind a URL."""
     for words, code, said in SLIPS:
-        told = regraft(*words, code=code, REGRAFT_DEPOT=str(captured)).stderr
+        told = regraft(*words, code=code, REGRAFT_DEPOT=str(depot)).stderr
         assert said in told and "\n  next: " in told, words
-    assert len(listed(regraft, captured)) == 1
+    assert len(listed(regraft, depot)) == 3
 
 
-def test_a_depot_is_pruned(regraft: Regraft, depot: Path, tree: Path, three: list[str]) -> None:
+def test_a_depot_is_pruned(regraft: Regraft, depot: Path, three: list[str], tmp_path: Path) -> None:
     stats = regraft.json("stats", "--depot", depot)
     freed = next(each["freed_bytes"] for each in stats["images"] if each["image"]["time"] in three[1])
     assert 1_200_000 < freed < 1_300_000
@@ -91,12 +109,11 @@ def test_a_depot_is_pruned(regraft: Regraft, depot: Path, tree: Path, three: lis
     assert sum(each["size_bytes"] for each in gone if each["path"].startswith("packs/")) == freed
     assert "every file is needed" in regraft("prune", "--depot", depot).stdout
     assert regraft.json("check", "--depth", "decode", "--depot", depot)["good"]
-    regraft("extract", three[0], "--to", tree.parent / "out", "--depot", depot)
-    assert (tree.parent / "out/etc/new-0").read_bytes() == random_bytes(1_200_000)
+    regraft("extract", three[0], "/etc/new-0", "--to", tmp_path / "out", "--depot", depot)
+    assert (tmp_path / "out/etc/new-0").read_bytes() == random_bytes(1_200_000)
 
 
 def test_damage_is_found_named_and_healed(regraft: Regraft, depot: Path, three: list[str], tmp_path: Path) -> None:
-    regraft("check", "--depot", depot)
     good = tmp_path / "good"
     shutil.copytree(depot, good)
     sizes = {path: path.stat().st_size for path in (depot / "packs").rglob("*.pack")}
@@ -134,18 +151,21 @@ def test_images_are_copied(regraft: Regraft, depot: Path, three: list[str], tmp_
     assert f"{three[1]} is there already" in regraft("copy", three[1], "--to", other, "--depot", depot).stdout
 
 
-def test_images_are_copied_to_a_server(regraft: Regraft, captured: Path, tree: Path, tmp_path: Path) -> None:
+def test_images_are_copied_to_a_server(regraft: Regraft, made: Path, depot: Path, tmp_path: Path) -> None:
 
     words: list[str | Path] = [FROM_SOURCE, "serve", tmp_path / "served", "--host", "127.0.0.1", "--port", "0"]
     with background(words, REGRAFT_TOKEN=WRITE_TOKEN, REGRAFT_HOME=str(tmp_path / "home of the server")) as server:
         url = lines_until(server, "agent token")[0].split()[-1]
-        to = ("--to", url, "--depot", captured)
-        assert url in regraft.refused("copy", "web-1", *to, "--to-token", "wrong", code=23, name="not-allowed")
+        to = ("--to", url, "--depot", depot)
+        assert url in regraft("copy", "web-1", *to, "--to-token", "wrong", code=23).stderr
         regraft("copy", "web-1", *to, "--to-token", WRITE_TOKEN)
         key = LocalDepot(tmp_path / "served").public_key
         reading = ("--depot", url, "--token", WRITE_TOKEN, "--trust", key)
         regraft("extract", "web-1", "--to", tmp_path / "target", *reading)
-    assert describe(tmp_path / "target") == describe(tree)
+    assert (tmp_path / "target/etc/new-2").read_bytes() == random_bytes(1_200_002)
+    (tmp_path / "target/etc/new-2").unlink()
+    os.utime(tmp_path / "target/etc", ns=(0, (made / "source/etc").stat().st_mtime_ns))
+    assert describe(tmp_path / "target") == describe(made / "source")
 
 
 def test_stats_tell_what_images_cost(regraft: Regraft, depot: Path, three: list[str]) -> None:
