@@ -89,11 +89,11 @@ def read_catalogue(depot: Depot) -> Catalogue:
     except FileNotFoundError:
         read_info(depot)  # no depot at all is another mistake
         raise DamagedError(
-            f"depot {depot.location} has no {CATALOGUE_FILE}", "copy the whole depot again, or publish into it"
+            f"depot {depot.location} has no {CATALOGUE_FILE}", "make it again with ‘regraft depot reindex’"
         ) from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DamagedError(
-            f"{CATALOGUE_FILE} of depot {depot.location}: {error}", "publish again to rewrite it"
+            f"{CATALOGUE_FILE} of depot {depot.location}: {error}", "make it again with ‘regraft depot reindex’"
         ) from None
     if found.format != FORMAT:
         raise DamagedError(

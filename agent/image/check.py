@@ -249,7 +249,7 @@ def catalogue_findings(depot: Depot) -> Iterator[Finding]:
     listed = {ImageRef(each.machine, each.time) for each in read_catalogue(depot).images}
     for image in stored_images(depot):
         if image not in listed:
-            problem = f"{image} has a manifest, but {CATALOGUE_FILE} does not name it: publishing or forgetting was cut"
+            problem = f"{image} has a manifest, but {CATALOGUE_FILE} does not name it; see ‘regraft depot reindex’"
             yield Finding(CATALOGUE_FILE, problem, (str(image),))
 
 

@@ -132,6 +132,17 @@ def test_damage_is_found_named_and_healed(regraft: Regraft, depot: Path, three: 
     assert pack.read_bytes() == (good / pack.relative_to(depot)).read_bytes()
 
 
+def test_a_catalogue_is_made_again(regraft: Regraft, depot: Path, three: list[str]) -> None:
+    (depot / "catalogue.json").write_text("{")
+    told = regraft.refused("images", "--depot", depot, code=22, name="damaged")
+    assert "catalogue.json" in told
+    made = regraft("depot", "reindex", depot).stdout
+    assert made.startswith("3 images, ") and made.endswith(" profiles, 0 components\n")
+    assert listed(regraft, depot) == three
+    next((depot / "machines/web-1/images").glob("*.sig")).unlink()
+    assert len(regraft.json("depot", "reindex", depot, code=3)["left_out"]) == 1
+
+
 def test_images_are_copied(regraft: Regraft, depot: Path, three: list[str], tmp_path: Path) -> None:
     """From a directory, and from a plain web server; what is there already stays."""
     other = tmp_path / "other"
