@@ -20,6 +20,7 @@ from agent.depot.location import open_depot, open_writable
 from agent.depot.signing import TrustedKeys, trusted_keys
 from agent.depot.store import Depot, WritableDepot
 from agent.errors import RegraftError, UsageError
+from agent.model.duration import seconds_of
 from agent.model.events import Emit
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef
 
@@ -59,6 +60,18 @@ def depot_options(command: Command) -> Command:
     return command
 
 
+class Span(click.ParamType[int]):
+    """A span of time, ``36h`` or ``1w2d``, as seconds."""
+
+    name = "span"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return value if isinstance(value, int) else seconds_of(str(value))
+
+
+# For commands that work on the depot's directory itself, where neither token nor key is asked for.
+directory_option = click.option("--depot", "location", envvar="REGRAFT_DEPOT", required=True, metavar="PATH",
+                                help="The depot's directory.  [env: REGRAFT_DEPOT]")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

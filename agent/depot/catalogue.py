@@ -89,11 +89,11 @@ def read_catalogue(depot: Depot) -> Catalogue:
     except FileNotFoundError:
         read_info(depot)  # no depot at all is another mistake
         raise DamagedError(
-            f"depot {depot.location} has no {CATALOGUE_FILE}", "copy the whole depot again, or publish into it"
+            f"depot {depot.location} has no {CATALOGUE_FILE}", "make it again with ‘regraft depot reindex’"
         ) from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DamagedError(
-            f"{CATALOGUE_FILE} of depot {depot.location}: {error}", "publish again to rewrite it"
+            f"{CATALOGUE_FILE} of depot {depot.location}: {error}", "make it again with ‘regraft depot reindex’"
         ) from None
     if found.format != FORMAT:
         raise DamagedError(
@@ -122,6 +122,12 @@ def with_entry(
         profiles=tuple(profiles[key] for key in sorted(profiles)),
         components=tuple(components[key] for key in sorted(components)),
     )
+
+
+def without_image(old: Catalogue, ref: ImageRef) -> Catalogue:
+    """The catalogue without an image; its profile stays."""
+    kept = tuple(each for each in old.images if (each.machine, each.time) != (ref.machine, ref.time))
+    return msgspec.structs.replace(old, images=kept)
 
 
 def image_facts(manifest: Manifest, manifest_sha256: str) -> ImageFacts:
@@ -163,6 +169,11 @@ def find_image(depot: Depot, trust: TrustedKeys, ref: ImageRef) -> LoadedImage:
     if (manifest.machine, manifest.time) != (ref.machine, time):
         raise DamagedError(f"{path} is the manifest of {manifest.ref}, expected {ref.machine}@{time}")
     return LoadedImage(manifest, hashlib.sha256(data).hexdigest(), _read_profile(depot, trust, manifest))
+
+
+def with_time(depot: Depot, ref: ImageRef) -> ImageRef:
+    """The image by its full name: the machine's newest where no time is given. Raises NoImageError."""
+    return ref if ref.time else ImageRef(ref.machine, _newest(depot, ref.machine))
 
 
 def last_image(depot: Depot, trust: Iterable[str], machine: str) -> LoadedImage | None:

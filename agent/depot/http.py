@@ -22,6 +22,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
+from agent.depot.lease import lease_path
 from agent.depot.store import SMALL_FILE_LIMIT_BYTES, Published, checked_path
 from agent.errors import (
     DamagedError,
@@ -87,6 +88,7 @@ class HttpDepot:
         self._token = token
         self._sleep = sleep
         self._local = threading.local()
+        self._pid = os.getpid()
         self._tls: ssl.SSLContext | None = None
         self._answered = False
 
@@ -243,6 +245,23 @@ class HttpDepot:
     def publish_component(self, xml: bytes) -> None:
         self._post("api/v1/components", xml, "application/xml")
 
+    def hold(self, lease: str, purpose: str) -> None:
+        """A server that knows no leases is no hindrance: nothing prunes its depot behind a capture's back."""
+        body = msgspec.json.encode({"purpose": purpose})
+        self._lease("PUT", lease, body)
+
+    def release(self, lease: str) -> None:
+        self._lease("DELETE", lease, b"")
+
+    def _lease(self, method: str, lease: str, body: bytes) -> None:
+        def attempt() -> None:
+            headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+            with self._request(method, f"api/v1/{lease_path(lease).removesuffix('.json')}", headers, body) as answer:
+                if answer.status not in (404, 405, 501):
+                    self._expect(answer, "leases", 200, 204)
+
+        self._persist(attempt, "leases")
+
     def _post(self, path: str, data: bytes, content_type: str) -> bytes:
         def attempt() -> bytes:
             headers = {"Content-Length": str(len(data)), "Content-Type": content_type}
@@ -287,9 +306,9 @@ class HttpDepot:
 
     def _own_process(self) -> None:
         """Connections never cross a fork: two processes would read each other's answers."""
-        if getattr(self._local, "pid", 0) != os.getpid():
+        if self._pid != os.getpid():
             self._local = threading.local()
-            self._local.pid = os.getpid()
+            self._pid = os.getpid()
 
     def _drop(self) -> None:
         self._own_process()
@@ -333,7 +352,7 @@ class HttpDepot:
             answer = _Answer(connection, connection.getresponse())
             self._answered = True
             location = answer.response.headers.get("Location", "")
-            if method in ("PUT", "POST") or answer.status not in REDIRECTS or not location:
+            if method in ("PUT", "POST", "DELETE") or answer.status not in REDIRECTS or not location:
                 return answer
             answer.cut()
             url = urljoin(url, location)

@@ -1,6 +1,7 @@
 """A depot in a directory: a disk, a stick, a network share, or what ``regraft serve`` serves.
 
-Files appear by rename, whole or not at all. One writer at a time changes the catalogue (a lock in ``tmp/``).
+Files appear by rename, whole or not at all. What must not happen at the same time – an image is published, an image is
+removed, packs are deleted, the catalogue or the marks change – happens under one lock in ``tmp/``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import secrets
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ import msgspec
 
 from agent.depot import catalogue
 from agent.depot.component_xml import load_component
+from agent.depot.lease import lease_path, renewed
+from agent.depot.marks import MARKS_FILE, decode_marks, encode_marks
 from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, SigningKey, load_key, make_key, pin_key
 from agent.depot.store import (
     CATALOGUE_FILE,
@@ -32,6 +35,7 @@ from agent.depot.store import (
     checked_path,
     image_path,
     listing_path,
+    needed_paths,
     pack_path,
     profile_path,
     read_info,
@@ -41,6 +45,7 @@ from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import NAME, TIME_IN_NAMES
 from agent.model.profile_xml import load_profile
 
+LOCK_FILE = "catalogue.lock"  # in tmp/
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -68,9 +73,9 @@ class LocalDepot:
         depot = cls(place)
         for name in ("packs", "objects", "machines", "components", "recipes", "tmp"):
             (place / name).mkdir(exist_ok=True)
-        depot._write(CATALOGUE_FILE, catalogue.encode(catalogue.Catalogue(format=FORMAT, depot=depot_id)))
+        depot.write(CATALOGUE_FILE, catalogue.encode(catalogue.Catalogue(format=FORMAT, depot=depot_id)))
         info = DepotInfo(format=FORMAT, id=depot_id, public_key=key.public)
-        depot._write(DEPOT_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
+        depot.write(DEPOT_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
         return depot
 
     @property
@@ -127,6 +132,8 @@ class LocalDepot:
     def put_file(self, path: str, source: Path) -> None:
         """Move ``source`` to its place, also over a file that is there: the new one was hashed just now."""
         target = self.root / checked_path(path)
+        if target.exists():
+            self.unmark({path})  # before it is replaced: a mark that comes after this is younger than any lease
         with self._room(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             staged = source
@@ -145,31 +152,38 @@ class LocalDepot:
         path = profile_path(machine, time)
         if self.exists(path) and self.read(path) != xml:
             raise RefusedError(f"{path} exists with other content", "a profile never changes; make a new one")
-        self._write(path + ".sig", self._signing_key().sign(PROFILE, xml))
-        self._write(path, xml)
+        self.write(path + ".sig", self._signing_key().sign(PROFILE, xml))
+        self.write(path, xml)
         sha256 = hashlib.sha256(xml).hexdigest()
         facts = catalogue.ProfileFacts(
             machine=machine, time=time, sha256=sha256, fingerprint=hardware_fingerprint(profile)
         )
-        self._enter(profile=facts)
+        with self.locked():
+            self._enter(profile=facts)
         return Published(machine, time, sha256, path)
 
     def publish_image(self, manifest: bytes) -> None:
-        """Everything the manifest names is there and its own digests fit; then signature, manifest, catalogue."""
+        """Everything the manifest names is there and its own digests fit; then signature, manifest, catalogue.
+
+        Under the lock from the first look to the last write: what was there when it was looked at cannot be deleted
+        before the manifest names it.
+        """
         image = catalogue.decode_manifest(manifest, "the manifest")
         machine, time = checked_names(image.machine, image.time)
         path = image_path(machine, time)
-        if self.exists(path) and self.read(path) != manifest:
-            raise RefusedError(f"{path} exists with other content", "an image never changes; capture again")
-        self._check_complete(image.profile.sha256, profile_path(machine, image.profile.time))
-        for pack in image.packs:
-            self._check_present(pack_path(pack.sha256), pack.size_bytes)
-        for volume in image.volumes:
-            self._check_present(listing_path(volume.listing.sha256), volume.listing.size_bytes)
-        # The signature first: a manifest without one cannot be chosen, a signature without its file means nothing.
-        self._write(path + ".sig", self._signing_key().sign(MANIFEST, manifest))
-        self._write(path, manifest)
-        self._enter(image=catalogue.image_facts(image, hashlib.sha256(manifest).hexdigest()))
+        with self.locked():
+            if self.exists(path) and self.read(path) != manifest:
+                raise RefusedError(f"{path} exists with other content", "an image never changes; capture again")
+            self._check_complete(image.profile.sha256, profile_path(machine, image.profile.time))
+            for pack in image.packs:
+                self._check_present(pack_path(pack.sha256), pack.size_bytes)
+            for volume in image.volumes:
+                self._check_present(listing_path(volume.listing.sha256), volume.listing.size_bytes)
+            self._unmark(needed_paths(image))
+            # The signature first: a manifest without one cannot be chosen, a signature without its file means nothing.
+            self.write(path + ".sig", self._signing_key().sign(MANIFEST, manifest))
+            self.write(path, manifest)
+            self._enter(image=catalogue.image_facts(image, hashlib.sha256(manifest).hexdigest()))
 
     def publish_component(self, xml: bytes) -> None:
         """Sign a component whose payload is there and enter it into the catalogue."""
@@ -177,14 +191,59 @@ class LocalDepot:
         folder = f"components/{component.id}/{component.version}"
         for file in component.payload:
             self._check_present(f"{folder}/{file.path}", file.size_bytes)
-        self._write(f"{folder}/component.xml.sig", self._signing_key().sign(COMPONENT, xml))
-        self._write(f"{folder}/component.xml", xml)
+        self.write(f"{folder}/component.xml.sig", self._signing_key().sign(COMPONENT, xml))
+        self.write(f"{folder}/component.xml", xml)
         sha256 = hashlib.sha256(xml).hexdigest()
-        self._enter(
-            component=catalogue.ComponentFacts(
-                id=component.id, version=component.version, kind=component.kind, sha256=sha256
+        with self.locked():
+            self._enter(
+                component=catalogue.ComponentFacts(
+                    id=component.id, version=component.version, kind=component.kind, sha256=sha256
+                )
             )
-        )
+
+    def hold(self, lease: str, purpose: str) -> None:
+        """Take or renew a lease. Who cannot sign learns it here, before the work and not after it."""
+        self._signing_key()
+        path = lease_path(lease)
+        with self.locked():
+            old = self.read(path) if self.exists(path) else None
+            self.write(path, renewed(old, purpose, datetime.now(UTC)))
+
+    def release(self, lease: str) -> None:
+        (self.root / lease_path(lease)).unlink(missing_ok=True)
+
+    # --- keeping house --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One at a time, among all processes that use this directory. Not to be taken twice by one thread."""
+        staging = self.staging
+        assert staging is not None
+        lock = os.open(staging / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def write(self, path: str, data: bytes) -> None:
+        """A small file, durable before it has its name."""
+        target = self.root / checked_path(path)
+        with self._room(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged = self._staged_name()
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.rename(target)
+            settle(target.parent)
+
+    def unmark(self, paths: Collection[str]) -> None:
+        """These are wanted again, as if they had never been marked for deletion."""
+        if (self.root / MARKS_FILE).exists():  # a depot that was never pruned has none
+            with self.locked():
+                self._unmark(paths)
 
     # --- inner ----------------------------------------------------------------------------------------------------
 
@@ -197,19 +256,6 @@ class LocalDepot:
         staging = self.staging
         assert staging is not None
         return staging / secrets.token_hex(12)
-
-    def _write(self, path: str, data: bytes) -> None:
-        """A small file, durable before it has its name."""
-        target = self.root / checked_path(path)
-        with self._room(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staged = self._staged_name()
-            with staged.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.rename(target)
-            settle(target.parent)
 
     @contextmanager
     def _room(self, path: str) -> Iterator[None]:
@@ -245,14 +291,17 @@ class LocalDepot:
         profile: catalogue.ProfileFacts | None = None,
         component: catalogue.ComponentFacts | None = None,
     ) -> None:
-        """Add to the catalogue, under the lock."""
-        lock = os.open(self.root / "tmp" / "catalogue.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            old = catalogue.read_catalogue(self)
-            self._write(CATALOGUE_FILE, catalogue.encode(catalogue.with_entry(old, image, profile, component)))
-        finally:
-            os.close(lock)
+        """Add to the catalogue; the lock is held."""
+        old = catalogue.read_catalogue(self)
+        self.write(CATALOGUE_FILE, catalogue.encode(catalogue.with_entry(old, image, profile, component)))
+
+    def _unmark(self, paths: Collection[str]) -> None:
+        """With the lock held."""
+        if not (self.root / MARKS_FILE).exists():
+            return
+        marks = decode_marks(self.read(MARKS_FILE), self.location)
+        if not marks.keys().isdisjoint(paths):
+            self.write(MARKS_FILE, encode_marks({path: marks[path] for path in marks.keys() - set(paths)}))
 
 
 def settle(path: Path) -> None:

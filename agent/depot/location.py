@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from agent.depot.http import HttpDepot
 from agent.depot.local import LocalDepot
 from agent.depot.store import Depot, WritableDepot
-from agent.errors import UsageError
+from agent.errors import RefusedError, UsageError
 
 
 def open_depot(location: str, token: str = "") -> Depot:
@@ -26,3 +26,15 @@ def open_writable(location: str, token: str = "") -> WritableDepot:
     if not location:
         raise UsageError("no depot is given", "name it with --depot or REGRAFT_DEPOT")
     return LocalDepot(Path(location))
+
+
+def open_local(location: str, act: str) -> LocalDepot:
+    """The depot in a directory, for what is done there only. ``act`` says what, for the refusal of a URL."""
+    depot = open_writable(location)
+    if not isinstance(depot, LocalDepot):
+        raise RefusedError(
+            f"depot {location} is behind a URL, and {act} is done in a depot’s directory only",
+            "run it where the directory is; for a depot that is served, on its server",
+        )
+    depot.info  # noqa: B018 - raises when there is no depot
+    return depot

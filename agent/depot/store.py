@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from agent.errors import DamagedError, UsageError
+from agent.model.image import Manifest
 
 FORMAT = 1
 DEPOT_FILE = "depot.json"
@@ -81,6 +82,13 @@ class WritableDepot(Depot, Protocol):
     def publish_component(self, xml: bytes) -> None:
         """Sign a component.xml whose payload is there, and enter it into the catalogue."""
 
+    def hold(self, lease: str, purpose: str) -> None:
+        """Take or renew a lease (32 hexadecimal digits): while it lasts, prune deletes nothing that an image referred
+        to when it was taken, and nothing put since. It expires an hour after it was renewed last."""
+
+    def release(self, lease: str) -> None:
+        """End a lease; one that is not there is no mistake."""
+
 
 def pack_path(sha256: str) -> str:
     return f"packs/{sha256[:2]}/{sha256}.pack"
@@ -92,6 +100,12 @@ def listing_path(sha256: str) -> str:
 
 def image_path(machine: str, time: str) -> str:
     return f"machines/{machine}/images/{time}.json"
+
+
+def needed_paths(manifest: Manifest) -> frozenset[str]:
+    """The packs and listings without which an image is not whole."""
+    packs = (pack_path(pack.sha256) for pack in manifest.packs)
+    return frozenset((*packs, *(listing_path(volume.listing.sha256) for volume in manifest.volumes)))
 
 
 def profile_path(machine: str, time: str) -> str:

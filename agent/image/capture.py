@@ -24,6 +24,7 @@ import msgspec
 import zstandard
 
 from agent.depot.catalogue import LoadedImage
+from agent.depot.lease import Lease, leased
 from agent.depot.store import WritableDepot, image_path, listing_path
 from agent.errors import UsageError
 from agent.image.chunk_index import ChunkIndex
@@ -117,18 +118,19 @@ def capture_image(
     _check(source)
     capture_time = _free_time(depot, source.machine)
     with ExitStack() as stack:
+        lease = stack.enter_context(leased(depot, f"capture of {source.machine}"))
         blocks = _hold_blocks(source, emit, stack)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging))
-        run = _Run(source, depot, emit, Path(folder), blocks)
-        if previous is not None:
+        run = _Run(source, depot, emit, Path(folder), lease, blocks)
+        # Looked for again, now that there is a lease: an image that is gone by now may lose its packs.
+        if previous is not None and depot.exists(image_path(previous.manifest.machine, previous.manifest.time)):
             run.index.load(depot, previous)
         run.read(jobs or default_jobs())
         volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
-    xml = dump_profile(source.profile)
-    published = depot.publish_profile(xml)
-    profile = ProfileRef(published.time, published.sha256, hardware_fingerprint(source.profile))
-    manifest = run.manifest(capture_time, profile, volumes)
-    depot.publish_image(msgspec.json.encode(manifest))
+        published = depot.publish_profile(dump_profile(source.profile))
+        profile = ProfileRef(published.time, published.sha256, hardware_fingerprint(source.profile))
+        manifest = run.manifest(capture_time, profile, volumes)
+        depot.publish_image(msgspec.json.encode(manifest))
     return run.result(manifest, time.monotonic() - started)
 
 
@@ -195,6 +197,7 @@ class _Run:
     depot: WritableDepot
     emit: Emit
     folder: Path
+    lease: Lease
     blocks: dict[int, UsedBlocks] = field(default_factory=dict)  # by the number of their volume
     index: ChunkIndex = field(default_factory=ChunkIndex)
     packs: dict[str, ObjectRef] = field(default_factory=dict)  # those that the listings refer to
@@ -235,6 +238,7 @@ class _Run:
 
     def publish_listing(self, number: int) -> Volume:
         """Put head, frames and entries of one volume together, as one object of the depot."""
+        self.lease.renew()
         volume, lines = self.source.volumes[number], self.lines[number]
         used = [frame for frame, is_used in enumerate(lines.used) if is_used]
         packs = {pack.sha256: pack for pack in (self.index.frame(frame)[0] for frame in used)}
@@ -366,6 +370,7 @@ class _Run:
 
     def _progress(self, count: int) -> None:
         self._done_bytes += count
+        self.lease.renew()
         now = time.monotonic()
         if now - self._told >= PROGRESS_S:
             self._told = now

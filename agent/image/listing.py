@@ -129,6 +129,12 @@ class FrameTable:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def __iter__(self) -> Iterator[tuple[int, Frame]]:
+        """Every frame with its number, in order."""
+        for number, row in zip(self._numbers, self._ROW.iter_unpack(self._rows), strict=True):
+            pack, offset, stored, plain, raw, digest = row
+            yield number, Frame(pack, offset, stored, plain, bool(raw), digest)
+
     def get(self, number: int) -> Frame | None:
         index = bisect_left(self._numbers, number)
         if index == len(self._numbers) or self._numbers[index] != number:

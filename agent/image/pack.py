@@ -105,6 +105,11 @@ def check_table(depot: Depot, pack: ObjectRef) -> None:
     _read_table(depot, pack)
 
 
+def table_bytes(depot: Depot, pack: ObjectRef) -> int:
+    """What table and trailer take of a pack; raises as `check_table`."""
+    return len(_read_table(depot, pack)[0]) + TRAILER.size
+
+
 def read_table(depot: Depot, pack: ObjectRef) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
     """The frames of a pack and its chunks (id, frame, offset, size), or DamagedError naming the place."""
     packed, plain, frame_count, end = _read_table(depot, pack)

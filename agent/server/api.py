@@ -133,6 +133,25 @@ def publish_component(use: Use, xml: Annotated[bytes, Depends(Body(COMPONENT_LIM
     return _json({"component": component.id, "version": component.version}, 201)
 
 
+class Purpose(msgspec.Struct):
+    """The body of a lease."""
+
+    purpose: str = ""
+
+
+@router.put("/api/v1/leases/{lease}", openapi_extra=needs(Need.WRITE))
+def hold_lease(use: Use, lease: str, body: Json) -> Response:
+    """Take or renew a lease: prune deletes nothing that a running capture may rely on."""
+    use.depot.hold(lease, printable(_decode(body, Purpose, "the lease").purpose, 200))
+    return Response(status_code=204)
+
+
+@router.delete("/api/v1/leases/{lease}", openapi_extra=needs(Need.WRITE))
+def release_lease(use: Use, lease: str) -> Response:
+    use.depot.release(lease)
+    return Response(status_code=204)
+
+
 # --- targets and jobs ---------------------------------------------------------------------------------------------
 
 

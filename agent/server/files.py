@@ -238,6 +238,8 @@ def _keep(depot: LocalDepot, path: str, received: Received, expected: str) -> bo
     had = target.is_file()
     if had and path.startswith("components/") and _published(target) and _sha256(target) != received.sha256:
         raise RefusedError(f"{path} belongs to a published component and has other content", "use another version")
+    if had:
+        depot.unmark({path})
     target.parent.mkdir(parents=True, exist_ok=True)
     received.staged.rename(target)
     for folder in (target.parent, target.parent.parent):

@@ -25,7 +25,9 @@ def test_it_tells_its_commands_and_its_version(regraft: Regraft) -> None:
     assert regraft("--version").stdout.split()[-1] == VERSION
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "component add", "component list", "depot init", "recipe test"])
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, "component add", "component list", "depot init", "depot reindex", "recipe test"]
+)
 def test_every_command_has_help(regraft: Regraft, name: str) -> None:
     told = regraft(*name.split(), "--help")
     assert told.stdout.startswith(f"Usage: regraft {name} ") and not told.stderr

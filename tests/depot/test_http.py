@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -169,3 +170,28 @@ def test_an_image_is_restored_from_a_plain_web_server(
         (tmp_path / "target").mkdir()
         write_volume(depot, loaded, "root", tmp_path / "target", no_events)
     assert describe(tmp_path / "target") == describe(tmp_path / "source")
+
+
+@pytest.mark.parametrize("kind", [Plain, Ranges])
+def test_a_server_that_knows_no_leases_is_no_hindrance(kind: type[Plain], folder: Path) -> None:
+    with serve(kind, folder) as (url, handler):
+        depot = quick(url)
+        depot.hold("0" * 32, "a test")
+        depot.release("0" * 32)
+        assert {line.split()[0] for line in handler.requests} <= {"PUT", "DELETE"}
+
+
+class Ports(Ranges):
+    """Remembers the clients' ports: one a connection."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self.requests.append(str(self.client_address[1]))
+
+
+def test_threads_have_connections_of_their_own_and_keep_them(folder: Path) -> None:
+    with serve(Ports, folder) as (url, handler), ThreadPoolExecutor(4) as threads:
+        depot = quick(url)
+        places = [(number * 37, 5000 + number) for number in range(100)]
+        for (offset, size), found in zip(places, threads.map(lambda each: ranged(depot, *each), places), strict=True):
+            assert found == DATA[offset : offset + size]
+        assert len(handler.requests) == 100 and len(set(handler.requests)) <= 4

@@ -19,13 +19,6 @@ from agent.model.profile import FileSystem, Profile
 from agent.model.profile_xml import dump_profile
 
 
-@pytest.fixture
-def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDepot:
-    monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("REGRAFT_TRUST", raising=False)
-    return LocalDepot.init(tmp_path / "depot")
-
-
 def put(depot: LocalDepot, tmp_path: Path, data: bytes, listing: bool = False) -> ObjectRef:
     sha256 = hashlib.sha256(data).hexdigest()
     (tmp_path / "file").write_bytes(data)

@@ -12,8 +12,10 @@ import pytest
 from agent.depot.catalogue import find_image, images, last_image
 from agent.depot.http import HttpDepot
 from agent.depot.local import LocalDepot
+from agent.depot.prune import PrunePlan, prune
 from agent.depot.signing import trusted_keys
-from agent.errors import NoImageError, NotAllowedError
+from agent.depot.store import Published
+from agent.errors import NoImageError, NotAllowedError, UsageError
 from agent.image import pack, read_work
 from agent.image.capture import capture_image
 from agent.image.write import write_volume
@@ -74,3 +76,26 @@ def test_without_a_token_for_writing_nothing_is_published(served: PreparedServer
     assert images(depot) == ()
     with pytest.raises(NoImageError):
         find_image(depot, trusted_keys(depot), ImageRef("web-1"))
+
+
+def test_a_capture_over_the_network_holds_a_lease(
+    served: PreparedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pruned on the server without any grace, when all packs are there and no manifest names them."""
+    plain_tree(tmp_path / "source")
+    there = LocalDepot(tmp_path / "depot")
+    plans: list[PrunePlan] = []
+    real = HttpDepot.publish_profile
+
+    def publish_profile(self: HttpDepot, xml: bytes) -> Published:
+        plans.append(prune(there, 0))
+        return real(self, xml)
+
+    monkeypatch.setattr(HttpDepot, "publish_profile", publish_profile)
+    capture_image(source(tmp_path / "source"), HttpDepot(served.url, TOKEN), no_events)
+    (plan,) = plans
+    assert len(plan.sweep.held) >= 2 and not plan.sweep.delete
+    assert [lease.purpose.startswith("capture of web-1 on ") for lease in plan.leases] == [True]
+    assert len(images(there)) == 1 and not list((there.root / "leases").iterdir())
+    with pytest.raises(UsageError, match="32 hexadecimal digits"):
+        HttpDepot(served.url, TOKEN)._lease("PUT", "x" * 32, b"{}")
