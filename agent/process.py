@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,5 +97,40 @@ def run(  # noqa: PLR0913 - one door for every child; each parameter is a proper
         raise
     stdout, stderr = out.decode(errors="replace"), err.decode(errors="replace")
     if child.returncode not in accept:
+        raise ProcessError(words, child.returncode, stdout, stderr)
+    return Completed(child.returncode, stdout, stderr)
+
+
+def feed(argv: Sequence[str | os.PathLike[str]], pieces: Iterable[bytes]) -> Completed:
+    """Run a program that reads any amount of data from its standard input; raises ProcessError as `run` does.
+
+    There is no time limit: the data sets the pace. What the program prints goes to files meanwhile, so that it never
+    waits for a reader while we wait for it.
+    """
+    words = [os.fspath(word) for word in argv]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            child = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=out, stderr=err, env=child_environment(), start_new_session=True
+            )
+        except FileNotFoundError as error:
+            raise ProcessError(words, 127, "", str(error)) from error
+        assert child.stdin is not None
+        try:
+            try:
+                for piece in pieces:
+                    child.stdin.write(piece)
+                child.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended early; its status and words say why
+            child.wait()
+        except BaseException:
+            os.killpg(child.pid, 9)
+            child.wait()
+            raise
+        out.seek(0)
+        err.seek(0)
+        stdout, stderr = out.read().decode(errors="replace"), err.read().decode(errors="replace")
+    if child.returncode != 0:
         raise ProcessError(words, child.returncode, stdout, stderr)
     return Completed(child.returncode, stdout, stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from agent.errors import DamagedError, ReadBackError, RefusedError
@@ -133,11 +133,18 @@ def directory_source(root: Path, name: str) -> CaptureSource:
 # --- a disk that does not run ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class MountedSystem:
+    """The system of a disk, mounted to be read."""
+
+    tree: LiveTree
+    disk: Disk  # as its own system would describe it
+    volumes: list[SourceVolume]
+
+
 @contextmanager
-def offline_source(disk_name: str, machine: str, mount_root: Path) -> Iterator[CaptureSource]:
+def mounted_system(disk: Disk, mount_root: Path) -> Iterator[MountedSystem]:
     """The system on a disk, mounted read-only below ``mount_root`` as its fstab says; unmounted at the end."""
-    hardware = probe_hardware(machine)
-    disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
     with ExitStack() as stack:
         root = find_root(disk, mount_root)
         mount_read_only(disk, root, mount_root, stack)
@@ -150,12 +157,20 @@ def offline_source(disk_name: str, machine: str, mount_root: Path) -> Iterator[C
             where = inside(tree, entry.mountpoint)
             mount_read_only(disk, number, where, stack)
             volumes.append(volume_of(disk, number, entry.mountpoint, where, {volume.id for volume in volumes}))
-        described = described_disk(disk, volumes, entries)
-        software = probe_root(tree, machine)
+        yield MountedSystem(tree, described_disk(disk, volumes, entries), volumes)
+
+
+@contextmanager
+def offline_source(disk_name: str, machine: str, mount_root: Path) -> Iterator[CaptureSource]:
+    """The system on a disk of this machine, and this machine's hardware."""
+    hardware = probe_hardware(machine)
+    disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
+    with mounted_system(disk, mount_root) as system:
+        software = probe_root(system.tree, machine)
         nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
         others = tuple(each for each in hardware.disks if each.name != disk.name)
-        hardware = replace(hardware, disks=(described, *others), network=Network(nics=nics))
-        yield source_of(merged(hardware, software), volumes)
+        hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics))
+        yield source_of(merged(hardware, software), system.volumes)
 
 
 def find_root(disk: Disk, mount_root: Path) -> int:

@@ -1,0 +1,120 @@
+"""Images of other programs as something that the engine captures.
+
+    disk image ─────────► raw view ─► loop device ─┐
+    Clonezilla image ───► rebuilt disk ─► loop ────┼─► CaptureSource: profile of the tree, layout of the disk
+    root file system tar ─► unpacked ──────────────┘
+
+Nothing of this machine gets into the profile: hardware sections are what the image itself tells, else unavailable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent.errors import UsageError
+from agent.foreign.clonezilla import is_clonezilla, platform_of, rebuilt_disk
+from agent.foreign.disk_image import FORMATS, raw_view, read_image
+from agent.foreign.journals import play_back
+from agent.foreign.loop import loop_disk, sector_bytes_of
+from agent.foreign.tarball import TAR, is_tarball, unpack
+from agent.image.capture import CaptureSource, SourceVolume
+from agent.model.profile import Disk, FileSystem, Platform, Profile, Section, Status
+from agent.probe.disks import read_disk
+from agent.probe.live_tree import LiveTree
+from agent.probe.machine import probe_root
+from agent.probe.source import MountedSystem, mounted_system, source_of
+
+CLONEZILLA = "clonezilla"
+KINDS = (TAR, CLONEZILLA, *FORMATS)
+DISK_NAME = "disk0"  # what its own kernel called it is not known
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignImage:
+    """What to read, and how."""
+
+    path: Path
+    kind: str = ""  # one of KINDS; "": look
+    disk: str = ""  # of a Clonezilla image with several disks
+    replay: bool = False  # play journals back that were not written back, on a copy; without it they are refused
+
+
+@contextmanager
+def foreign_source(image: ForeignImage, machine: str, work: Path) -> Iterator[CaptureSource]:
+    """The system in ``image``, ready to be captured; what must be unpacked lies in ``work`` meanwhile."""
+    kind = image.kind or kind_of(image.path)
+    if kind == TAR:
+        yield _tree_source(unpack(image.path, work), machine)
+    elif kind == CLONEZILLA:
+        rebuilt, platform = rebuilt_disk(image.path, image.disk, work), platform_of(image.path)
+        loop = loop_disk(rebuilt.file, sector_bytes=rebuilt.sector_bytes, writable=image.replay)
+        with loop as name, _disk_source(name, machine, work, replay=image.replay) as source:
+            yield _with_platform(source, platform, rebuilt.name)
+    else:
+        found = read_image(image.path, image.kind)
+        with (
+            raw_view(found, work, writable=image.replay) as raw,
+            loop_disk(raw, sector_bytes=sector_bytes_of(raw), writable=image.replay) as name,
+            _disk_source(name, machine, work, replay=image.replay) as source,
+        ):
+            yield source
+
+
+def kind_of(path: Path) -> str:
+    """What a source is, by its content; ``disk`` is left to qemu-img to tell more closely."""
+    if path.is_dir():
+        if is_clonezilla(path):
+            return CLONEZILLA
+        raise UsageError(
+            f"{path} is a directory, but no Clonezilla image: it has no partition image (*-ptcl-img*)",
+            "capture a tree with ‘regraft capture --root DIR’",
+        )
+    return TAR if is_tarball(path) else "disk"
+
+
+def _tree_source(root: Path, machine: str) -> CaptureSource:
+    profile = probe_root(LiveTree(root), machine)
+    # Size and use are those of the folder that it was unpacked in: nothing about the system.
+    return source_of(profile, [SourceVolume("root", FileSystem("", mountpoint="/"), root)])
+
+
+@contextmanager
+def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterator[CaptureSource]:
+    disk = read_disk(name)
+    mount_root = work / "root"
+    if replay:
+        play_back(disk, mount_root)
+        disk = read_disk(name)
+    with mounted_system(disk, mount_root) as system:
+        profile = probe_root(system.tree, machine)
+        yield _of_image(profile, system)
+
+
+def _of_image(profile: Profile, system: MountedSystem) -> CaptureSource:
+    """The source without anything of the loop device it was read through."""
+    disk = Disk(
+        name=DISK_NAME, size_bytes=system.disk.size_bytes, logical_sector_bytes=system.disk.logical_sector_bytes,
+        physical_sector_bytes=system.disk.physical_sector_bytes, role=system.disk.role, table=system.disk.table,
+        table_id=system.disk.table_id, partitions=system.disk.partitions, holds=system.disk.holds,
+    )  # fmt: skip
+    layout = Section("storage", Status.PARTIAL, "layout only: of the disk itself an image tells nothing")
+    sections = tuple(layout if section.name == "storage" else section for section in profile.sections)
+    volumes = [replace(volume, disk=DISK_NAME) for volume in system.volumes]
+    return source_of(replace(profile, sections=sections, disks=(disk,)), volumes)
+
+
+def _with_platform(source: CaptureSource, platform: Platform, disk_name: str) -> CaptureSource:
+    """The source with what a Clonezilla image says beside its partitions."""
+    profile = source.profile
+    told = replace(platform, architecture=profile.platform.architecture)
+    known = Section("platform", Status.PARTIAL, "as dmidecode told it when the Clonezilla image was made")
+    sections = tuple(
+        known if section.name == "platform" and platform != Platform() else section for section in profile.sections
+    )
+    disks = tuple(replace(disk, name=disk_name) for disk in source.disks)
+    volumes = tuple(replace(volume, disk=disk_name) for volume in source.volumes)
+    profile = replace(profile, platform=told, sections=sections, disks=disks)
+    return replace(source, profile=profile, disks=disks, volumes=volumes)
