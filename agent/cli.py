@@ -19,6 +19,7 @@ COMMANDS = {
     "diff": ("agent.commands.plan", "Show how a target differs from the machine an image was made of."),
     "plan": ("agent.commands.plan", "Show every step of a restore; writes nothing."),
     "restore": ("agent.commands.restore", "Restore an image onto a disk of this machine."),
+    "export": ("agent.commands.export", "Make a disk image that a virtual machine starts from."),
     "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
     "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),
