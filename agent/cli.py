@@ -21,6 +21,8 @@ COMMANDS = {
     "restore": ("agent.commands.restore", "Restore an image onto a disk of this machine."),
     "export": ("agent.commands.export", "Make a disk image that a virtual machine starts from."),
     "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
+    "edit": ("agent.commands.edit", "Change the files of an image; the result is a new image."),
+    "image": ("agent.commands.edit", "Change images in the depot."),
     "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),
     "recipe": ("agent.commands.recipe", "Test the adaptations."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -134,3 +135,27 @@ def feed(argv: Sequence[str | os.PathLike[str]], pieces: Iterable[bytes]) -> Com
     if child.returncode != 0:
         raise ProcessError(words, child.returncode, stdout, stderr)
     return Completed(child.returncode, stdout, stderr)
+
+
+def attach(
+    argv: Sequence[str | os.PathLike[str]],
+    cwd: Path | None = None,
+    stdout: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Run a program for the person at the terminal: it has our streams, and their environment less our secrets.
+
+    ``stdout`` is a descriptor to print to instead of ours; ``environment`` replaces the person's. The exit status;
+    128 and the signal's number where one ended it. Raises ProcessError with status 127 when there is no such program.
+    """
+    words = [os.fspath(word) for word in argv]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("REGRAFT_", "LD_LIBRARY_PATH"))}
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # the program's to handle; it gets the usual handler back
+    try:
+        child = subprocess.Popen(words, cwd=cwd, stdout=stdout, env=own if environment is None else dict(environment))
+        status = child.wait()
+    except FileNotFoundError as error:
+        raise ProcessError(words, 127, "", str(error)) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 128 - status if status < 0 else status

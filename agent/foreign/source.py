@@ -17,7 +17,7 @@ from pathlib import Path
 from agent.errors import UsageError
 from agent.foreign.clonezilla import is_clonezilla, platform_of, rebuilt_disk
 from agent.foreign.disk_image import FORMATS, raw_view, read_image
-from agent.foreign.journals import play_back
+from agent.foreign.journals import play_back, refuse_dirty
 from agent.foreign.loop import loop_disk, sector_bytes_of
 from agent.foreign.tarball import TAR, is_tarball, unpack
 from agent.image.capture import CaptureSource, SourceVolume
@@ -88,6 +88,8 @@ def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterat
     if replay:
         play_back(disk, mount_root)
         disk = read_disk(name)
+    else:
+        refuse_dirty(disk)
     with mounted_system(disk, mount_root) as system:
         profile = probe_root(system.tree, machine)
         yield _of_image(profile, system)

@@ -134,16 +134,8 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
     """Recipes, then what they asked for once, then the boot path and its proof."""
-    for recipe in decisions.recipes:
-        yield ApplyRecipe(recipe=recipe)
+    yield from adaptation_steps(decisions)
     releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
-    if requested(decisions.recipes, "initramfs"):
-        for release in releases:
-            yield RebuildInitramfs(
-                release=release,
-                tool=decisions.source.os.initrd_tool or "initramfs-tools",
-                modules=modules if release == releases[0] else (),
-            )
     yield from volume_steps(decisions, esp=True)
     if not releases:
         return  # a tree without a kernel: a container, a chroot; there is nothing to boot
@@ -159,6 +151,20 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         distributor=decisions.source.os.id or "debian",
     )
     yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=modules)
+
+
+def adaptation_steps(decisions: Decisions) -> Iterator[ApplyRecipe | RebuildInitramfs]:
+    """What is done to the files, whatever disk they lie on."""
+    for recipe in decisions.recipes:
+        yield ApplyRecipe(recipe=recipe)
+    releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
+    if requested(decisions.recipes, "initramfs"):
+        for release in releases:
+            yield RebuildInitramfs(
+                release=release,
+                tool=decisions.source.os.initrd_tool or "initramfs-tools",
+                modules=modules if release == releases[0] else (),
+            )
 
 
 def boot_releases(decisions: Decisions) -> tuple[str, ...]:
