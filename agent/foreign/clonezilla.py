@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import io
 import lzma
 import os
@@ -19,9 +20,11 @@ from agent.model import clonezilla as model
 from agent.model.clonezilla import PartitionImage
 from agent.model.profile import Platform
 from agent.probe.disks import partition_name
+from agent.probe.kernel_files import number_of
 from agent.process import ProcessError, feed, run
 
 PIECE_BYTES = 4 << 20
+SYSFS_SECTOR = 512
 BOOT_BYTES = 446  # of the first sector: boot code and disk signature, not the table
 STACKS = {"lvm_vg_dev.list": "LVM", "luks-dev.list": "LUKS", "mdadm.conf": "RAID"}
 
@@ -106,19 +109,39 @@ def _write_table(folder: Path, name: str, table: str, file: Path, size: model.Di
 
 def _restore(folder: Path, image: PartitionImage, node: Path, work: Path) -> None:
     pieces = _unpacked(folder, image)
+    log = work / "partclone.log"
     if image.filesystem == "dd":
+        size = number_of(Path("/sys/class/block") / node.name / "size") * SYSFS_SECTOR
+        pieces = _exactly(pieces, size, image.partition)
         words = ["dd", f"of={node}", "bs=1M", "iflag=fullblock", "conv=notrunc,sparse", "status=none"]
     else:
-        words = ["partclone.restore", "-s", "-", "-o", str(node), "-L", str(work / "partclone.log"), "-C"]
+        words = ["partclone.restore", "-s", "-", "-o", str(node), "-L", str(log), "-C"]
     try:
         feed(words, pieces)
     except ProcessError as error:
         if error.status == 127:
             raise UsageError(f"{words[0]} is not installed", "install the package partclone") from error
-        said = "\n".join(error.stderr.strip().splitlines()[-3:])
+        said = (line.strip() for line in (_text(log) or error.stderr).splitlines())
+        why = [line for line in said if line and "please check" not in line]
         raise DamagedError(
-            f"partition {image.partition} of {folder} cannot be restored: {said}", "copy the Clonezilla image again"
+            f"partition {image.partition} of {folder} cannot be restored: {'; '.join(why[-2:])}",
+            "copy the Clonezilla image again",
         ) from error
+    log.unlink(missing_ok=True)
+
+
+def _exactly(pieces: Iterator[bytes], size_bytes: int, partition: str) -> Iterator[bytes]:
+    """A partition that was copied whole has no mark of its end: it must fill what it is written to."""
+    count = 0
+    for piece in pieces:
+        count += len(piece)
+        if count > size_bytes:
+            break
+        yield piece
+    if count != size_bytes:
+        more = "or more " if count > size_bytes else ""
+        raise DamagedError(f"the image of partition {partition} has {count:,} bytes {more}expected {size_bytes:,}",
+                           "copy the Clonezilla image again")  # fmt: skip
 
 
 def _make_swap(folder: Path, name: str, device: str) -> None:
@@ -165,17 +188,10 @@ class _Joined(io.RawIOBase):
 
 
 def _gzip(source: io.RawIOBase) -> Iterator[bytes]:
-    """Members one after the other, as pigz and cat make them."""
-    decoder = zlib.decompressobj(wbits=31)
-    started = False
-    while data := source.read(PIECE_BYTES):
-        while data:
-            yield decoder.decompress(data)
-            started, data = True, decoder.unused_data
-            if decoder.eof:
-                decoder, started = zlib.decompressobj(wbits=31), False
-    if started:
-        raise DamagedError("the gzip stream ends early")
+    """Members one after the other, as pigz and cat make them; at most PIECE_BYTES at a time, whatever the ratio."""
+    with gzip.GzipFile(fileobj=io.BufferedReader(source)) as reader:
+        while data := reader.read(PIECE_BYTES):
+            yield data
 
 
 def _zstd(source: io.RawIOBase) -> Iterator[bytes]:

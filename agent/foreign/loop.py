@@ -23,13 +23,19 @@ def loop_disk(file: Path, *, sector_bytes: int = 512, writable: bool = False) ->
     """Kernel name of a loop device over ``file``, ``loop3``, with its partitions; gone at the end."""
     node = _attach(file, sector_bytes, writable)
     try:
-        # 1: a disk without a table has nothing to add
-        run(["partx", "--add", "--sector-size", str(sector_bytes), node], accept=(0, 1))
+        _tell_kernel(node, sector_bytes)
         yield node.name
     finally:
         with suppress(ProcessError):
             run(["partx", "--delete", node], accept=(0, 1))
         run(["losetup", "--detach", node])
+
+
+def _tell_kernel(node: Path, sector_bytes: int) -> None:
+    """Make the kernel's partitions those of the table. partx ends with 1 for a disk without one, and for trouble."""
+    told = run(["partx", "--update", "--sector-size", str(sector_bytes), node], accept=(0, 1))
+    if told.status and run(["sfdisk", "--json", node], accept=(0, 1)).status == 0:
+        raise TargetIOError(f"the kernel does not take the partitions of {node}: {told.stderr.strip()}", "try again")
 
 
 def _attach(file: Path, sector_bytes: int, writable: bool) -> Path:

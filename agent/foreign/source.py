@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.errors import UsageError
+from agent.errors import DamagedError, UsageError
 from agent.foreign.clonezilla import is_clonezilla, platform_of, rebuilt_disk
 from agent.foreign.disk_image import FORMATS, raw_view, read_image
 from agent.foreign.journals import play_back, refuse_dirty
@@ -22,7 +22,7 @@ from agent.foreign.loop import loop_disk, sector_bytes_of
 from agent.foreign.tarball import TAR, is_tarball, unpack
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.model.profile import Disk, FileSystem, Platform, Profile, Section, Status
-from agent.probe.disks import read_disk
+from agent.probe.disks import Surroundings, read_disk
 from agent.probe.live_tree import LiveTree
 from agent.probe.machine import probe_root
 from agent.probe.source import MountedSystem, mounted_system, source_of
@@ -83,16 +83,25 @@ def _tree_source(root: Path, machine: str) -> CaptureSource:
 
 @contextmanager
 def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterator[CaptureSource]:
-    disk = read_disk(name)
+    disk = _whole_disk(name)
     mount_root = work / "root"
     if replay:
         play_back(disk, mount_root)
-        disk = read_disk(name)
+        disk = _whole_disk(name)
     else:
         refuse_dirty(disk)
     with mounted_system(disk, mount_root) as system:
         profile = probe_root(system.tree, machine)
         yield _of_image(profile, system)
+
+
+def _whole_disk(name: str) -> Disk:
+    """The disk, every partition of which could be looked at: what cannot be read would be left out in silence."""
+    around = Surroundings.of()
+    disk = read_disk(name, around)
+    if around.unread:
+        raise DamagedError(f"the disk image cannot be read whole: {'; '.join(around.unread)}", "see the kernel’s log")
+    return disk
 
 
 def _of_image(profile: Profile, system: MountedSystem) -> CaptureSource:

@@ -18,7 +18,7 @@ from agent.errors import RefusedError
 from agent.model.profile import Firmware, Platform
 
 _IMAGE = re.compile(
-    r"(?P<part>[a-z0-9]+)\.(?P<fs>[a-z0-9+_-]+?)-(?:ptcl|dd)-img"
+    r"(?P<part>[a-z0-9]+)\.(?P<fs>[a-z0-9+_-]+?)-ptcl-img"
     r"(?:\.(?P<packing>gz|zst|xz|bz2|lz4|lzo|lrz|lzip|uncomp))?(?:\.(?P<piece>[a-z]{2,}))?"
 )
 _DISK = re.compile(r"((?:nvme\d+n\d+|mmcblk\d+|[shv]d[a-z]+|xvd[a-z]+))p?\d*")
