@@ -19,12 +19,13 @@ from agent.console.recorder import Recorder
 from agent.depot.catalogue import LoadedImage, find_image
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import WritableDepot
-from agent.errors import RefusedError
+from agent.errors import RefusedError, UsageError
 from agent.model.image import ImageRef
 from agent.model.report import RecipeResult
 from agent.process import attach
 from agent.restore.apply import Machine, applied, for_a_target, for_the_image, read_recipe
 from agent.restore.edit import Edited, edit_image
+from agent.restore.edit_files import FileEdits, edited, parse_put
 from agent.restore.sandbox import Sandbox
 
 Change = Callable[[Path], None]
@@ -34,12 +35,16 @@ Change = Callable[[Path], None]
 @click.argument("image")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]")
 @click.option("--chroot", is_flag=True, help="Run CMD inside the tree, as a program of that system, without network.")
+@click.option("--put", "puts", multiple=True, metavar="FILE:/PATH", help="Put a file there, instead of a CMD.")
+@click.option(
+    "--remove", "removes", multiple=True, metavar="/PATH", help="Remove a file or directory, instead of a CMD."
+)
 @work_option
 @depot_options
 @json_option
 def edit(
-    image: str, command: tuple[str, ...], chroot: bool, work: Path, location: str, token: str, trust: tuple[str, ...],
-    as_json: bool,
+    image: str, command: tuple[str, ...], chroot: bool, puts: tuple[str, ...], removes: tuple[str, ...], work: Path,
+    location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Change the files of an image; the result is a new image of the same machine, the old one stays.
 
@@ -47,6 +52,13 @@ def edit(
     status 0 and something has changed, NAME at a new time is published, and only what changed is stored anew.
     Otherwise nothing is published: leave the shell by ‘exit 1’ to forget everything.
     """
+    access = Access(location, token, trust)
+    if puts or removes:
+        if command or chroot:
+            raise UsageError("--put and --remove take the place of a command, and there is one")
+        listed = edited(FileEdits(tuple(map(parse_put, puts)), removes))
+        _edited(access, parse_image(image), work, as_json, lambda *_: listed)
+        return
     words = command or ("/bin/sh" if chroot else os.environ.get("SHELL", "/bin/sh"),)
 
     def change(root: Path) -> None:
@@ -60,7 +72,7 @@ def edit(
                 "start again, and end it with status 0 to publish",
             )
 
-    _edited(Access(location, token, trust), parse_image(image), work, as_json, lambda *_: change)
+    _edited(access, parse_image(image), work, as_json, lambda *_: change)
 
 
 @click.group()

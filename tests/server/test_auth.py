@@ -38,7 +38,14 @@ def flatten(routes: object) -> Iterator[object]:
 
 
 def example(path: str) -> str:
-    for name, value in (("{path:path}", "catalogue.json"), ("{job_id}", "abc"), ("{target}", "1"), ("{token_id}", "x")):
+    for name, value in (
+        ("{path:path}", "catalogue.json"),
+        ("{job_id}", "abc"),
+        ("{target}", "1"),
+        ("{token_id}", "x"),
+        ("{image}", "web1"),
+        ("{edit_id}", "x"),
+    ):
         path = path.replace(name, value)
     assert "{" not in path
     return path
