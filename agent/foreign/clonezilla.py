@@ -115,7 +115,8 @@ def _restore(folder: Path, image: PartitionImage, node: Path, work: Path) -> Non
         pieces = _exactly(pieces, size, image.partition)
         words = ["dd", f"of={node}", "bs=1M", "iflag=fullblock", "conv=notrunc,sparse", "status=none"]
     else:
-        words = ["partclone.restore", "-s", "-", "-o", str(node), "-L", str(log), "-C"]
+        # It looks at its own progress every -f seconds, and ends only then.
+        words = ["partclone.restore", "-s", "-", "-o", str(node), "-L", str(log), "-C", "-f", "1"]
     try:
         feed(words, pieces)
     except ProcessError as error:

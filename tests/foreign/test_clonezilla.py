@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from agent.model.profile import Firmware, Status
+from agent.model.profile import Firmware, Profile, Status
 from agent.process import run
 from tests.commands.program import Regraft
 from tests.foreign.foreign_disk import SCRIPT, SRV, SWAP, TABLE, MadeDisk, fill
@@ -87,13 +87,10 @@ def test_it_becomes_the_machine_that_it_was(regraft: Regraft, saved: tuple[Path,
     assert of_root(extracted(regraft, "box", tmp_path / "out")) == of_root(made.trees["root"])
     assert (tmp_path / "out/srv/page.html").read_text() == "served"
     assert not loops_of(tmp_path)
+    says_what_it_knows(profile_of(tmp_path / "depot", "box"))
 
 
-def test_what_it_knows_of_the_machine_is_in_the_profile(
-    regraft: Regraft, saved: tuple[Path, MadeDisk], tmp_path: Path
-) -> None:
-    regraft("import", saved[0], "--name", "box")
-    profile = profile_of(tmp_path / "depot", "box")
+def says_what_it_knows(profile: Profile) -> None:
     platform = profile.platform
     assert (platform.system_vendor, platform.product_name, platform.product_version) == ("Contoso", "Server 9000", "")
     assert (platform.system_serial, platform.firmware) == ("CT-000042", Firmware.UEFI)
@@ -119,10 +116,9 @@ def test_damage_is_noticed(regraft: Regraft, saved: tuple[Path, MadeDisk], tmp_p
     piece = copy / "sda3.ext4-ptcl-img.gz"
     content = gzip.decompress(piece.read_bytes())
     piece.write_bytes(gzip.compress(content[: len(content) // 2]))
-    told = regraft.refused("import", copy, "--name", "box", code=22, name="damaged")
-    assert "partition sda3" in told
+    assert "partition sda3 of" in regraft("import", copy, "--name", "box", code=22).stderr
     piece.write_bytes(gzip.compress(content)[:-2000])
-    told = regraft.refused("import", copy, "--name", "box", code=22, name="damaged")
+    told = regraft("import", copy, "--name", "box", code=22).stderr
     assert "the pieces of partition sda3 cannot be unpacked" in told
     assert regraft.json("images") == [] and not loops_of(tmp_path)
 
@@ -134,7 +130,6 @@ def test_what_cannot_be_rebuilt_is_said(regraft: Regraft, saved: tuple[Path, Mad
     (copy / "lvm_vg_dev.list").unlink()
     (copy / "sdb1.ext4-ptcl-img.gz").write_bytes(b"")
     assert "the disks sda, sdb, expected one" in regraft.refused("import", copy, "--name", "b", code=2, name="usage")
-    regraft("import", copy, "--name", "box", "--disk", "sda")
     (copy / "sda3.ext4-ptcl-img.gz").rename(copy / "sda3.ext4-ptcl-img.lz4")
     told = regraft.refused("import", copy, "--name", "b", "--disk", "sda", code=12, name="refused")
     assert "partition sda3 is packed by lz4" in told
@@ -149,5 +144,5 @@ def test_a_partition_that_was_copied_whole(regraft: Regraft, saved: tuple[Path, 
     regraft("extract", "box", "/srv", "--to", tmp_path / "out")
     assert (tmp_path / "out/srv/page.html").read_text() == "served"
     (copy / "sda3.dd-ptcl-img.zst.aa").write_bytes(zstandard.compress(content[:-512]))
-    told = regraft.refused("import", copy, "--name", "box", code=22, name="damaged")
+    told = regraft("import", copy, "--name", "box", code=22).stderr
     assert "the image of partition sda3 has 41,942,528 bytes expected 41,943,040" in told
