@@ -150,5 +150,6 @@ def outcome(loaded: LoadedImage, done: Edited) -> str:
     if done.result is None:
         return f"nothing changed in {loaded.manifest.ref}: nothing was published"
     count = len(changed_paths(done.changes))
+    counted = "1 path changed" if count == 1 else f"{count:,} paths changed"
     stored = f"{done.result.stored_bytes:,} bytes stored"
-    return "\n".join([*changes_text(done.changes), f"published {done.result.ref}: {count} paths changed, {stored}"])
+    return "\n".join([*changes_text(done.changes), f"published {done.result.ref}: {counted}, {stored}"])

@@ -22,6 +22,7 @@ from agent.model.wanted import held_bytes, main_disk
 
 GIB = 1 << 30
 BOOT_ROOM_BYTES = GIB  # boot partitions, a kernel more, the initramfs made anew
+TABLE_ROOM_BYTES = 4 * MIB  # both ends of a GPT on whole MiB, a BIOS boot partition
 KERNEL_NAMES = {"virtio": "vda", "nvme": "nvme0n1", "xen": "xvda", "mmc": "mmcblk0"}
 
 
@@ -31,6 +32,8 @@ def like_the_source(manifest: Manifest, source: Profile) -> tuple[Profile, Disk]
     others = [disk for disk in manifest.disks if disk.name != main.name]
     holding = {volume.disk for volume in manifest.volumes}
     size = main.size_bytes + sum(disk.size_bytes for disk in others if disk.name in holding)
+    if size and main.table is TableKind.NONE:
+        size += TABLE_ROOM_BYTES  # a file system on the whole disk moves into a partition
     disk = replace(main, size_bytes=size or needed_bytes(manifest))
     firmware = source.platform.firmware
     if firmware is Firmware.UNKNOWN:

@@ -14,11 +14,12 @@ from agent.depot.store import Depot
 from agent.errors import PatchError, RefusedError
 from agent.image.image_tree import ImageTree
 from agent.model.difference import Difference
+from agent.model.image import Component
 from agent.model.layout import Layout
 from agent.model.plan import ApplyRecipe, ComponentChoice, RebuildInitramfs
 from agent.model.planner import Decisions, adaptation_steps, component_choices
 from agent.model.profile import Disk, Profile
-from agent.model.recipe import Install
+from agent.model.recipe import BoundRecipe
 from agent.model.recipe_file import Recipe, load_recipe
 from agent.model.recipe_match import bind
 from agent.model.report import RecipeResult
@@ -66,13 +67,7 @@ def for_the_image(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, recipe:
             f"recipe {recipe.id} does not apply to {loaded.manifest.ref}: its [when] does not hold",
             "name the machine it is for by --target, if it adapts to hardware",
         )
-    decisions = Decisions(
-        manifest=loaded.manifest, manifest_sha256=loaded.manifest_sha256, source=source, target=source,
-        target_profile_sha256=loaded.manifest.profile.sha256, difference_sha256=hashlib.sha256(b"").hexdigest(),
-        disk=NO_DISK, layout=Layout("gpt", "", (), {}, {}), recipes=(bound,), components=components, mode=RESTORE,
-    )  # fmt: skip
-    # Boot sectors and loaders belong to a disk: they are made when the image is restored.
-    return Application(tuple(adaptation_steps(decisions)), tuple(component_choices(decisions)))
+    return _application(loaded, bound, components)
 
 
 def for_a_target(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, path: Path, machine: Machine) -> Application:
@@ -87,10 +82,19 @@ def for_a_target(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, path: Pa
             f"recipe {recipe.id} does not apply to {loaded.manifest.ref} on that target: its [when] does not hold",
             "‘regraft diff’ shows what differs",
         )
-    wants = {operation.component for operation in own[0].recipe.operations if isinstance(operation, Install)}
-    asked = patch.requested([own[0].recipe])
-    rebuilds = [step for step in plan.steps if isinstance(step, RebuildInitramfs) and "initramfs" in asked]
-    return Application((*own, *rebuilds), tuple(each for each in plan.components if each.id in wants))
+    return _application(loaded, own[0].recipe, list_components(depot, trust))
+
+
+def _application(loaded: LoadedImage, bound: BoundRecipe, components: tuple[Component, ...]) -> Application:
+    """The recipe and what it asked for; kernels are those of the image and of this recipe, not of others."""
+    source = loaded.profile
+    decisions = Decisions(
+        manifest=loaded.manifest, manifest_sha256=loaded.manifest_sha256, source=source, target=source,
+        target_profile_sha256=loaded.manifest.profile.sha256, difference_sha256=hashlib.sha256(b"").hexdigest(),
+        disk=NO_DISK, layout=Layout("gpt", "", (), {}, {}), recipes=(bound,), components=components, mode=RESTORE,
+    )  # fmt: skip
+    # Boot sectors and loaders belong to a disk: they are made when the image is restored.
+    return Application(tuple(adaptation_steps(decisions)), tuple(component_choices(decisions)))
 
 
 def applied(

@@ -16,12 +16,13 @@ from pathlib import Path
 from agent.depot.catalogue import LoadedImage
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import Depot
-from agent.errors import DoesNotFitError, UsageError
+from agent.errors import DoesNotFitError, RefusedError, UsageError
 from agent.foreign.disk_image import CONVERT_TIMEOUT_S
 from agent.foreign.loop import loop_disk
 from agent.model.difference import Difference
 from agent.model.export_target import for_a_file, like_a_target, like_the_source, with_file
 from agent.model.layout import fit
+from agent.model.plan import MakeFilesystem, Plan
 from agent.model.planner import Decisions, make_plan
 from agent.model.profile import Disk, Profile
 from agent.model.profile_xml import dump_difference, dump_profile
@@ -30,6 +31,7 @@ from agent.probe.disks import read_disk
 from agent.process import ProcessError, run
 from agent.restore.prepare import Prepared, prepare
 
+FILESYSTEMS = Path("/proc/filesystems")
 SUFFIXES = {
     ".raw": "raw", ".img": "raw", ".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi", ".vhdx": "vhdx", ".vhd": "vpc",
 }  # fmt: skip
@@ -76,7 +78,21 @@ def disk_for(wish: Wish, depot: Depot, trust: TrustedKeys, raw: Path) -> Iterato
         else:
             ref = wish.loaded.manifest.ref
             prepared = prepare(depot, trust, ref, target, f"name={name}", wish.mode, wish.site_recipes)
+        refuse_unmountable(prepared.plan)
         yield replace(prepared, plan=for_a_file(prepared.plan, meant))
+
+
+def refuse_unmountable(plan: Plan) -> None:
+    """A server's kernel need not have every file system; the boot medium's has."""
+    known = {line.split()[-1] for line in FILESYSTEMS.read_text().splitlines()}
+    for step in plan.steps:
+        if not isinstance(step, MakeFilesystem) or not step.filesystem.mountpoint or step.filesystem.kind in known:
+            continue
+        if run(["modprobe", "--dry-run", "--quiet", step.filesystem.kind], accept=range(256)).status:
+            raise RefusedError(
+                f"this machine’s kernel has no {step.filesystem.kind}, which {step.filesystem.mountpoint} needs",
+                "export on a machine whose kernel has it",
+            )
 
 
 def as_it_was(depot: Depot, loaded: LoadedImage, target: Profile, disk_name: str) -> Prepared:

@@ -76,6 +76,11 @@ def test_volumes_of_other_disks_need_their_room_too() -> None:
     assert like_the_source(held, Profile("box", ""))[1].size_bytes == 11 * GIB
 
 
+def test_a_file_system_on_the_whole_disk_gets_a_table_around_it() -> None:
+    whole = Disk("disk0", GIB, 512, 512, holds=FileSystem("ext4"))
+    assert like_the_source(manifest(volume("disk0"), disks=(whole,)), Profile("box", ""))[1].size_bytes > GIB
+
+
 def test_a_tree_without_a_disk() -> None:
     assert needed_bytes(manifest(volume(content_bytes=10 * GIB))) >= 16 * GIB
     assert like_the_source(manifest(volume()), Profile("box", ""))[1].size_bytes % GIB == 0
