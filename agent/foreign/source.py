@@ -10,11 +10,11 @@ Nothing of this machine gets into the profile: hardware sections are what the im
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.errors import DamagedError, UsageError
+from agent.errors import DamagedError, RefusedError, UsageError
 from agent.foreign.clonezilla import is_clonezilla, platform_of, rebuilt_disk
 from agent.foreign.disk_image import FORMATS, raw_view, read_image
 from agent.foreign.journals import play_back, refuse_dirty
@@ -90,9 +90,15 @@ def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterat
         disk = _whole_disk(name)
     else:
         refuse_dirty(disk)
-    with mounted_system(disk, mount_root) as system:
-        profile = probe_root(system.tree, machine)
-        yield _of_image(profile, system)
+    with ExitStack() as stack:
+        try:
+            system = stack.enter_context(mounted_system(disk, mount_root))
+        except RefusedError as error:  # it names the loop device, of which nobody knows
+            said = error.message.replace(f"on {name}", "in the image")
+            raise RefusedError(
+                said, "name another image; the files of one without a system: ‘regraft capture --root’"
+            ) from error
+        yield _of_image(probe_root(system.tree, machine), system)
 
 
 def _whole_disk(name: str) -> Disk:

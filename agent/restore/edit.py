@@ -79,5 +79,6 @@ def one_tree(volumes: tuple[Volume, ...], places: dict[str, Path], top: Path) ->
             top.mkdir(exist_ok=True)
             place = make_mountpoint(top, mountpoint)
             run(["mount", "--bind", places[volume.id], place])
-            stack.callback(run, ["umount", place])
+            # Something that the person left running may still be in it; what it writes from here on is forgotten.
+            stack.callback(run, ["umount", "--lazy", place])
         yield top
