@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from keyword import iskeyword
 
 import click
 
@@ -12,6 +13,7 @@ from agent.version import VERSION
 COMMANDS = {
     "profile": ("agent.commands.profile", "Describe this machine, or the system below a directory, as XML."),
     "capture": ("agent.commands.capture", "Capture this machine, or a directory, as an image in a depot."),
+    "import": ("agent.commands.importing", "Make an image of a disk image, a tar archive or a Clonezilla image."),
     "images": ("agent.commands.images", "List the images of a depot."),
     "show": ("agent.commands.images", "Show one image: volumes, sizes, layout, what did not travel."),
     "diff": ("agent.commands.plan", "Show how a target differs from the machine an image was made of."),
@@ -21,7 +23,10 @@ COMMANDS = {
     "cat": ("agent.commands.look", "Print a file of an image."),
     "mount": ("agent.commands.mount", "Mount an image as a read-only file system."),
     "compare": ("agent.commands.compare", "Compare two images: files, packages, configuration."),
+    "export": ("agent.commands.export", "Make a disk image that a virtual machine starts from."),
     "extract": ("agent.commands.extract", "Take files out of an image, complete with metadata."),
+    "edit": ("agent.commands.edit", "Change the files of an image; the result is a new image."),
+    "image": ("agent.commands.edit", "Change images in the depot."),
     "verify": ("agent.commands.verify", "Compare a restored disk with its image."),
     "forget": ("agent.commands.forget", "Remove images by rules or by name; prints first what would go."),
     "pin": ("agent.commands.pin", "Protect images from being forgotten; without IMAGE: list the pins."),
@@ -48,7 +53,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        command = getattr(module, cmd_name)
+        command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,3 +100,62 @@ def run(  # noqa: PLR0913 - one door for every child; each parameter is a proper
     if child.returncode not in accept:
         raise ProcessError(words, child.returncode, stdout, stderr)
     return Completed(child.returncode, stdout, stderr)
+
+
+def feed(argv: Sequence[str | os.PathLike[str]], pieces: Iterable[bytes]) -> Completed:
+    """Run a program that reads any amount of data from its standard input; raises ProcessError as `run` does.
+
+    There is no time limit: the data sets the pace. What the program prints goes to files meanwhile, so that it never
+    waits for a reader while we wait for it.
+    """
+    words = [os.fspath(word) for word in argv]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            child = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=out, stderr=err, env=child_environment(), start_new_session=True
+            )
+        except FileNotFoundError as error:
+            raise ProcessError(words, 127, "", str(error)) from error
+        assert child.stdin is not None
+        try:
+            try:
+                for piece in pieces:
+                    child.stdin.write(piece)
+                child.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended early; its status and words say why
+            child.wait()
+        except BaseException:
+            os.killpg(child.pid, 9)
+            child.wait()
+            raise
+        out.seek(0)
+        err.seek(0)
+        stdout, stderr = out.read().decode(errors="replace"), err.read().decode(errors="replace")
+    if child.returncode != 0:
+        raise ProcessError(words, child.returncode, stdout, stderr)
+    return Completed(child.returncode, stdout, stderr)
+
+
+def attach(
+    argv: Sequence[str | os.PathLike[str]],
+    cwd: Path | None = None,
+    stdout: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Run a program for the person at the terminal: it has our streams, and their environment less our secrets.
+
+    ``stdout`` is a descriptor to print to instead of ours; ``environment`` replaces the person's. The exit status;
+    128 and the signal's number where one ended it. Raises ProcessError with status 127 when there is no such program.
+    """
+    words = [os.fspath(word) for word in argv]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("REGRAFT_", "LD_LIBRARY_PATH"))}
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # the program's to handle; it gets the usual handler back
+    try:
+        child = subprocess.Popen(words, cwd=cwd, stdout=stdout, env=own if environment is None else dict(environment))
+        status = child.wait()
+    except FileNotFoundError as error:
+        raise ProcessError(words, 127, "", str(error)) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 128 - status if status < 0 else status

@@ -142,6 +142,7 @@ def test_who_may_import(target: str, owners: tuple[str, ...], why: str) -> None:
         ("agent.image", ("agent.image", "agent.depot", "agent.model")),
         ("agent.depot", ("agent.depot", "agent.model")),
         ("agent.probe", ("agent.probe", "agent.image", "agent.model")),
+        ("agent.foreign", ("agent.foreign", "agent.probe", "agent.image", "agent.model")),
         ("agent.console", ("agent.console", "agent.depot", "agent.model")),
         ("agent.server", ("agent.server", "agent.depot", "agent.console", "agent.image", "agent.model")),
         ("pe_build", ("pe_build",)),

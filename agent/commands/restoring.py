@@ -18,7 +18,7 @@ from agent.restore.run import Execution
 MOUNT_ROOT = Path("/run/regraft/target")
 
 
-def carry_out(prepared: Prepared, recorder: Recorder) -> Report:
+def carry_out(prepared: Prepared, recorder: Recorder, mount_root: Path = MOUNT_ROOT) -> Report:
     """Preflight, then every step of the plan. Never raises for a restore that failed: the report says so."""
     started = now()
     execution = Execution(
@@ -26,7 +26,7 @@ def carry_out(prepared: Prepared, recorder: Recorder) -> Report:
         loaded=prepared.loaded,
         depot=prepared.depot,
         recorder=recorder,
-        mount_root=MOUNT_ROOT,
+        mount_root=mount_root,
         keep=(("plan.json", encode(prepared.plan)), ("difference.xml", prepared.difference_xml)),
     )
     error: RegraftError | None = None

@@ -138,7 +138,8 @@ class InstallBootloader(msgspec.Struct, frozen=True, kw_only=True, tag="install-
     esp_partition: int = 0
     boot_filesystem_uuid: str = ""  # of the file system that holds /boot/grub
     boot_directory: str = "/boot"  # path of the grub directory's parent inside that file system
-    label: str = ""  # of the NVRAM entry
+    label: str = ""  # of the NVRAM entry; "" makes none
+    known_as: str = ""  # device node that the system will know the disk by; "" asks udev, which knows it here
     distributor: str = "debian"  # directory below EFI/
 
 

@@ -175,16 +175,8 @@ def _block_steps(volume: Volume, number: int) -> tuple[Step, Step]:
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
     """Recipes, then what they asked for once, then the boot path and its proof."""
-    for recipe in decisions.recipes:
-        yield ApplyRecipe(recipe=recipe)
+    yield from adaptation_steps(decisions)
     releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
-    if requested(decisions.recipes, "initramfs"):
-        for release in releases:
-            yield RebuildInitramfs(
-                release=release,
-                tool=decisions.source.os.initrd_tool or "initramfs-tools",
-                modules=modules if release == releases[0] else (),
-            )
     yield from volume_steps(decisions, esp=True)
     if not releases:
         # A container or a chroot, with nothing to boot; or a disk whose own system comes back as it was.
@@ -210,6 +202,20 @@ def own_boot_code(decisions: Decisions) -> tuple[BootCode, ...]:
     if main is None or main.table != decisions.layout.table:
         return ()
     return tuple(each for each in decisions.manifest.boot_code if each.disk == main.name)
+
+
+def adaptation_steps(decisions: Decisions) -> Iterator[ApplyRecipe | RebuildInitramfs]:
+    """What is done to the files, whatever disk they lie on."""
+    for recipe in decisions.recipes:
+        yield ApplyRecipe(recipe=recipe)
+    releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
+    if requested(decisions.recipes, "initramfs"):
+        for release in releases:
+            yield RebuildInitramfs(
+                release=release,
+                tool=decisions.source.os.initrd_tool or "initramfs-tools",
+                modules=modules if release == releases[0] else (),
+            )
 
 
 def boot_releases(decisions: Decisions) -> tuple[str, ...]:

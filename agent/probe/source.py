@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from agent.errors import DamagedError, ReadBackError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
-from agent.model.image import Manifest, Volume
+from agent.model.image import Excluded, Manifest, Volume
 from agent.model.profile import SECTIONS, Disk, FileSystem, Network, Partition, Profile, Section, Status
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, boot_code, refuse_unknown
@@ -148,21 +148,20 @@ def directory_source(root: Path, name: str) -> CaptureSource:
 # --- a disk that does not run ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def offline_source(
-    disk_name: str, machine: str, mount_root: Path, choice: Choice = NO_CHOICE
-) -> Iterator[CaptureSource]:
-    """The system on a disk, mounted read-only below ``mount_root`` as its fstab says; unmounted at the end.
+@dataclass(frozen=True, slots=True)
+class MountedSystem:
+    """The system of a disk, mounted to be read."""
 
-    Without a system whose files are read (Windows, or only data), the disk as it is, by its blocks.
-    """
-    hardware = probe_hardware(machine)
-    disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
-    refuse_unknown(choice, [disk])
-    root = find_root(disk, mount_root, choice)
-    if root is None:
-        yield disk_source(disk, hardware, choice)
-        return
+    tree: LiveTree
+    disk: Disk  # as its own system would describe it
+    volumes: list[SourceVolume]
+    left_out: tuple[Excluded, ...]
+
+
+@contextmanager
+def mounted_system(disk: Disk, root: int, mount_root: Path, choice: Choice = NO_CHOICE) -> Iterator[MountedSystem]:
+    """The system on partition ``root``, mounted read-only below ``mount_root`` as its fstab says, and what lies beside
+    it on the disk; unmounted at the end."""
     with ExitStack() as stack:
         mount_read_only(disk, root, mount_root, stack)
         tree = LiveTree(mount_root)
@@ -174,14 +173,33 @@ def offline_source(
             where = inside(tree, entry.mountpoint)
             mount_read_only(disk, number, where, stack)
             volumes.append(volume_of(disk, number, entry.mountpoint, where, {volume.id for volume in volumes}))
+        blocks = blocks_of(disk, volumes, choice)
         described = described_disk(disk, volumes, entries)
-        software = probe_root(tree, machine)
+        yield MountedSystem(tree, described, [*volumes, *blocks.volumes], blocks.left_out)
+
+
+@contextmanager
+def offline_source(
+    disk_name: str, machine: str, mount_root: Path, choice: Choice = NO_CHOICE
+) -> Iterator[CaptureSource]:
+    """The system on a disk of this machine, and this machine's hardware.
+
+    Without a system whose files are read (Windows, or only data), the disk as it is, by its blocks.
+    """
+    hardware = probe_hardware(machine)
+    disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
+    refuse_unknown(choice, [disk])
+    root = find_root(disk, mount_root, choice)
+    if root is None:
+        yield disk_source(disk, hardware, choice)
+        return
+    with mounted_system(disk, root, mount_root, choice) as system:
+        software = probe_root(system.tree, machine)
         nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
         others = tuple(each for each in hardware.disks if each.name != disk.name)
-        hardware = replace(hardware, disks=(described, *others), network=Network(nics=nics))
-        blocks = blocks_of(disk, volumes, choice)
-        source = source_of(merged(hardware, software), [*volumes, *blocks.volumes])
-        yield replace(source, left_out=blocks.left_out)
+        hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics))
+        source = source_of(merged(hardware, software), system.volumes)
+        yield replace(source, left_out=system.left_out)
 
 
 def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:

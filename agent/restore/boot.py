@@ -101,6 +101,8 @@ def esp_place(root: Path, disk: DiskHandle, partition: int) -> Path:
 
 def register(step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
     """The firmware's boot entry; warnings when there is none."""
+    if not step.label:
+        return ()  # the disk is for another machine
     own = signature(partition_node(disk, step.esp_partition)).get("PART_ENTRY_UUID", "").lower()
     loader = f"\\EFI\\{step.distributor}\\shimx64.efi"
     return nvram.write_entry(disk.node, step.esp_partition, step.label, loader, own)
@@ -137,7 +139,7 @@ def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader,
     if not inside.exists("/var/lib/dpkg/info/grub-pc.postinst") or not inside.exists("/usr/bin/debconf-set-selections"):
         return
     bios = step.firmware != Firmware.UEFI
-    devices = stable_name(disk) if bios else ""
+    devices = (step.known_as or stable_name(disk)) if bios else ""
     answers = (
         f"grub-pc grub-pc/install_devices multiselect {devices}\n"
         f"grub-pc grub-pc/install_devices_empty boolean {'false' if bios else 'true'}\n"

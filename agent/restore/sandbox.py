@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import PatchError, TemporaryError
-from agent.process import Completed, ProcessError, run
+from agent.process import Completed, ProcessError, attach, child_environment, run
 from agent.restore.inside import InsideRoot
 
 DEFAULT_TIMEOUT_S = 900.0
@@ -119,16 +119,8 @@ class Sandbox:
         ``stand_ins``: path of a file of the image → file of the agent that this program sees in its place.
         Raises PatchError with what the program printed, or that it did not end within ``timeout_s`` seconds.
         """
-        unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--"]
-        setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
-        shown = _counted([[str(path.resolve()), path.name] for path in files])
-        inside = InsideRoot(self.root)
-        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in (stand_ins or {}).items()])
-        words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **(environment or {})}
-        # By its path: busybox, the PE's shell, would run an applet of its own instead of any bare name, dpkg too.
-        clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in words.items())]
         try:
-            return run([*unshare, *setup, *shown, *covered, *clean, *argv], timeout_s=timeout_s, accept=accept)
+            return run(self._words(argv, environment or {}, files, stand_ins or {}), timeout_s=timeout_s, accept=accept)
         except ProcessError as error:
             said = "\n".join(part for part in (error.stderr.strip()[-2000:], error.stdout.strip()[-1000:]) if part)
             raise PatchError(
@@ -138,6 +130,24 @@ class Sandbox:
             raise PatchError(
                 f"‘{' '.join(argv)}’ in the restored system did not end within {timeout_s:.0f} s", "it was ended"
             ) from error
+
+    def attach(self, argv: Sequence[str], stdout: int | None = None) -> int:
+        """Run a program of the image for the person at the terminal; its exit status."""
+        told = {"TERM": os.environ.get("TERM", "dumb")}
+        return attach(self._words(argv, told, (), {}), stdout=stdout, environment=child_environment())
+
+    def _words(
+        self, argv: Sequence[str], environment: Mapping[str, str], files: Sequence[Path], stand_ins: Mapping[str, Path]
+    ) -> list[str]:
+        unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--"]
+        setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
+        shown = _counted([[str(path.resolve()), path.name] for path in files])
+        inside = InsideRoot(self.root)
+        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in stand_ins.items()])
+        words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **environment}
+        # By its path: busybox, the PE's shell, would run an applet of its own instead of any bare name, dpkg too.
+        clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in words.items())]
+        return [*unshare, *setup, *shown, *covered, *clean, *argv]
 
     def install_deb(self, files: Sequence[Path], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Install packages together; their services stay off, and the initramfs is left to a later step."""

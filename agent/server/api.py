@@ -12,6 +12,7 @@ from agent.depot import catalogue
 from agent.depot.component_xml import load_component
 from agent.depot.local import LocalDepot
 from agent.errors import DamagedError, DiskSelectionError, NoImageError
+from agent.model.edit_request import EditRequest
 from agent.model.events import Event
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef
 from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
@@ -19,6 +20,7 @@ from agent.model.machine_match import is_placeholder
 from agent.model.report import Report
 from agent.model.wording import printable
 from agent.server.auth import Need, Role, Tokens, needs
+from agent.server.edits import Edits
 from agent.server.files import check_payload, put_file, serve_file
 from agent.server.jobs import Jobs, match_pair
 from agent.server.problems import TooLargeError
@@ -29,6 +31,7 @@ XML_LIMIT_BYTES = 4 << 20
 COMPONENT_LIMIT_BYTES = 16 << 20
 MANIFEST_LIMIT_BYTES = 64 << 20
 JSON_LIMIT_BYTES = 1 << 20
+EDIT_LIMIT_BYTES = 32 << 20
 EVENTS_LIMIT_BYTES = 4 << 20
 REPORT_LIMIT_BYTES = 16 << 20
 EVENTS_MOST = 2000
@@ -46,6 +49,7 @@ class Services:
     jobs: Jobs
     targets: Targets
     tokens: Tokens
+    edits: Edits
     floor_bytes: int | None = None
 
 
@@ -150,6 +154,26 @@ def hold_lease(use: Use, lease: str, body: Json) -> Response:
 def release_lease(use: Use, lease: str) -> Response:
     use.depot.release(lease)
     return Response(status_code=204)
+
+
+# --- editing ------------------------------------------------------------------------------------------------------
+
+
+@router.post("/api/v1/images/{image}/edits", openapi_extra=needs(Need.WRITE))
+def edit_image(use: Use, image: str, body: Annotated[bytes, Depends(Body(EDIT_LIMIT_BYTES))]) -> Response:
+    """Queue an edit of an image; the result is a new image, the old one stays."""
+    asked = use.edits.ask(resolve(use.depot, image), _decode(body, EditRequest, "the edit"))
+    return _json(asked, 202, {"Location": f"/api/v1/edits/{asked.id}"})
+
+
+@router.get("/api/v1/edits", openapi_extra=needs(Need.READ))
+def list_edits(use: Use) -> Response:
+    return _json(use.edits.newest())
+
+
+@router.get("/api/v1/edits/{edit_id}", openapi_extra=needs(Need.READ))
+def get_edit(use: Use, edit_id: str) -> Response:
+    return _json(use.edits.get(edit_id))
 
 
 # --- targets and jobs ---------------------------------------------------------------------------------------------

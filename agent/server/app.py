@@ -13,12 +13,14 @@ from agent.server import pages, problems
 from agent.server.api import Services, files, router
 from agent.server.auth import Guard, Tokens, check_need
 from agent.server.database import Database
+from agent.server.edits import Edits
 from agent.server.jobs import Jobs
 from agent.server.targets import Targets
 from agent.version import VERSION
 
 DATABASE_FILE = "state.sqlite"
 AUDIT_FILE = "audit.jsonl"
+EDITS_FOLDER = "edits"
 
 
 def create_app(  # noqa: PLR0913 - the properties of one server
@@ -44,7 +46,8 @@ def create_app(  # noqa: PLR0913 - the properties of one server
         title="regraft", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None,
         dependencies=[Depends(check_need)], redirect_slashes=False, lifespan=lifespan,
     )  # fmt: skip
-    app.state.services = Services(depot, jobs, Targets(database, depot, jobs), tokens, floor_bytes)
+    edits = Edits(state_dir / EDITS_FOLDER, depot)
+    app.state.services = Services(depot, jobs, Targets(database, depot, jobs), tokens, edits, floor_bytes)
     problems.install(app)
     app.include_router(router)
     app.include_router(pages.router)

@@ -44,6 +44,8 @@ def example(path: str) -> str:
         ("{target}", "1"),
         ("{token_id}", "x"),
         ("{lease}", "0" * 32),
+        ("{image}", "web1"),
+        ("{edit_id}", "x"),
     ):
         path = path.replace(name, value)
     assert "{" not in path
