@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
 from agent.image.capture import capture_image
 from agent.image.image_tree import ImageTree
+from agent.image.tree_index import Status
 from agent.model.edit_request import Edit, EditRequest, WrittenFile
 from agent.model.image import ImageRef
 from agent.server.auth import Role
@@ -99,6 +101,12 @@ def test_the_command_of_an_edit(tmp_path: Path) -> None:
     assert (place.read_bytes(), place.stat().st_mode & 0o777) == (b"one", 0o600)
 
 
+def status_of(tree: ImageTree, path: bytes) -> Status:
+    node = tree.index.resolve(path)
+    assert node is not None
+    return tree.index.status(node)
+
+
 @pytest.mark.root
 def test_edits_make_images(server: Server, tmp_path: Path) -> None:
     plain_tree(tmp_path / "tree")
@@ -113,10 +121,10 @@ def test_edits_make_images(server: Server, tmp_path: Path) -> None:
     name, _, moment = edit["result"].partition("@")
     tree = ImageTree(server.depot, find_image(server.depot, trusted_keys(server.depot), ImageRef(name, moment)))
     assert tree.read_bytes("/etc/motd") == b"\x00hello\n"
-    entry = tree.entry("/etc/motd")
-    assert entry is not None and (entry.mode, entry.uid) == (0o640, 0)
-    kept = tree.entry("/usr/bin/tool")
-    assert kept is not None and kept.mode == 0o755 and tree.read_bytes("/usr/bin/tool") == b"new"
+    status = status_of(tree, b"/etc/motd")
+    assert (stat.S_IMODE(status.mode), status.uid) == (0o640, 0)
+    assert stat.S_IMODE(status_of(tree, b"/usr/bin/tool").mode) == 0o755
+    assert tree.read_bytes("/usr/bin/tool") == b"new"
     by_recipe = ended(server, ask(server, {"recipe": RECIPE}, "web-1"))
     assert by_recipe["changes"]["/etc/motd"] == "~" and by_recipe["result"]
     again = ended(server, ask(server, {"recipe": RECIPE}, "web-1"))
