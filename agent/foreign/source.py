@@ -21,7 +21,7 @@ from agent.foreign.journals import play_back, refuse_dirty
 from agent.foreign.loop import loop_disk, sector_bytes_of
 from agent.foreign.tarball import TAR, is_tarball, unpack
 from agent.image.capture import CaptureSource, SourceVolume
-from agent.model.profile import Disk, FileSystem, Platform, Profile, Section, Status
+from agent.model.profile import Disk, FileSystem, Platform, Profile, Section, Status, TableKind
 from agent.probe.blocks import NO_CHOICE
 from agent.probe.disks import Surroundings, read_disk
 from agent.probe.live_tree import LiveTree
@@ -96,16 +96,24 @@ def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterat
         try:
             root = find_root(disk, mount_root)
             if root is None:
+                refuse_nothing(disk)
                 yield _of_image(disk_source(disk, Profile(machine, now(), TOOL), NO_CHOICE))
                 return
             system = stack.enter_context(mounted_system(disk, root, mount_root))
         except RefusedError as error:  # it names the loop device, of which nobody knows
             said = error.message.replace(f"on {name}", "in the image")
-            raise RefusedError(
-                said, "name another image; the files of one without a system: ‘regraft capture --root’"
-            ) from error
+            raise RefusedError(said, "name another image") from error
         profile = replace(probe_root(system.tree, machine), disks=(system.disk,))
         yield _of_image(replace(source_of(profile, system.volumes), left_out=system.left_out))
+
+
+def refuse_nothing(disk: Disk) -> None:
+    """Any file can be read as a raw disk: one without a table and without a file system is none."""
+    if disk.table is TableKind.NONE and disk.holds is None:
+        raise RefusedError(
+            f"the image has {disk.size_bytes:,} bytes without a partition table or a file system that is known, "
+            "expected a disk",
+        )
 
 
 def _whole_disk(name: str) -> Disk:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,9 @@ from tests.foreign.foreign_disk import (
     tree_of,
     whole_filesystem,
 )
-from tests.probe.loop import loop_disk
+from tests.probe.loop import LoopDisk, loop_disk
+from tests.restore.test_windows import assert_same_blocks
+from tests.restore.windows_disk import windows_gpt
 
 pytestmark = pytest.mark.root
 
@@ -161,7 +165,7 @@ def test_an_image_that_reaches_into_other_files_is_refused(regraft: Regraft, dis
     ("name", "content", "code", "word", "said"),
     [
         ("cut.qcow2", b"QFI\xfb\0\0\0\3" + bytes(40), 22, "damaged", "is not read as a disk image"),
-        ("nothing.raw", bytes(1 << 20), 12, "refused", "0 file systems in the image hold a system"),
+        ("nothing.raw", bytes(1 << 20), 12, "refused", "1,048,576 bytes without a partition table or a file system"),
         ("cut.tar", b"\0" * 100, 22, "damaged", "cannot be unpacked whole"),
     ],
 )
@@ -224,3 +228,35 @@ def test_two_imports_at_once_do_not_meet(disk: MadeDisk, tmp_path: Path) -> None
         assert one != other and Path(f"/dev/{one}p2").is_block_device() and Path(f"/dev/{other}p2").is_block_device()
     with loop_disk(tmp_path / "blank", 1 << 20) as blank:
         assert not Path(f"{blank.node}p1").exists()
+
+
+def test_a_windows_disk_goes_in_and_comes_out(regraft: Regraft, tmp_path: Path) -> None:
+    """Without a system whose files are read: every partition by its blocks, and a disk of the same again."""
+    with windows_gpt(tmp_path) as made:
+        run(["qemu-img", "convert", "-O", "qcow2", made.node, tmp_path / "windows.qcow2"])
+        regraft("import", tmp_path / "windows.qcow2", "--name", "windows")
+        shown = regraft.json("show", "windows")
+        assert [volume["kind"] for volume in shown["volumes"]] == ["blocks"] * 4
+        regraft("export", "windows", "--to", tmp_path / "out.raw")
+        with loop_over(tmp_path / "out.raw") as exported:
+            assert partitions_of(exported) == partitions_of(made)
+            assert_same_blocks(made.part(3), exported.part(3), "ntfs", tmp_path)
+            assert_same_blocks(made.part(1), exported.part(1), "fat", tmp_path)
+
+
+def partitions_of(disk: LoopDisk) -> list[str]:
+    """The table as sfdisk writes it, without the device's name."""
+    return [
+        line.partition(" : ")[2] for line in run(["sfdisk", "--dump", disk.node]).stdout.splitlines() if " : " in line
+    ]
+
+
+@contextmanager
+def loop_over(file: Path) -> Iterator[LoopDisk]:
+    node = Path(run(["losetup", "--find", "--show", "--partscan", file]).stdout.strip())
+    try:
+        run(["partx", "--update", node])
+        yield LoopDisk(node)
+    finally:
+        run(["partx", "--delete", node], accept=range(256))
+        run(["losetup", "--detach", node])
