@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 
 from agent.depot import catalogue
-from agent.depot.component_xml import load_component
 from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, SigningKey, load_key, make_key, pin_key
 from agent.depot.store import (
     CATALOGUE_FILE,
@@ -39,7 +38,6 @@ from agent.depot.store import (
 from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import NAME, TIME_IN_NAMES
-from agent.model.profile_xml import load_profile
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -140,6 +138,8 @@ class LocalDepot:
 
     def publish_profile(self, xml: bytes) -> Published:
         """Store a profile under its machine and time; the same profile twice is fine, another one is refused."""
+        from agent.model.profile_xml import load_profile  # noqa: PLC0415 - reading a depot needs no XML
+
         profile = load_profile(xml)
         machine, time = checked_names(profile.machine, compact_time(profile.time))
         path = profile_path(machine, time)
@@ -173,6 +173,8 @@ class LocalDepot:
 
     def publish_component(self, xml: bytes) -> None:
         """Sign a component whose payload is there and enter it into the catalogue."""
+        from agent.depot.component_xml import load_component  # noqa: PLC0415 - reading a depot needs no XML
+
         component = load_component(xml)
         folder = f"components/{component.id}/{component.version}"
         for file in component.payload:

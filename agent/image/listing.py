@@ -5,7 +5,8 @@
     entry lines    one a path; a directory comes before what is in it, its files before its directories
 
 Format of record: docs/formats.md. What a line may say is checked here, at the door: paths never leave the volume,
-no path comes twice, nothing lies below something that is not a directory, chunks fit their frames and their file.
+no path comes twice or out of order, nothing lies below something that is not a directory, chunks fit their frames and
+their file.
 """
 
 from __future__ import annotations
@@ -270,14 +271,35 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
         raise DamagedError(f"{name} line {number + 1:,}: {error}", "capture the image again") from None
 
 
+class _Folder:
+    """An open directory of the walk, and what was listed in it: names ascend, files before directories."""
+
+    __slots__ = ("at", "directory", "file", "files", "name")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.file = b""  # the last of each that was listed
+        self.directory = b""
+        self.files = bytearray()  # their names, each ended by a slash: a set would take four times the memory
+        self.at = 0  # names before are lower than every directory that may come
+
+    def holds_file(self, name: bytes) -> bool:
+        """Whether a file was listed at ``name``, which ascends from call to call."""
+        while (end := self.files.find(b"/", self.at)) >= 0:
+            other = self.files[self.at : end]
+            if other >= name:
+                return other == name
+            self.at = end + 1
+        return False
+
+
 class EntryCheck:
     """What must hold from line to line. Feed every entry in order; DamagedError names the line."""
 
     def __init__(self, name: str, frames: FrameTable) -> None:
         self._name = name
         self._frames = frames
-        self._open: list[bytes] = []  # the directories that lead to where the walk is
-        self._siblings: list[set[bytes]] = []  # names seen in the root and in each of them
+        self._open: list[_Folder] = []  # the root and the directories that lead to where the walk is
         self._more: Entry | None = None  # the file that may continue
         self._size = 0  # of the file whose chunks come
         self._reached = 0
@@ -287,14 +309,13 @@ class EntryCheck:
 
     def entry(self, entry: Entry, line: int) -> None:
         try:
-            name = entry.name
             if entry.type == MORE:
-                self._continued(entry, name)
+                self._continued(entry, entry.name)
             else:
                 self.count += 1
                 self._size, self._reached = entry.size, 0
                 self._more = entry if entry.size > PART_BYTES and entry.type == FILE else None
-                self._place(entry, name)
+                self._place(entry, entry.name)
                 self._kind(entry)
             if entry.chunks:
                 self._chunks(entry)
@@ -313,23 +334,30 @@ class EntryCheck:
         if not name:
             if self.count != 1 or entry.type != DIRECTORY:
                 raise ValueError("the root must be the first entry and a directory")
-            self._siblings = [set()]
+            self._open = [_Folder(b"")]
             return
         parent, slash, last = name.rpartition(b"/")
         if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
             raise ValueError(f"‘{last!r}’ cannot be a name here")
-        while self._open and self._open[-1] != parent:
+        while self._open and self._open[-1].name != parent:
             self._open.pop()
-            self._siblings.pop()
-        if not self._siblings or (parent and not self._open):
+        if not self._open:
             raise ValueError("does not lie in a directory that was listed before it")
-        siblings = self._siblings[-1]
-        if last in siblings:
-            raise ValueError("is listed twice")
-        siblings.add(last)
+        folder = self._open[-1]
         if entry.type == DIRECTORY:
-            self._open.append(name)
-            self._siblings.append(set())
+            if last == folder.directory or folder.holds_file(last):
+                raise ValueError("is listed twice")
+            if last < folder.directory:
+                raise ValueError("is out of order: directories of one directory ascend by name")
+            folder.directory = last
+            self._open.append(_Folder(name))
+        else:
+            if last == folder.file:
+                raise ValueError("is listed twice")
+            if last < folder.file or folder.directory:
+                raise ValueError("is out of order: files of one directory ascend by name, before its directories")
+            folder.file = last
+            folder.files += last + b"/"
 
     def _kind(self, entry: Entry) -> None:
         kind = entry.type
@@ -337,12 +365,14 @@ class EntryCheck:
             raise ValueError(f"type ‘{kind}’ is not known")
         if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
             raise ValueError("mode, size or owner is impossible")
-        if kind in (SYMLINK, HARDLINK) and (not entry.target_name or b"\0" in entry.target_name):
+        if (entry.device is not None) != (kind in (CHAR, BLOCK)):
+            raise ValueError("only device nodes have a device number")
+        if kind not in (SYMLINK, HARDLINK):
+            return
+        if not entry.target_name or b"\0" in entry.target_name:
             raise ValueError("is a link without a target")
         if kind == HARDLINK and any(part in _NO_NAMES for part in entry.target_name.split(b"/")):
             raise ValueError("is a hard link that leads out of the volume")
-        if (entry.device is not None) != (kind in (CHAR, BLOCK)):
-            raise ValueError("only device nodes have a device number")
 
     def _chunks(self, entry: Entry) -> None:
         if entry.type not in (FILE, MORE):

@@ -144,7 +144,14 @@ FORGERIES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "nul": insert({"path": "a\0b", "type": "dir"}),
     "empty name": insert({"path": "a//b", "type": "dir"}),
     "long name": insert({"path": "n" * 256, "type": "dir"}),
-    "twice": lambda entries: entries.extend([{"path": "zz", "type": "fifo"}] * 2),
+    "twice": lambda entries: entries.__setitem__(slice(1, 1), [{"path": "A", "type": "fifo"}] * 2),
+    "directory twice": lambda entries: entries.extend([{"path": "zz", "type": "dir"}] * 2),
+    "files out of order": insert({"path": "zz", "type": "fifo"}),
+    "directories out of order": lambda entries: entries.extend(
+        [{"path": "zz", "type": "dir"}, {"path": "yy", "type": "dir"}]
+    ),
+    "a file after directories": lambda entries: entries.append({"path": "zz", "type": "fifo"}),
+    "a file and a directory": insert({"path": "usr", "type": "fifo"}),
     "below a symbolic link": lambda entries: entries.__setitem__(
         slice(1, 1), [LINK, {"path": "evil/outside", "type": "dir"}]
     ),
