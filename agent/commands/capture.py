@@ -30,12 +30,18 @@ SHOWN = 20
     metavar="DIR",
     help="Capture the tree below DIR as an image of one volume.",
 )
+@click.option(
+    "--read-all", is_flag=True, help="Read every file, also those that have not changed since the last image."
+)
 @depot_options
 @json_option
-def capture(name: str, root: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool) -> None:
+def capture(
+    name: str, root: Path | None, read_all: bool, location: str, token: str, trust: tuple[str, ...], as_json: bool
+) -> None:
     """Capture this machine while it runs, or the tree below a directory, as an image in a depot.
 
-    Leaves a profile and an image. Files that cannot be read, or change all the time, are listed, and the exit code is
+    Leaves a profile and an image. A file whose inode, size and times are as in the machine's last image is taken over
+    from there without being read. Files that cannot be read, or change all the time, are listed, and the exit code is
     then 3. A capture that is cut leaves no image.
     """  # fmt: skip
     name = name or machine_name(LiveTree(root or Path("/")))
@@ -43,7 +49,7 @@ def capture(name: str, root: Path | None, location: str, token: str, trust: tupl
     recorder = Recorder([] if as_json else [console(as_json)])
     with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
         source = directory_source(root, name) if root else live_source(name)
-    result = capture_source(Access(location, token, trust), source, recorder)
+    result = capture_source(Access(location, token, trust), source, recorder, read_all)
     if as_json:
         print_json(result)
     else:
@@ -59,11 +65,11 @@ def refuse_bad_name(name: str) -> None:
         )
 
 
-def capture_source(access: Access, source: CaptureSource, recorder: Recorder) -> CaptureResult:
+def capture_source(access: Access, source: CaptureSource, recorder: Recorder, read_all: bool = False) -> CaptureResult:
     depot = access.open_writable()
     previous = last_image(depot, access.trust, source.machine)  # what it holds is not stored again
     with recorder.phase("capture", f"capturing {source.machine} into {access.location}"):
-        return capture_image(source, depot, recorder, previous=previous)
+        return capture_image(source, depot, recorder, previous=previous, read_all=read_all)
 
 
 def capture_disk(access: Access, name: str, selector: str, machine: Profile, recorder: Recorder) -> CaptureResult:

@@ -194,6 +194,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         raise DamagedError(f"{name} names the machine ‘{manifest.machine}’ and the time ‘{manifest.time}’")
     digests = [manifest.profile.sha256, *(pack.sha256 for pack in manifest.packs)]
     digests += [volume.listing.sha256 for volume in manifest.volumes]
+    digests += [volume.stamps.sha256 for volume in manifest.volumes if volume.stamps]
     if not TIME_IN_NAMES.fullmatch(manifest.profile.time) or not all(SHA256.fullmatch(each) for each in digests):
         raise DamagedError(f"{name} holds a digest or a profile time that is none")
     known = {pack.sha256 for pack in manifest.packs}

@@ -165,7 +165,9 @@ class LocalDepot:
         for pack in image.packs:
             self._check_present(pack_path(pack.sha256), pack.size_bytes)
         for volume in image.volumes:
-            self._check_present(listing_path(volume.listing.sha256), volume.listing.size_bytes)
+            for each in (volume.listing, volume.stamps):
+                if each is not None:
+                    self._check_present(listing_path(each.sha256), each.size_bytes)
         # The signature first: a manifest without one cannot be chosen, a signature without its file means nothing.
         self._write(path + ".sig", self._signing_key().sign(MANIFEST, manifest))
         self._write(path, manifest)

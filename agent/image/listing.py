@@ -29,7 +29,7 @@ import zstandard
 from agent.depot.store import Depot, listing_path
 from agent.errors import DamagedError
 from agent.image.pack import MAX_FRAME_BYTES, Frame
-from agent.model.image import Manifest, Volume
+from agent.model.image import Manifest, ObjectRef, Volume
 
 FORMAT = 1
 PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
@@ -125,6 +125,12 @@ class FrameTable:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def items(self) -> Iterator[tuple[int, Frame]]:
+        """Every frame with its number, ascending."""
+        for number, row in zip(self._numbers, self._ROW.iter_unpack(self._rows), strict=True):
+            pack, offset, stored, plain, raw, digest = row
+            yield number, Frame(pack, offset, stored, plain, bool(raw), digest)
+
     def get(self, number: int) -> Frame | None:
         index = bisect_left(self._numbers, number)
         if index == len(self._numbers) or self._numbers[index] != number:
@@ -167,6 +173,15 @@ def open_listing(depot: Depot, manifest: Manifest, volume: Volume) -> Iterator[L
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         _fetch(depot, name, volume.listing.size_bytes, volume.listing.sha256, spool)
         yield _open(spool, name, volume)
+
+
+def line_blocks(depot: Depot, ref: ObjectRef) -> Iterator[list[bytes]]:
+    """The lines of any such object, its SHA-256 checked before the first, some thousand at a time."""
+    name = listing_path(ref.sha256)
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        _fetch(depot, name, ref.size_bytes, ref.sha256, spool)
+        for _, lines in _line_blocks(spool, name):
+            yield lines
 
 
 def _fetch(depot: Depot, name: str, size: int, sha256: str, spool: IO[bytes]) -> None:

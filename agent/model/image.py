@@ -57,6 +57,7 @@ class Volume:
     packs: tuple[str, ...]  # sha256 of the packs its chunks lie in, in order of first use
     disk: str = ""  # Disk.name in `disks`; "" for the tree of a bare directory
     partition: int = 0  # 0: the whole disk, or a bare directory
+    stamps: ObjectRef | None = None  # what tells the next capture which files are unchanged; restores do not need it
 
 
 @dataclass(frozen=True, slots=True)
