@@ -42,7 +42,7 @@ from agent.image.pack import check_table
 from agent.image.settle import Settler
 from agent.image.target import Target, remove
 from agent.image.workers import Ask, default_jobs, pool
-from agent.image.write_work import Writer, Written, apply_owner_and_mode
+from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode, looks_right
 from agent.model.events import Emit, Event
 from agent.model.image import Volume
 
@@ -77,7 +77,7 @@ def find_volume(loaded: LoadedImage, volume_id: str) -> Volume:
     raise NoImageError(f"image {loaded.manifest.ref} has no volume ‘{volume_id}’; it has: {known}")
 
 
-def write_volume(  # noqa: PLR0913 - two of them have defaults that every restore keeps
+def write_volume(  # noqa: PLR0913 - four of them have defaults
     depot: Depot,
     loaded: LoadedImage,
     volume_id: str,
@@ -85,10 +85,14 @@ def write_volume(  # noqa: PLR0913 - two of them have defaults that every restor
     emit: Emit,
     jobs: int | None = None,
     select: Select | None = None,
+    trust_metadata: bool = False,
+    elsewhere: frozenset[bytes] = frozenset(),
 ) -> WriteResult:
     """Make the tree at ``root`` what the volume holds, on this one file system.
 
-    ``select`` takes only some entries, and then leaves everything else at ``root`` alone.
+    ``select`` takes only some entries, and then leaves everything else at ``root`` alone. What is in the directories
+    ``elsewhere`` (names in the volume) is another volume's. With ``trust_metadata`` a file that has the right size,
+    time (ns), mode and owner is right; else files are read.
     """
     volume = find_volume(loaded, volume_id)
     if volume.kind != "tree":
@@ -103,7 +107,7 @@ def write_volume(  # noqa: PLR0913 - two of them have defaults that every restor
         stack.callback(target.close)
         settler = Settler(root)
         stack.callback(settler.close)
-        run = _Run(volume, target, emit, select, settler)
+        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere)
         stack.enter_context(exact_modes())
         run.write(depot, listing, jobs or default_jobs())
         run.finish()
@@ -130,6 +134,8 @@ class _Run:
     emit: Emit
     select: Select | None
     settler: Settler
+    trust: bool
+    elsewhere: frozenset[bytes]
     owner: bool = field(default_factory=lambda: os.geteuid() == 0)
     entries: int = 0
     removed: int = 0
@@ -140,6 +146,8 @@ class _Run:
     _found: Kept = field(default_factory=Kept)  # directories that were
     _locked: Kept = field(default_factory=Kept)
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
+    _is_new: bool = False  # the directory whose files come
+    _trusted_large: bool = False  # the file whose further parts may come is right
     _told: float = 0.0
     _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
 
@@ -147,9 +155,11 @@ class _Run:
         """Directories and files; afterwards all content is there."""
 
         def work(number: int, ask: Ask) -> None:
-            Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask).run()
+            Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask, self.trust).run()
 
-        tasks = (self._encoder.encode_lines(task) for task in self._tasks(listing))
+        tasks = (
+            (FRESH if all_new else FOUND) + self._encoder.encode_lines(task) for task, all_new in self._tasks(listing)
+        )
         with pool(work, jobs) as workers:
             for _, message in workers.hand_out(tasks):
                 self._add(msgspec.msgpack.decode(message, type=Written))
@@ -186,10 +196,11 @@ class _Run:
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    def _tasks(self, listing: Listing) -> Iterator[list[Entry]]:
-        """Entries for the workers, cut where one frame ends and the next begins."""
+    def _tasks(self, listing: Listing) -> Iterator[tuple[list[Entry], bool]]:
+        """Entries for the workers, cut where one frame ends and the next begins; whether nothing is there of them."""
         task: list[Entry] = []
         size = 0
+        all_new = True
         frame = -1
         taken = False
         for entries in listing.entries():
@@ -203,22 +214,26 @@ class _Run:
                     continue
                 elsewhere = not entry.chunks or entry.chunks[0].frame != frame
                 if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
-                    yield task
-                    task, size = [], 0
+                    yield task, all_new
+                    task, size, all_new = [], 0, True
                 task.append(entry)
+                all_new = all_new and self._is_new
                 if entry.chunks:
                     size += sum(chunk.size for chunk in entry.chunks)
                     frame = entry.chunks[-1].frame
         if task:
-            yield task
+            yield task, all_new
         while self._names:
             self._leave()
 
     def _begin(self, entry: Entry) -> bool:
         """What the parent does with an entry at once; whether a worker has to go on with it."""
         if entry.type == MORE:
-            return True
+            if self._trusted_large:
+                self._keep(entry)
+            return not self._trusted_large
         self.entries += 1
+        self._trusted_large = False
         name = entry.name
         self._arrive(name)
         if entry.flags & LOCKING:
@@ -226,7 +241,9 @@ class _Run:
         if entry.type == DIRECTORY:
             new = self.target.make_directory(name)
             here = self._folder_is_here(name)
-            self._names.append((name, None if new or self.select or not here else set()))
+            left_alone = new or self.select or not here or name in self.elsewhere
+            self._names.append((name, None if left_alone else set()))
+            self._is_new = new
             if here:
                 (self._made if new else self._found).add(entry)
             return False
@@ -234,9 +251,27 @@ class _Run:
             self._links.add(entry)
             return False
         if entry.type == FILE and entry.size > PART_BYTES:
+            if self.trust and self._is_right(entry, name):
+                self._trusted_large = True
+                self._keep(entry)
+                return False
             self._make_large(entry, name)
             self._large.add(msgspec.structs.replace(entry, chunks=()))
         return True
+
+    def _is_right(self, entry: Entry, name: bytes) -> bool:
+        """Whether what is there has the size, time, mode and owner that it should have."""
+        folder, last = self.target.place(name)
+        try:
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return looks_right(entry, found)
+
+    def _keep(self, entry: Entry) -> None:
+        count = sum(chunk.size for chunk in entry.chunks)
+        self.total.kept += count
+        self.total.done += count
 
     def _folder_is_here(self, name: bytes) -> bool:
         """Whether a directory lies on this file system; another one mounted there is another volume's matter."""
@@ -343,7 +378,8 @@ class _Run:
                 self._notes(entry, list(apply_xattrs(descriptor, entry, replace)))
             if (entry.flags or replace) and not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
                 self._notes(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
-            os.utime(descriptor, ns=(entry.mtime, entry.mtime))
+            if not replace or os.fstat(descriptor).st_mtime_ns != entry.mtime:
+                os.utime(descriptor, ns=(entry.mtime, entry.mtime))
         finally:
             os.close(descriptor)
 

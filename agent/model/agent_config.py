@@ -28,6 +28,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mode: str = "restore"  # restore, clone
     name: str = ""  # capture: name of the image
     unattended: bool = False
+    trust_metadata: bool = (
+        False  # on a disk that holds the image already, files are believed by size, time, mode, owner
+    )
     on_success: str = "reboot"  # reboot, poweroff, hold, shell
     on_failure: str = "hold"  # hold, poweroff
 
@@ -66,7 +69,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
             continue
         key, _, value = word[len(PREFIX) :].partition("=")
         name = key.replace("-", "_")
-        if name == "unattended":
+        if name in ("unattended", "trust_metadata"):
             found[name] = value in ("1", "true", "yes", "")
         elif name == "trust":
             found[name] = tuple(value.split(","))

@@ -74,6 +74,7 @@ class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
     listing_sha256: str
     entries: int
     content_bytes: int
+    trust_metadata: bool = False  # files of the right size, time, mode and owner are not read to be believed
 
 
 class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
@@ -83,6 +84,7 @@ class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
     partition: int
     mountpoint: str
     listing_sha256: str
+    trust_metadata: bool = False  # only what this run wrote is read; of the rest the metadata is compared
 
 
 class ApplyRecipe(msgspec.Struct, frozen=True, kw_only=True, tag="apply-recipe"):
@@ -171,10 +173,11 @@ def describe(step: Step) -> str:
             return f"make {fs.kind} {fs.uuid} on partition {number}" + (
                 f" for {fs.mountpoint}" if fs.mountpoint else ""
             )
-        case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size):
-            return f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
-        case VerifyTree(volume=volume):
-            return f"read volume {volume} back and compare"
+        case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size, trust_metadata=trusting):
+            what = f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
+            return what + (", keeping files whose size, time, mode and owner are right" if trusting else "")
+        case VerifyTree(volume=volume, trust_metadata=trusting):
+            return f"read {'what was written of ' if trusting else ''}volume {volume} back and compare"
         case ApplyRecipe(recipe=recipe):
             return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}"
         case RebuildInitramfs(release=release, modules=modules):

@@ -49,6 +49,7 @@ class Decisions:
     recipes: tuple[BoundRecipe, ...]
     components: tuple[Component, ...]
     mode: str
+    trust_metadata: bool = False
 
 
 def make_plan(decisions: Decisions) -> Plan:
@@ -122,6 +123,7 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
             listing_sha256=volume.listing.sha256,
             entries=volume.entries,
             content_bytes=volume.content_bytes,
+            trust_metadata=decisions.trust_metadata,
         )
     for volume, number in planned:
         yield VerifyTree(
@@ -129,6 +131,7 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
             partition=number,
             mountpoint=mountpoint(volume),
             listing_sha256=volume.listing.sha256,
+            trust_metadata=decisions.trust_metadata,
         )
 
 
