@@ -35,7 +35,7 @@ FORMAT = 1
 PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
 READ_BYTES = 1 << 20
 LINE_LIMIT_BYTES = 16 << 20
-SPOOL_BYTES = 32 << 20
+SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
 MAX_NAME_BYTES = 255
 HEX_DIGEST_CHARS = 64
 IDS = 2**32
@@ -150,6 +150,10 @@ class Listing:
 
     def entries(self) -> Iterator[list[Entry]]:
         """Checked entries in order, some hundred at a time."""
+        return (entries for entries, _ in self.entries_and_lines())
+
+    def entries_and_lines(self) -> Iterator[tuple[list[Entry], list[bytes]]]:
+        """The same, each block with the lines it was made of."""
         lines = _line_blocks(self._file, self.name)
         check = EntryCheck(self.name, self.frames)
         decoder = msgspec.json.Decoder(Entry)
@@ -158,10 +162,11 @@ class Listing:
             start = max(0, skip - first)
             if start >= len(block):
                 continue
-            entries = _decode(decoder, block[start:], self.name, first + start)
+            entry_lines = block[start:]
+            entries = _decode(decoder, entry_lines, self.name, first + start)
             for number, entry in enumerate(entries, first + start + 1):
                 check.entry(entry, number)
-            yield entries
+            yield entries, entry_lines
         if check.count != self.head.entries:
             raise DamagedError(f"{self.name} holds {check.count:,} entries, its head says {self.head.entries:,}")
 
@@ -354,11 +359,12 @@ class EntryCheck:
         parent, slash, last = name.rpartition(b"/")
         if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
             raise ValueError(f"‘{last!r}’ cannot be a name here")
-        while self._open and self._open[-1].name != parent:
+        folder = self._open[-1] if self._open else _Folder(b"")
+        while folder.name != parent or not self._open:
+            if len(self._open) <= 1:
+                raise ValueError("does not lie in a directory that was listed before it")
             self._open.pop()
-        if not self._open:
-            raise ValueError("does not lie in a directory that was listed before it")
-        folder = self._open[-1]
+            folder = self._open[-1]
         if entry.type == DIRECTORY:
             if last == folder.directory or folder.holds_file(last):
                 raise ValueError("is listed twice")

@@ -22,7 +22,7 @@ from agent.errors import RegraftError
 from agent.image.flags import read_flags
 from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
 from agent.image.metadata import TYPE_OF, read_xattrs
-from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, PACK_BYTES, Frame, PackWriter
+from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter
 from agent.image.stamps import NONE, Stamp, encode, stamp
 from agent.image.walk import Batch, Name, Part
 from agent.image.workers import Ask
@@ -100,7 +100,7 @@ class Packs:
         if self._writer is None:
             self._writer = PackWriter(self.folder, f"{self.worker}-{len(self.done)}.pack")
         frame = self._writer.append(len(self.done), plain, chunks)
-        if self._writer.size >= PACK_BYTES:
+        if self._writer.is_full:
             self.close_pack()
         return frame
 

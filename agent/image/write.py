@@ -149,7 +149,6 @@ class _Run:
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
     _told: float = 0.0
-    _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
 
     def write(self, depot: Depot, listing: Listing, jobs: int) -> None:
         """Directories and files; afterwards all content is there."""
@@ -157,9 +156,7 @@ class _Run:
         def work(number: int, ask: Ask) -> None:
             Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask, self.trust).run()
 
-        tasks = (
-            (FRESH if all_new else FOUND) + self._encoder.encode_lines(task) for task, all_new in self._tasks(listing)
-        )
+        tasks = ((FRESH if all_new else FOUND) + b"\n".join(task) for task, all_new in self._tasks(listing))
         with pool(work, jobs) as workers:
             for _, message in workers.hand_out(tasks):
                 self._add(msgspec.msgpack.decode(message, type=Written))
@@ -196,15 +193,15 @@ class _Run:
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    def _tasks(self, listing: Listing) -> Iterator[tuple[list[Entry], bool]]:
-        """Entries for the workers, cut where one frame ends and the next begins; whether nothing is there of them."""
-        task: list[Entry] = []
+    def _tasks(self, listing: Listing) -> Iterator[tuple[list[bytes], bool]]:
+        """Lines for the workers, cut where one frame ends and the next begins; whether nothing is there of them."""
+        task: list[bytes] = []
         size = 0
         all_new = True
         frame = -1
         taken = False
-        for entries in listing.entries():
-            for entry in entries:
+        for entries, lines in listing.entries_and_lines():
+            for entry, line in zip(entries, lines, strict=True):
                 if entry.type != MORE:
                     taken = self.select is None or self.select(entry)
                 if not taken:
@@ -216,11 +213,11 @@ class _Run:
                 if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
                     yield task, all_new
                     task, size, all_new = [], 0, True
-                task.append(entry)
+                task.append(line)
                 all_new = all_new and self._is_new
-                if entry.chunks:
-                    size += sum(chunk.size for chunk in entry.chunks)
-                    frame = entry.chunks[-1].frame
+                for chunk in entry.chunks:
+                    size += chunk.size
+                    frame = chunk.frame
         if task:
             yield task, all_new
         while self._names:

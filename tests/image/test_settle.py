@@ -19,7 +19,8 @@ def test_each_step_is_written_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settler = Settler(tmp_path)
     for number in range(1, 6):
         settler.written(number * STEP_BYTES // 2)
-        settler._thread and settler._thread.join()
+        if settler._thread is not None:
+            settler._thread.join()
     settler.finish()
     assert seen == [tmp_path.stat().st_ino] * 2
 

@@ -8,7 +8,8 @@ from agent.model.agent_config import read_config
 
 def test_kernel_parameters_win_over_the_medium() -> None:
     config = read_config(
-        'depot = "http://a"\nunattended = false\n', "quiet regraft.depot=http://b regraft.unattended=1 regraft.trust-metadata=1"
+        'depot = "http://a"\nunattended = false\n',
+        "quiet regraft.depot=http://b regraft.unattended=1 regraft.trust-metadata=1",
     )
     assert config.depot == "http://b"
     assert config.unattended is True
