@@ -120,7 +120,10 @@ def restore_assigned(
     with recorder.phase("plan", f"comparing {assignment.image} with this machine ({assignment.reason})"):
         access = Access(depot.location, config.token, config.trust)
         ref = parse_image(assignment.image)
-        prepared = prepare(depot, access.keys(depot), ref, target, assignment.disk, assignment.mode)
+        prepared = prepare(
+            depot, access.keys(depot), ref, target, assignment.disk, assignment.mode,
+            trust_metadata=config.trust_metadata,
+        )  # fmt: skip
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
     consent(prepared, assignment)

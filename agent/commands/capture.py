@@ -48,6 +48,9 @@ SHOWN = 20
     metavar="PARTITION",
     help="Take every byte of this partition (sda3), not only what its file system uses; may be given again.",
 )
+@click.option(
+    "--read-all", is_flag=True, help="Read every file, also those that have not changed since the last image."
+)
 @depot_options
 @json_option
 def capture(
@@ -56,6 +59,7 @@ def capture(
     selector: str,
     without: tuple[str, ...],
     whole: tuple[str, ...],
+    read_all: bool,
     location: str,
     token: str,
     trust: tuple[str, ...],
@@ -64,7 +68,8 @@ def capture(
     """Capture this machine while it runs, another disk of it, or the tree below a directory, as an image in a depot.
 
     Partitions that cannot be read as files (NTFS, exFAT, unknown ones) are captured by their used blocks, unmounted.
-    Leaves a profile and an image. Files that cannot be read, or change all the time, are listed, and the exit code is
+    Leaves a profile and an image. A file whose inode, size and times are as in the machine's last image is taken over
+    from there without being read. Files that cannot be read, or change all the time, are listed, and the exit code is
     then 3. A capture that is cut leaves no image.
     """  # fmt: skip
     refuse_contradictions(name, root, selector, (*without, *whole))
@@ -73,11 +78,11 @@ def capture(
     recorder = Recorder([] if as_json else [console(as_json)])
     access, choice = Access(location, token, trust), Choice(named(without), named(whole))
     if selector:
-        result = capture_disk(access, name, selector, probe_hardware(name), recorder, choice)
+        result = capture_disk(access, name, selector, probe_hardware(name), recorder, choice, read_all)
     else:
         with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
             source = directory_source(root, name) if root else live_source(name, choice)
-        result = capture_source(access, source, recorder)
+        result = capture_source(access, source, recorder, read_all)
     if as_json:
         with one_document(result):
             refuse_silence(result)
@@ -106,21 +111,27 @@ def refuse_bad_name(name: str) -> None:
         )
 
 
-def capture_source(access: Access, source: CaptureSource, recorder: Recorder) -> CaptureResult:
+def capture_source(access: Access, source: CaptureSource, recorder: Recorder, read_all: bool = False) -> CaptureResult:
     depot = access.open_writable()
     previous = last_image(depot, access.trust, source.machine)  # what it holds is not stored again
     with recorder.phase("capture", f"capturing {source.machine} into {access.location}"):
-        return capture_image(source, depot, recorder, previous=previous)
+        return capture_image(source, depot, recorder, previous=previous, read_all=read_all)
 
 
 def capture_disk(
-    access: Access, name: str, selector: str, machine: Profile, recorder: Recorder, choice: Choice = NO_CHOICE
+    access: Access,
+    name: str,
+    selector: str,
+    machine: Profile,
+    recorder: Recorder,
+    choice: Choice = NO_CHOICE,
+    read_all: bool = False,
 ) -> CaptureResult:
     """Capture a disk whose own system does not run; the PE's way."""
     refuse_bad_name(name)
     disk = select_disk(selector or "only-eligible", machine.disks, for_reading=True)
     with offline_source(disk.name, name, MOUNT_ROOT, choice) as source:
-        return capture_source(access, source, recorder)
+        return capture_source(access, source, recorder, read_all)
 
 
 def refuse_silence(result: CaptureResult) -> None:

@@ -25,6 +25,10 @@ from agent.restore.prepare import Prepared, prepare
 
 mode_option = click.option("--mode", type=click.Choice(["restore", "clone"]), default="restore", show_default=True,
                            help="restore keeps the identity of the machine, clone renews it.")  # fmt: skip
+trust_metadata_option = click.option(
+    "--trust-metadata", is_flag=True,
+    help="On a disk that holds the image already: keep files of the right size, time, mode and owner unread.",
+)  # fmt: skip
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
 
@@ -68,16 +72,18 @@ def diff(
     help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
 )
 @mode_option
+@trust_metadata_option
 @recipes_option
 @depot_options
 @json_option
 def plan(
-    image: str, target: Path | None, selector: str, mode: str, site_recipes: Path | None, location: str, token: str,
-    trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path | None, selector: str, mode: str, trust_metadata: bool, site_recipes: Path | None,
+    location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show every step of a restore; writes nothing."""
     profile = read_profile(target) if target else probe_machine("target")
-    prepared = prepared_for(Access(location, token, trust), image, profile, selector, mode, site_recipes)
+    access = Access(location, token, trust)
+    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata)
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
@@ -92,7 +98,9 @@ def read_profile(path: Path) -> Profile:
 
 
 def prepared_for(
-    access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None
-) -> Prepared:
+    access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
+    trust_metadata: bool = False,
+) -> Prepared:  # fmt: skip
     depot = access.open()
-    return prepare(depot, access.keys(depot), parse_image(image), target, selector, mode, site_recipes)
+    ref = parse_image(image)
+    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from agent.commands.options import Access, console, depot_options, json_option, print_json
-from agent.commands.plan import mode_option, prepared_for, recipes_option
+from agent.commands.plan import mode_option, prepared_for, recipes_option, trust_metadata_option
 from agent.commands.restoring import carry_out, report_json
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
@@ -40,20 +40,23 @@ from agent.restore.preflight import refuse_blockers
     help="Write the report of the run to FILE as JSON.",
 )
 @mode_option
+@trust_metadata_option
 @recipes_option
 @depot_options
 @json_option
 def restore(
-    image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, site_recipes: Path | None,
-    location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, trust_metadata: bool,
+    site_recipes: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Restore an image onto a disk of this machine.
 
-    Without --erase the plan is printed and nothing is written.
+    Without --erase the plan is printed and nothing is written. On a disk that holds an older or a drifted copy of the
+    image, with the planned partition table, only what differs is fetched and written.
     """
     recorder = Recorder([console(as_json)])
     target = probe_machine("target")
-    prepared = prepared_for(Access(location, token, trust), image, target, selector, mode, site_recipes)
+    access = Access(location, token, trust)
+    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata)
     if not as_json:
         click.echo(difference_table(prepared.difference))
         click.echo(plan_text(prepared.plan))

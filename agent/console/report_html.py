@@ -65,7 +65,8 @@ def _facts(report: Report) -> str:
         ("Components", "\n".join(report.components) or "none"),
         ("Warnings", "\n".join(report.warnings) or "none"),
         ("Data", f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
-                 f"{amount_text(report.bytes_read_back)} read back, {report.mismatches} mismatches"),
+                 f"{amount_text(report.bytes_read_back)} read back, "
+                 f"{amount_text(report.bytes_trusted)} trusted, {report.mismatches} mismatches"),
         ("Memory", f"{size_text(report.peak_memory_bytes)} at most"),
         ("Time", f"{report.started} to {report.ended}"),
         ("Program", report.tool),

@@ -140,7 +140,8 @@ def _facts(report: Report) -> list[tuple[str, list[str]]]:
         ("TOOK", list(report.components)),
         ("WARNING", list(report.warnings)),
         ("DATA", [f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
-                  f"{amount_text(report.bytes_read_back)} read back, {report.mismatches} mismatches"]),
+                  f"{amount_text(report.bytes_read_back)} read back, "
+                  f"{amount_text(report.bytes_trusted)} trusted, {report.mismatches} mismatches"]),
         ("MEMORY", [f"{size_text(report.peak_memory_bytes)} at most"]),
         ("TIME", [f"{report.started} to {report.ended}"]),
         ("PLAN", [report.plan_sha256]),

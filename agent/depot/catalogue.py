@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -27,7 +28,6 @@ from agent.errors import DamagedError, NoImageError, NotTrustedError
 from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest
 from agent.model.image import FORMAT as IMAGE_FORMAT
 from agent.model.profile import Profile
-from agent.model.profile_xml import load_profile
 
 PROFILE_LIMIT_BYTES = 16 << 20
 
@@ -69,13 +69,20 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     components: tuple[ComponentFacts, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedImage:
     """An image whose signature and profile digest were checked."""
 
     manifest: Manifest
     manifest_sha256: str
-    profile: Profile
+    profile_xml: bytes
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What the profile says. Raises DamagedError where it does not follow its schema."""
+        from agent.model.profile_xml import load_profile  # noqa: PLC0415 - moving files needs no XML
+
+        return load_profile(self.profile_xml)
 
 
 def encode(catalogue: Catalogue) -> bytes:
@@ -198,6 +205,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         raise DamagedError(f"{name} names the machine ‘{manifest.machine}’ and the time ‘{manifest.time}’")
     digests = [manifest.profile.sha256, *(pack.sha256 for pack in manifest.packs)]
     digests += [volume.listing.sha256 for volume in manifest.volumes]
+    digests += [volume.stamps.sha256 for volume in manifest.volumes if volume.stamps]
     if not TIME_IN_NAMES.fullmatch(manifest.profile.time) or not all(SHA256.fullmatch(each) for each in digests):
         raise DamagedError(f"{name} holds a digest or a profile time that is none")
     known = {pack.sha256 for pack in manifest.packs}
@@ -228,7 +236,7 @@ def _newest(depot: Depot, machine: str) -> str:
     return max(times)
 
 
-def _read_profile(depot: Depot, trust: TrustedKeys, manifest: Manifest) -> Profile:
+def _read_profile(depot: Depot, trust: TrustedKeys, manifest: Manifest) -> bytes:
     path = profile_path(manifest.machine, manifest.profile.time)
     try:
         xml = read_signed(depot, trust, PROFILE, path, PROFILE_LIMIT_BYTES)
@@ -242,4 +250,4 @@ def _read_profile(depot: Depot, trust: TrustedKeys, manifest: Manifest) -> Profi
             f"{path} has SHA-256 {found}, the manifest of {manifest.ref} names {manifest.profile.sha256}",
             "fetch the profile again, or copy it from a second depot",
         )
-    return load_profile(xml)
+    return xml

@@ -21,7 +21,6 @@ from pathlib import Path
 import msgspec
 
 from agent.depot import catalogue
-from agent.depot.component_xml import load_component
 from agent.depot.lease import lease_path, renewed
 from agent.depot.marks import MARKS_FILE, decode_marks, encode_marks
 from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, SigningKey, load_key, make_key, pin_key
@@ -43,7 +42,6 @@ from agent.depot.store import (
 from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import NAME, TIME_IN_NAMES
-from agent.model.profile_xml import load_profile
 
 LOCK_FILE = "catalogue.lock"  # in tmp/
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -147,6 +145,8 @@ class LocalDepot:
 
     def publish_profile(self, xml: bytes) -> Published:
         """Store a profile under its machine and time; the same profile twice is fine, another one is refused."""
+        from agent.model.profile_xml import load_profile  # noqa: PLC0415 - reading a depot needs no XML
+
         profile = load_profile(xml)
         machine, time = checked_names(profile.machine, compact_time(profile.time))
         path = profile_path(machine, time)
@@ -177,8 +177,8 @@ class LocalDepot:
             self._check_complete(image.profile.sha256, profile_path(machine, image.profile.time))
             for pack in image.packs:
                 self._check_present(pack_path(pack.sha256), pack.size_bytes)
-            for volume in image.volumes:
-                self._check_present(listing_path(volume.listing.sha256), volume.listing.size_bytes)
+            for each in image.objects:
+                self._check_present(listing_path(each.sha256), each.size_bytes)
             self._unmark(needed_paths(image))
             # The signature first: a manifest without one cannot be chosen, a signature without its file means nothing.
             self.write(path + ".sig", self._signing_key().sign(MANIFEST, manifest))
@@ -187,6 +187,8 @@ class LocalDepot:
 
     def publish_component(self, xml: bytes) -> None:
         """Sign a component whose payload is there and enter it into the catalogue."""
+        from agent.depot.component_xml import load_component  # noqa: PLC0415 - reading a depot needs no XML
+
         component = load_component(xml)
         folder = f"components/{component.id}/{component.version}"
         for file in component.payload:

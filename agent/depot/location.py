@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.depot.http import HttpDepot
 from agent.depot.local import LocalDepot
 from agent.depot.store import Depot, WritableDepot
 from agent.errors import RefusedError, UsageError
@@ -20,6 +19,8 @@ def open_writable(location: str, token: str = "") -> WritableDepot:
     """The depot at a path or URL. Whether writing is allowed shows when something is published."""
     scheme = urlsplit(location).scheme
     if scheme in ("http", "https"):
+        from agent.depot.http import HttpDepot  # noqa: PLC0415 - a directory needs no network
+
         return HttpDepot(location, token)
     if "://" in location:
         raise UsageError(f"depot ‘{location}’: expected a path, http:// or https://")

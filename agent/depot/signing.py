@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from agent.depot.store import Depot, read_info
 from agent.errors import DamagedError, NotTrustedError, UsageError
@@ -54,7 +53,7 @@ class SigningKey:
     @property
     def public(self) -> str:
         """ed25519:BASE64."""
-        raw = self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        raw = self.private.public_key().public_bytes_raw()
         return PREFIX + base64.b64encode(raw).decode()
 
     def sign(self, type_: str, data: bytes) -> bytes:
@@ -166,7 +165,7 @@ def make_key(depot_id: str) -> SigningKey:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        raw = key.private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        raw = key.private.private_bytes_raw()
         file.write(base64.b64encode(raw) + b"\n")
     return key
 

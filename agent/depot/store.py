@@ -103,9 +103,9 @@ def image_path(machine: str, time: str) -> str:
 
 
 def needed_paths(manifest: Manifest) -> frozenset[str]:
-    """The packs and listings without which an image is not whole."""
+    """The packs and other files that belong to an image."""
     packs = (pack_path(pack.sha256) for pack in manifest.packs)
-    return frozenset((*packs, *(listing_path(volume.listing.sha256) for volume in manifest.volumes)))
+    return frozenset((*packs, *(listing_path(each.sha256) for each in manifest.objects)))
 
 
 def profile_path(machine: str, time: str) -> str:

@@ -1,7 +1,8 @@
 """Captures a machine's volumes as an image in a depot.
 
     walk, map of used blocks ──► tasks ──► workers: read, hash ──► which chunks are new? ──► compress, packs ──► depot
-                          └──► lines ──► listing ──► depot ──► manifest: only now there is an image
+      │                   └──► lines ──► listing ──► depot ──► manifest: only now there is an image
+      └── what the last image knew, and has not changed ──┘
 
 Publish order: packs, listings, profile, manifest with its signature, catalogue. A capture that ends before leaves
 packs that nothing names, and no image.
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -29,13 +31,15 @@ from agent.depot.store import WritableDepot, image_path, listing_path
 from agent.errors import UsageError
 from agent.image.chunk_index import ChunkIndex
 from agent.image.listing import FORMAT as LISTING_FORMAT
-from agent.image.listing import Entry, Head
+from agent.image.listing import HARDLINK, MORE, Entry, Head
 from agent.image.pack import LEVEL
+from agent.image.previous import Previous, open_previous
 from agent.image.read_blocks import Span, spans
-from agent.image.read_work import Done, Finish, Locate, Packs, Reader
+from agent.image.read_work import Done, Finish, Locate, Packs, Reader, without_reading
+from agent.image.stamps import MARGIN_NS, encode_head, identity
 from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, swap_inodes
-from agent.image.workers import AHEAD, Ask, default_jobs, pool
+from agent.image.workers import AHEAD, Ask, Pool, default_jobs, pool
 from agent.model.events import Emit, Event
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import (
@@ -57,6 +61,8 @@ from agent.version import TOOL
 
 PROGRESS_S = 0.5
 LISTED = 1000  # names of changed files in a manifest
+WAITING = 64  # results that may wait for an earlier one
+NOT_NOW = b"-"  # in the place of a task
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +107,21 @@ class CaptureResult:
     packs: int  # that the image needs, older ones too
     seconds: float
     warnings: tuple[str, ...] = ()
+    unchanged: int = 0  # files taken over from the last image without being read
 
 
-def capture_image(
+def capture_image(  # noqa: PLR0913 - three of them have defaults
     source: CaptureSource,
     depot: WritableDepot,
     emit: Emit,
     jobs: int | None = None,
     previous: LoadedImage | None = None,
+    read_all: bool = False,
 ) -> CaptureResult:
     """Capture every volume, publish profile and image. Raises before the image exists, or not at all.
 
-    Content that ``previous`` holds, an image of the same depot, is referred to and not stored again.
+    Content that ``previous`` holds, an image of the same depot, is referred to and not stored again. Its files that
+    have not changed since are not even read, unless ``read_all``.
     """
     started = time.monotonic()
     _check(source)
@@ -125,6 +134,8 @@ def capture_image(
         # Looked for again, now that there is a lease: an image that is gone by now may lose its packs.
         if previous is not None and depot.exists(image_path(previous.manifest.machine, previous.manifest.time)):
             run.index.load(depot, previous)
+            if not read_all:
+                run.build_on(previous, stack)
         run.read(jobs or default_jobs())
         volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
         published = depot.publish_profile(dump_profile(source.profile))
@@ -166,18 +177,20 @@ def _free_time(depot: WritableDepot, machine: str) -> str:
 
 
 class _Lines:
-    """The entry lines of one volume, compressed as they come."""
+    """The entry lines of one volume and their stamps, compressed as they come."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("wb")
-        self._writer = zstandard.ZstdCompressor(level=LEVEL).stream_writer(self._file, closefd=True)
+        self.stamps_path = path.with_suffix(".marks")
+        self._writer = _compressed(path)
+        self._stamps = _compressed(self.stamps_path)
         self.used = bytearray()  # one byte a frame: whether this volume refers to it
         self.entries = 0
         self.content_bytes = 0
 
-    def add(self, done: Done, lines: bytes) -> None:
-        self._writer.write(lines)
+    def add(self, done: Done) -> None:
+        self._writer.write(done.lines)
+        self._stamps.write(done.stamps)
         self.entries += done.entries
         self.content_bytes += done.content_bytes
         if done.used:
@@ -186,7 +199,38 @@ class _Lines:
             self.used[number] = 1
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
+        for writer in (self._writer, self._stamps):
+            writer.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
+
+
+def _compressed(path: Path) -> zstandard.ZstdCompressionWriter:
+    return zstandard.ZstdCompressor(level=LEVEL).stream_writer(path.open("wb"), closefd=True)
+
+
+class _Supply:
+    """Tasks on their way to workers; a few are made ahead, so that no worker waits for the walk."""
+
+    def __init__(self, tasks: Iterator[bytes], held_up: Callable[[], bool]) -> None:
+        self.idle: deque[int] = deque()  # workers that wait for a task
+        self._tasks = tasks
+        self._held_up = held_up
+        self._ready: deque[bytes] = deque()
+
+    def hand_out(self, workers: Pool) -> None:
+        """A task for each worker that waits, or nothing: the end. While results are held up, none."""
+        while self.idle:
+            task = self._ready.popleft() if self._ready else self._make()
+            if task == NOT_NOW:
+                return
+            workers.reply(self.idle.popleft(), task)
+
+    def prepare(self) -> None:
+        """One task ahead at a time, never so long that a worker waits for an answer."""
+        if len(self._ready) < AHEAD and not self._held_up() and (task := self._make()) not in (b"", NOT_NOW):
+            self._ready.append(task)
+
+    def _make(self) -> bytes:
+        return NOT_NOW if self._held_up() else next(self._tasks, b"")
 
 
 @dataclass(slots=True)
@@ -204,6 +248,9 @@ class _Run:
     stored_bytes: int = 0
     lines: list[_Lines] = field(default_factory=list)
     walks: dict[int, Walk] = field(default_factory=dict)  # by the number of their volume
+    filesystems: list[str] = field(default_factory=list)  # of each volume, "" where stamps mean nothing
+    previous: dict[str, Previous | None] = field(default_factory=dict)
+    started_ns: int = field(default_factory=time.time_ns)
     changed: dict[str, None] = field(default_factory=dict)
     unreadable: list[Excluded] = field(default_factory=list)
     _waiting: dict[int, Done] = field(default_factory=dict)
@@ -212,11 +259,23 @@ class _Run:
     _told: float = 0.0
     _done_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        self.filesystems = [
+            identity(each.path, each.filesystem.uuid) if each.kind == TREE else "" for each in self.source.volumes
+        ]
+
+    def build_on(self, image: LoadedImage, stack: ExitStack) -> None:
+        """Take over from an image what has not changed since."""
+        old = {volume.id: volume for volume in image.manifest.volumes}
+        for volume, filesystem in zip(self.source.volumes, self.filesystems, strict=True):
+            if volume.id in old:
+                opened = open_previous(self.depot, image, old[volume.id], filesystem, self.index.moved(volume.id))
+                self.previous[volume.id] = stack.enter_context(opened)
+
     def read(self, jobs: int) -> None:
         """Read every volume; afterwards all packs are in the depot."""
         self.lines = [_Lines(self.folder / f"{number}.lines") for number in range(len(self.source.volumes))]
-        tasks = (msgspec.msgpack.encode(task) for task in self._tasks())
-        ready: deque[bytes] = deque()
+        supply = _Supply(self._tasks(), self._held_up)
         decoder = msgspec.msgpack.Decoder(Locate | Done | Finish)
         with pool(self._worker, jobs) as workers:
             for worker, message in workers.requests():
@@ -228,11 +287,11 @@ class _Run:
                     self.stored_bytes += sum(size for _, size in request.packs)
                     workers.reply(worker, b"")
                 else:
-                    workers.reply(worker, ready.popleft() if ready else next(tasks, b""))
+                    supply.idle.append(worker)
+                    supply.hand_out(workers)
                     self._take(worker, request)
-                # A little ahead, so that no worker waits for the walk, and never so long that one waits for a place.
-                if len(ready) < AHEAD and (task := next(tasks, b"")):
-                    ready.append(task)
+                    supply.hand_out(workers)
+                supply.prepare()
         for lines in self.lines:
             lines.close()
 
@@ -255,19 +314,32 @@ class _Run:
                     place = (each, order[pack.sha256], frame.offset, frame.stored, frame.plain, int(frame.raw))
                     writer.write(encoder.encode((*place, frame.digest.hex())) + b"\n")
             with lines.path.open("rb") as entries:
-                while piece := entries.read(1 << 20):
-                    file.write(piece)
-        lines.path.unlink()
-        with path.open("rb") as file:
-            ref = ObjectRef(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
-        self.depot.put_file(listing_path(ref.sha256), path)
+                shutil.copyfileobj(entries, file, 1 << 20)
+        ref = self._publish(path)
         blocks = self.blocks.get(number)
         known = replace(volume.filesystem, used_bytes=blocks.used_bytes) if blocks else volume.filesystem
         return Volume(
             id=volume.id, kind=volume.kind, filesystem=known, listing=ref, entries=lines.entries,
             content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
-            size_bytes=blocks.size_bytes if blocks else 0,
+            size_bytes=blocks.size_bytes if blocks else 0, stamps=self._publish_stamps(number, ref),
         )  # fmt: skip
+
+    def _publish_stamps(self, number: int, listing: ObjectRef) -> ObjectRef | None:
+        """Put head and stamps of one volume together, for the next capture; None where they mean nothing."""
+        filesystem, path = self.filesystems[number], self.folder / f"{number}.stamps"
+        if not filesystem:
+            return None
+        head = zstandard.ZstdCompressor(level=LEVEL).compress(encode_head(listing.sha256, filesystem))
+        with path.open("wb") as file, self.lines[number].stamps_path.open("rb") as stamps:
+            file.write(head)
+            shutil.copyfileobj(stamps, file, 1 << 20)
+        return self._publish(path)
+
+    def _publish(self, path: Path) -> ObjectRef:
+        with path.open("rb") as file:
+            ref = ObjectRef(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+        self.depot.put_file(listing_path(ref.sha256), path)
+        return ref
 
     def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
         excluded = {each.path: each for each in self.source.left_out}
@@ -294,6 +366,7 @@ class _Run:
             packs=len(manifest.packs),
             seconds=round(seconds, 2),
             warnings=tuple(warnings),
+            unchanged=sum(walk.unchanged for walk in self.walks.values()),
         )
 
     # --- inner ----------------------------------------------------------------------------------------------------
@@ -301,9 +374,23 @@ class _Run:
     def _worker(self, number: int, ask: Ask) -> None:
         """Runs in the worker process."""
         packs = Packs(self.depot, self.folder, number)
-        Reader([volume.path for volume in self.source.volumes], packs, ask).run()
+        Reader([volume.path for volume in self.source.volumes], packs, ask, self.started_ns - MARGIN_NS).run()
 
-    def _tasks(self) -> Iterator[Batch | Part | Span]:
+    def _held_up(self) -> bool:
+        """Whether many results wait for an earlier one."""
+        return len(self._waiting) > WAITING
+
+    def _tasks(self) -> Iterator[bytes]:
+        """What workers have to do; tasks in which nothing is to be read are done here."""
+        for task in self._work():
+            if isinstance(task, Batch) and not task.unread:
+                self._file(without_reading(task))
+                if self._held_up():
+                    yield NOT_NOW
+            else:
+                yield msgspec.msgpack.encode(task)
+
+    def _work(self) -> Iterator[Batch | Part | Span]:
         seq = 0
         skipped: dict[tuple[int, int], str] = {}
         for volume in self.source.volumes:
@@ -326,7 +413,10 @@ class _Run:
         if blocks := self.blocks.get(number):
             return spans(seq, number, blocks.size_bytes, blocks.runs)
         mountpoint = volume.filesystem.mountpoint or "/"
-        walk = Walk(number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs")
+        walk = Walk(
+            number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs",
+            self.previous.get(volume.id), self.started_ns - MARGIN_NS,
+        )  # fmt: skip
         self.walks[number] = walk
         return walk.work(seq)
 
@@ -334,8 +424,10 @@ class _Run:
         """File a result; lines are written in the order of the walk."""
         for row in done.frames:
             self.index.add_frame(worker, row)
-        if done.seq < 0:
-            return
+        if done.seq >= 0:
+            self._file(done)
+
+    def _file(self, done: Done) -> None:
         self._waiting[done.seq] = done
         while self._emitted in self._waiting:
             self._write(self._waiting.pop(self._emitted))
@@ -346,27 +438,30 @@ class _Run:
             self.changed[_text(self.walks[done.volume].system_path(name))] = None
         for name, reason in done.unreadable:
             self.unreadable.append(Excluded(_text(self.walks[done.volume].system_path(name)), reason))
-        lines = done.lines
         if done.part and (done.volume, done.part) in self._dropped:
             return
         self._dropped.update((done.volume, name) for name in done.dropped)
         if any((done.volume, target) in self._dropped for target in done.links):
-            lines = self._without_orphans(done)
-        self.lines[done.volume].add(done, lines)
+            self._drop_orphans(done)
+        self.lines[done.volume].add(done)
         self._progress(done.content_bytes)
 
-    def _without_orphans(self, done: Done) -> bytes:
-        """Lines less the hard links whose first name vanished while it was read."""
+    def _drop_orphans(self, done: Done) -> None:
+        """Take out the hard links whose first name vanished while it was read."""
         walk = self.walks[done.volume]
         kept: list[Entry] = []
+        stamps: list[bytes] = []
+        marks = iter(done.stamps.splitlines(keepends=True))
         for entry in msgspec.json.Decoder(Entry).decode_lines(done.lines):
-            if entry.target and (done.volume, entry.target_name) in self._dropped and entry.type == "hardlink":
+            mark = next(marks) if entry.type != MORE else b""
+            if entry.type == HARDLINK and (done.volume, entry.target_name) in self._dropped:
                 reason = "a hard link; its first name could not be read"
                 self.unreadable.append(Excluded(_text(walk.system_path(entry.name)), reason))
                 done.entries -= 1
             else:
                 kept.append(entry)
-        return msgspec.json.Encoder().encode_lines(kept)
+                stamps.append(mark)
+        done.lines, done.stamps = msgspec.json.Encoder().encode_lines(kept), b"".join(stamps)
 
     def _progress(self, count: int) -> None:
         self._done_bytes += count

@@ -8,6 +8,7 @@ Listings and packs are looked at once each, however many images need them, by wo
 
 from __future__ import annotations
 
+import hashlib
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent.depot.catalogue import ImageFacts, LoadedImage, find_image, read_catalogue
+from agent.depot.fetch import is_whole_length
 from agent.depot.local import LocalDepot
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import CATALOGUE_FILE, Depot, image_path, listing_path, pack_path
@@ -26,7 +28,7 @@ from agent.image.heal import heal, heal_profile
 from agent.image.listing import open_listing
 from agent.image.workers import Ask, default_jobs, pool
 from agent.model.events import Emit, Event
-from agent.model.image import ImageRef, Manifest, Volume
+from agent.model.image import BLOCKS, ImageRef, Manifest, ObjectRef, Volume
 
 PROGRESS_S = 0.5
 LISTED_FILES = 1000  # of each finding
@@ -168,6 +170,30 @@ class _Run:
                 found |= files - {""}
         return spoilt, tuple(sorted(found)[:LISTED_FILES]), len(found) if complete else -1
 
+    # --- stamps ---------------------------------------------------------------------------------------------------
+
+    def check_stamps(self) -> None:
+        """Only the next capture needs them: their damage spoils no image, and is told all the same."""
+        every = (volume.stamps for loaded in self.loaded for volume in loaded.manifest.volumes)
+        for ref in {each.sha256: each for each in every if each is not None}.values():
+            path = listing_path(ref.sha256)
+            problem = self.stamps_problem(path, ref)
+            if problem and self.heals(path, ref.size_bytes, ref.sha256):
+                problem = self.stamps_problem(path, ref)
+            if problem:
+                told = f"{problem}; the next capture reads every file"
+                self.findings.append(Finding(path, told, file_count=0, not_healed=self.not_healed.get(path, "")))
+
+    def stamps_problem(self, path: str, ref: ObjectRef) -> str:
+        try:
+            if self.depth == STRUCTURE:
+                return "" if is_whole_length(self.depot, path, ref.size_bytes) else "is absent or has another length"
+            self.read += ref.size_bytes
+            digest = hashlib.sha256(self.depot.read(path)).hexdigest()
+        except (FileNotFoundError, DamagedError) as error:
+            return f"is absent: {error}"
+        return "" if digest == ref.sha256 else f"has SHA-256 {digest}, expected what its name says"
+
     # --- work -----------------------------------------------------------------------------------------------------
 
     def heals(self, path: str, size_bytes: int, sha256: str) -> bool:
@@ -211,7 +237,7 @@ class _Run:
     def expected_bytes(self) -> int:
         """What this check will read, as the manifests say."""
         manifests = [loaded.manifest for loaded in self.loaded]
-        files = {volume.listing.sha256: volume.listing.size_bytes for each in manifests for volume in each.volumes}
+        files = {ref.sha256: ref.size_bytes for each in manifests for ref in each.objects}
         if self.depth != STRUCTURE:
             files.update((pack.sha256, pack.size_bytes) for each in manifests for pack in each.packs)
         return sum(files.values())
@@ -236,6 +262,7 @@ def check_images(  # noqa: PLR0913 - two of them have defaults
     run.total = run.expected_bytes()
     run.check_listings()
     run.check_packs()
+    run.check_stamps()
     return CheckReport(
         depth, len(images), len(run.listings), len(run.packs), run.read, round(time.monotonic() - started, 2),
         tuple(run.healed), tuple(run.findings),
@@ -296,6 +323,8 @@ def _listing_file(volume: Volume) -> tuple[str, int, str]:
 def _files_in(depot: Depot, manifest: Manifest, volume: Volume, pack: str, bad: frozenset[int]) -> Iterator[str]:
     """Files of a volume with content in those frames of a pack (by offset; none: in any frame of it)."""
     prefix = (volume.filesystem.mountpoint or "/").rstrip("/")
+    if volume.kind == BLOCKS:
+        prefix = f"partition {volume.partition} of {volume.disk}" if volume.partition else volume.disk
     with open_listing(depot, manifest, volume) as listing:
         numbers = {
             number
@@ -305,4 +334,4 @@ def _files_in(depot: Depot, manifest: Manifest, volume: Volume, pack: str, bad: 
         for entries in listing.entries():
             for entry in entries:
                 if any(chunk.frame in numbers for chunk in entry.chunks):
-                    yield f"{prefix}/{entry.path}"
+                    yield prefix if volume.kind == BLOCKS else f"{prefix}/{entry.path}"

@@ -1,74 +1,75 @@
 """Which content is in the depot already, and where: what one capture stored so far, and the machine's last image.
 
 The last image's listing is the index: no file of the depot grows with the number of images, and a capture needs to
-know of nothing that it does not refer to.
+know of nothing that it does not refer to. Its chunks are looked at only once something is read that may be among them.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot, pack_path
+from agent.image.chunk_map import ABSENT, ID_BYTES, ChunkMap
 from agent.image.listing import open_listing
 from agent.image.pack import Frame
 from agent.image.read_work import FrameRow, Locate, Places
-from agent.model.image import ObjectRef
+from agent.model.image import ObjectRef, Volume
 
 # Smaller chunks that lie elsewhere are stored again: fetching and unfolding a far frame costs more than they do…
 NEAR_BYTES = 8 << 10
 # …unless so much of their neighbourhood lies in the same frame.
 TOGETHER_BYTES = 64 << 10
-ID_BYTES = 32
+# Frames of the last image keep their numbers, as long as those are not absurdly far apart.
+SPREAD = 4
+SPREAD_FROM = 1 << 16
+GONE = -1
 
 
 class ChunkIndex:
-    """Every known chunk, and every frame by number: 45 bytes a frame, some 200 a chunk."""
+    """Every known chunk, and every frame by number: 45 bytes a frame, some 45 a chunk."""
 
     _ROW = struct.Struct("<iIQIIB32s")
     _OLD = -1  # instead of a worker's number: a pack of the last image
 
     def __init__(self) -> None:
         self._rows = bytearray()
-        self._known: dict[bytes, int] = {}
-        self._count = 0
+        self._known = ChunkMap()
         self._old_packs: list[ObjectRef] = []
         self._new_packs: dict[int, list[ObjectRef]] = {}
+        self._unread: tuple[Depot, LoadedImage] | None = None  # its chunks are not known yet
+        self._moved: dict[str, dict[int, int]] = {}
         self.reused_bytes = 0
 
     def load(self, depot: Depot, last: LoadedImage) -> None:
         """Make the content of an image known, as far as its packs are there."""
-        there = {pack.sha256 for pack in last.manifest.packs if depot.exists(pack_path(pack.sha256))}
-        index = {pack.sha256: number for number, pack in enumerate(last.manifest.packs)}
+        there = {pack.sha256: number for number, pack in enumerate(last.manifest.packs)
+                 if depot.exists(pack_path(pack.sha256))}  # fmt: skip
         self._old_packs = list(last.manifest.packs)
         for volume in last.manifest.volumes:
-            numbers: dict[int, int] = {}
-            with open_listing(depot, last.manifest, volume) as listing:
-                for entries in listing.entries():
-                    for entry in entries:
-                        for chunk in entry.chunks:
-                            if chunk.frame not in numbers:
-                                frame = listing.frames.get(chunk.frame)
-                                pack = listing.frames.packs[frame.pack] if frame else ""
-                                numbers[chunk.frame] = -1
-                                if frame is not None and pack in there:
-                                    numbers[chunk.frame] = self._add_old(index[pack], frame)
-                            if numbers[chunk.frame] >= 0:
-                                place = numbers[chunk.frame] << 32 | chunk.offset
-                                self._known.setdefault(bytes.fromhex(chunk.id), place)
+            self._moved[volume.id] = self._adopt(depot, last, volume, there)
+        self._unread = (depot, last)
+
+    def moved(self, volume_id: str) -> Mapping[int, int]:
+        """Frames of a volume of the last image that have another number now, or `GONE`."""
+        return self._moved.get(volume_id, {})
 
     def locate(self, request: Locate) -> Places:
         """Old places for known chunks, places in one new frame for the others."""
+        self._read_last()
         ids = [request.ids[at : at + ID_BYTES] for at in range(0, len(request.ids), ID_BYTES)]
+        found = [self._known.find(id_) for id_ in ids]
         together: dict[int, int] = {}
-        for id_, size in zip(ids, request.sizes, strict=True):
-            if (place := self._known.get(id_)) is not None:
+        for place, size in zip(found, request.sizes, strict=True):
+            if place != ABSENT:
                 together[place >> 32] = together.get(place >> 32, 0) + size
         number, reached = -1, 0
         places: list[tuple[int, int]] = []
-        for id_, size in zip(ids, request.sizes, strict=True):
-            place = self._known.get(id_)
-            if place is not None:
+        new: dict[bytes, int] = {}
+        for id_, known, size in zip(ids, found, request.sizes, strict=True):
+            place = new.get(id_, known)
+            if place != ABSENT:
                 frame = place >> 32
                 if size >= NEAR_BYTES or frame == number or together.get(frame, 0) >= TOGETHER_BYTES:
                     places.append((frame, place & 0xFFFFFFFF))
@@ -76,7 +77,8 @@ class ChunkIndex:
                     continue
             if number < 0:
                 number = self._allocate()
-            self._known[id_] = number << 32 | reached
+            new[id_] = number << 32 | reached
+            self._known.put(id_, new[id_])
             places.append((number, reached))
             reached += size
         return Places(number, places)
@@ -95,12 +97,52 @@ class ChunkIndex:
         offset, stored, plain, raw, digest = rest
         return packs[pack], Frame(0, offset, stored, plain, bool(raw), digest)
 
+    # --- the last image -------------------------------------------------------------------------------------------
+
+    def _adopt(self, depot: Depot, last: LoadedImage, volume: Volume, there: Mapping[str, int]) -> dict[int, int]:
+        """Give the frames of a volume their old numbers; which could not have them."""
+        moved: dict[int, int] = {}
+        with open_listing(depot, last.manifest, volume) as listing:
+            limit = SPREAD_FROM + SPREAD * len(listing.frames)
+            for number, frame in listing.frames:
+                pack = there.get(listing.frames.packs[frame.pack])
+                if pack is None:
+                    moved[number] = GONE
+                    continue
+                place = (self._OLD, pack, frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest)
+                row = self._ROW.pack(*place)
+                if number >= limit or not self._take_number(number, row):
+                    moved[number] = self._allocate()
+                    self._take_number(moved[number], row)
+        return moved
+
+    def _take_number(self, number: int, row: bytes) -> bool:
+        """Whether the number was free, or this frame's already."""
+        at = number * len(row)
+        if len(self._rows) < at + len(row):
+            self._rows += bytes(at + len(row) - len(self._rows))
+        there = self._rows[at : at + len(row)]
+        if any(there) and there != row:
+            return False
+        self._rows[at : at + len(row)] = row
+        return True
+
+    def _read_last(self) -> None:
+        """Enter the chunks of the last image, once."""
+        if self._unread is None:
+            return
+        (depot, last), self._unread = self._unread, None
+        for volume in last.manifest.volumes:
+            moved = self._moved[volume.id]
+            with open_listing(depot, last.manifest, volume) as listing:
+                for entries in listing.entries():
+                    for entry in entries:
+                        for chunk in entry.chunks:
+                            frame = moved.get(chunk.frame, chunk.frame)
+                            id_ = bytes.fromhex(chunk.id)
+                            if frame != GONE and self._known.find(id_) == ABSENT:
+                                self._known.put(id_, frame << 32 | chunk.offset)
+
     def _allocate(self) -> int:
         self._rows += bytes(self._ROW.size)
-        self._count += 1
-        return self._count - 1
-
-    def _add_old(self, pack: int, frame: Frame) -> int:
-        number = self._allocate()
-        self.add_frame(self._OLD, (number, pack, frame.offset, frame.stored, frame.plain, frame.raw, frame.digest))
-        return number
+        return len(self._rows) // self._ROW.size - 1

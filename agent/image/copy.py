@@ -119,7 +119,7 @@ def _packs(manifest: Manifest) -> list[_File]:
 
 
 def _listings(manifest: Manifest) -> list[_File]:
-    unique = {each.listing.sha256: each.listing for each in manifest.volumes}
+    unique = {each.sha256: each for each in manifest.objects}
     return [_File(listing_path(sha256), ref) for sha256, ref in unique.items()]
 
 

@@ -21,16 +21,36 @@ class ExtractResult:
     entries: int
     bytes_written: int
     warnings: tuple[str, ...]
+    bytes_kept: int = 0  # were there already, and right
+    removed: int = 0
 
 
-def extract(depot: Depot, loaded: LoadedImage, paths: Sequence[str], to: Path, emit: Emit) -> ExtractResult:
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """What becomes of files that are in the way. By default they are read, and written where they differ."""
+
+    trust_metadata: bool = False  # a file of the right size, time, mode and owner is right
+    delete: bool = False  # what is not in the image goes
+
+
+def extract(  # noqa: PLR0913 - the last has a default
+    depot: Depot,
+    loaded: LoadedImage,
+    paths: Sequence[str],
+    to: Path,
+    emit: Emit,
+    existing: Existing = Existing(),
+) -> ExtractResult:
     """Write the entries at ``paths`` (system paths; none: everything) below ``to``, at the paths they have there.
 
-    Directories come with all they hold. Other files in ``to`` stay. Raises NoImageError when a path is not there.
+    Directories come with all they hold. Other files in ``to`` stay, unless ``existing`` says that they go; that is for
+    whole images only (UsageError). Raises NoImageError when a path is not there.
     """
+    if existing.delete and paths:
+        raise UsageError("only a whole image can say what does not belong", "leave out the paths, or --delete")
     wanted = [_parts(path) for path in paths]
     _prepare(to)
-    entries = written = 0
+    entries = written = kept = removed = 0
     warnings: list[str] = []
     found: set[tuple[bytes, ...]] = set()
     if not loaded.manifest.trees:
@@ -43,16 +63,22 @@ def extract(depot: Depot, loaded: LoadedImage, paths: Sequence[str], to: Path, e
             continue
         root = to.joinpath(*map(os.fsdecode, mount))
         root.mkdir(parents=True, exist_ok=True)
-        result = write_volume(depot, loaded, volume.id, root, emit, select=lambda e, c=chosen: c.takes(e))  # type: ignore[misc]
+        select = None if existing.delete else lambda entry, chosen=chosen: chosen.takes(entry)
+        result = write_volume(
+            depot, loaded, volume.id, root, emit, select=select, trust_metadata=existing.trust_metadata,
+            elsewhere=_mount_points(loaded, mount),
+        )  # fmt: skip
         entries += result.entries
         written += result.bytes_written
+        kept += result.bytes_kept
+        removed += result.removed
         warnings += result.warnings
     absent = [path for path, parts in zip(paths, wanted, strict=True) if parts not in found]
     if absent:
         raise NoImageError(
             f"image {loaded.manifest.ref} has no {', '.join(absent)}", "paths begin at the system’s root"
         )
-    return ExtractResult(entries, written, tuple(warnings))
+    return ExtractResult(entries, written, tuple(warnings), kept, removed)
 
 
 def _parts(path: str) -> tuple[bytes, ...]:
@@ -60,6 +86,12 @@ def _parts(path: str) -> tuple[bytes, ...]:
     if b".." in parts:
         raise UsageError(f"‘{path}’ leads upwards", "give the path from the system’s root")
     return parts
+
+
+def _mount_points(loaded: LoadedImage, mount: tuple[bytes, ...]) -> frozenset[bytes]:
+    """Where other volumes lie in the one that is mounted at ``mount``."""
+    others = (_parts(volume.filesystem.mountpoint) for volume in loaded.manifest.volumes)
+    return frozenset(b"/".join(parts[len(mount) :]) for parts in others if parts[: len(mount)] == mount != parts)
 
 
 def _prepare(to: Path) -> None:

@@ -6,7 +6,8 @@
                    of a blocks volume one line, and its parts
 
 Format of record: docs/formats.md. What a line may say is checked here, at the door: paths never leave the volume,
-no path comes twice, nothing lies below something that is not a directory, chunks fit their frames and their file.
+no path comes twice or out of order, nothing lies below something that is not a directory, chunks fit their frames and
+their file.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from agent.depot.store import Depot, listing_path
 from agent.errors import DamagedError
 from agent.image.pack import MAX_FRAME_BYTES, Frame
 from agent.model import image
-from agent.model.image import Manifest, Volume
+from agent.model.image import Manifest, ObjectRef, Volume
 
 FORMAT = 1
 PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
 READ_BYTES = 1 << 20
 LINE_LIMIT_BYTES = 16 << 20
-SPOOL_BYTES = 32 << 20
+SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
 MAX_NAME_BYTES = 255
 HEX_DIGEST_CHARS = 64
 IDS = 2**32
@@ -155,6 +156,10 @@ class Listing:
 
     def entries(self) -> Iterator[list[Entry]]:
         """Checked entries in order, some hundred at a time."""
+        return (entries for entries, _ in self.entries_and_lines())
+
+    def entries_and_lines(self) -> Iterator[tuple[list[Entry], list[bytes]]]:
+        """The same, each block with the lines it was made of."""
         lines = _line_blocks(self._file, self.name)
         check = EntryCheck(self.name, self.frames, self.kind)
         decoder = msgspec.json.Decoder(Entry)
@@ -163,10 +168,11 @@ class Listing:
             start = max(0, skip - first)
             if start >= len(block):
                 continue
-            entries = _decode(decoder, block[start:], self.name, first + start)
+            entry_lines = block[start:]
+            entries = _decode(decoder, entry_lines, self.name, first + start)
             for number, entry in enumerate(entries, first + start + 1):
                 check.entry(entry, number)
-            yield entries
+            yield entries, entry_lines
         if check.count != self.head.entries:
             raise DamagedError(f"{self.name} holds {check.count:,} entries, its head says {self.head.entries:,}")
 
@@ -188,6 +194,15 @@ def open_listing(depot: Depot, manifest: Manifest, volume: Volume) -> Iterator[L
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         _fetch(depot, name, volume.listing.size_bytes, volume.listing.sha256, spool)
         yield _open(spool, name, volume)
+
+
+def line_blocks(depot: Depot, ref: ObjectRef) -> Iterator[list[bytes]]:
+    """The lines of any such object, its SHA-256 checked before the first, some thousand at a time."""
+    name = listing_path(ref.sha256)
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        _fetch(depot, name, ref.size_bytes, ref.sha256, spool)
+        for _, lines in _line_blocks(spool, name):
+            yield lines
 
 
 def _fetch(depot: Depot, name: str, size: int, sha256: str, spool: IO[bytes]) -> None:
@@ -292,14 +307,35 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
         raise DamagedError(f"{name} line {number + 1:,}: {error}", "capture the image again") from None
 
 
+class _Folder:
+    """An open directory of the walk, and what was listed in it: names ascend, files before directories."""
+
+    __slots__ = ("at", "directory", "file", "files", "name")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.file = b""  # the last of each that was listed
+        self.directory = b""
+        self.files = bytearray()  # their names, each ended by a slash: a set would take four times the memory
+        self.at = 0  # names before are lower than every directory that may come
+
+    def holds_file(self, name: bytes) -> bool:
+        """Whether a file was listed at ``name``, which ascends from call to call."""
+        while (end := self.files.find(b"/", self.at)) >= 0:
+            other = self.files[self.at : end]
+            if other >= name:
+                return other == name
+            self.at = end + 1
+        return False
+
+
 class EntryCheck:
     """What must hold from line to line. Feed every entry in order; DamagedError names the line."""
 
     def __init__(self, name: str, frames: FrameTable, kind: str = image.TREE) -> None:
         self._name = name
         self._frames = frames
-        self._open: list[bytes] = []  # the directories that lead to where the walk is
-        self._siblings: list[set[bytes]] = []  # names seen in the root and in each of them
+        self._open: list[_Folder] = []  # the root and the directories that lead to where the walk is
         self._more: Entry | None = None  # the file that may continue
         self._blocks = kind == image.BLOCKS
         self._size = 0  # of the file whose chunks come
@@ -310,14 +346,13 @@ class EntryCheck:
 
     def entry(self, entry: Entry, line: int) -> None:
         try:
-            name = entry.name
             if entry.type == MORE:
-                self._continued(entry, name)
+                self._continued(entry, entry.name)
             else:
                 self.count += 1
                 self._size, self._reached = entry.size, 0
                 self._more = entry if entry.size > PART_BYTES and entry.type in (FILE, BLOCKS) else None
-                self._place(entry, name)
+                self._place(entry, entry.name)
                 self._kind(entry)
             if entry.zeros:
                 self._zeros(entry)
@@ -339,25 +374,33 @@ class EntryCheck:
             root = BLOCKS if self._blocks else DIRECTORY
             if self.count != 1 or entry.type != root:
                 raise ValueError(f"the root must be the first entry and of type {root}")
-            self._siblings = [] if self._blocks else [set()]
+            self._open = [] if self._blocks else [_Folder(b"")]
             return
         parent, slash, last = name.rpartition(b"/")
         if entry.type == BLOCKS:
             raise ValueError("only a whole volume is blocks")
         if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
             raise ValueError(f"‘{last!r}’ cannot be a name here")
-        while self._open and self._open[-1] != parent:
+        folder = self._open[-1] if self._open else _Folder(b"")
+        while folder.name != parent or not self._open:
+            if len(self._open) <= 1:
+                raise ValueError("does not lie in a directory that was listed before it")
             self._open.pop()
-            self._siblings.pop()
-        if not self._siblings or (parent and not self._open):
-            raise ValueError("does not lie in a directory that was listed before it")
-        siblings = self._siblings[-1]
-        if last in siblings:
-            raise ValueError("is listed twice")
-        siblings.add(last)
+            folder = self._open[-1]
         if entry.type == DIRECTORY:
-            self._open.append(name)
-            self._siblings.append(set())
+            if last == folder.directory or folder.holds_file(last):
+                raise ValueError("is listed twice")
+            if last < folder.directory:
+                raise ValueError("is out of order: directories of one directory ascend by name")
+            folder.directory = last
+            self._open.append(_Folder(name))
+        else:
+            if last == folder.file:
+                raise ValueError("is listed twice")
+            if last < folder.file or folder.directory:
+                raise ValueError("is out of order: files of one directory ascend by name, before its directories")
+            folder.file = last
+            folder.files += last + b"/"
 
     def _kind(self, entry: Entry) -> None:
         kind = entry.type
@@ -365,12 +408,14 @@ class EntryCheck:
             raise ValueError(f"type ‘{kind}’ is not known")
         if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
             raise ValueError("mode, size or owner is impossible")
-        if kind in (SYMLINK, HARDLINK) and (not entry.target_name or b"\0" in entry.target_name):
+        if (entry.device is not None) != (kind in (CHAR, BLOCK)):
+            raise ValueError("only device nodes have a device number")
+        if kind not in (SYMLINK, HARDLINK):
+            return
+        if not entry.target_name or b"\0" in entry.target_name:
             raise ValueError("is a link without a target")
         if kind == HARDLINK and any(part in _NO_NAMES for part in entry.target_name.split(b"/")):
             raise ValueError("is a hard link that leads out of the volume")
-        if (entry.device is not None) != (kind in (CHAR, BLOCK)):
-            raise ValueError("only device nodes have a device number")
 
     def _zeros(self, entry: Entry) -> None:
         if not self._blocks or entry.type not in (BLOCKS, MORE):

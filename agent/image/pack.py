@@ -28,6 +28,7 @@ FRAME_BYTES = 1 << 20  # a frame is closed once it holds so much
 CHUNK_BYTES = 1 << 20  # slices of files larger than this
 MAX_FRAME_BYTES = 8 << 20  # what a reader accepts: a frame never unfolds to more
 MAX_TABLE_BYTES = 64 << 20
+FULL_TABLE_BYTES = 8 << 20  # a pack of very small files ends here: its table is held in memory while it is written
 RAW_FROM = 0.97  # stored raw when compression leaves more than this share
 
 MAGIC = b"RGRFTPK1"
@@ -55,8 +56,9 @@ class PackWriter:
         self.path = folder / name
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._sha256 = hashlib.sha256()
-        self._frames: list[bytes] = []
-        self._chunks: list[bytes] = []
+        self._frames = bytearray()
+        self._chunks = bytearray()
+        self._counts = [0, 0]
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self.size = 0
 
@@ -69,18 +71,25 @@ class PackWriter:
         digest = blake3(stored).digest()
         frame = Frame(pack, self.size, len(stored), len(plain), raw, digest)
         self._write(stored)
-        self._frames.append(FRAME_ROW.pack(frame.offset, frame.stored, frame.plain, len(chunks), raw, digest))
-        self._chunks.extend(CHUNK_ROW.pack(*chunk) for chunk in chunks)
+        self._frames += FRAME_ROW.pack(frame.offset, frame.stored, frame.plain, len(chunks), raw, digest)
+        for chunk in chunks:
+            self._chunks += CHUNK_ROW.pack(*chunk)
+        self._counts[0] += 1
+        self._counts[1] += len(chunks)
         return frame
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= PACK_BYTES or len(self._frames) + len(self._chunks) >= FULL_TABLE_BYTES
 
     def finish(self) -> ObjectRef:
         """Write table and trailer; the file is complete."""
-        plain = b"".join(self._frames) + b"".join(self._chunks)
+        plain = bytes(self._frames + self._chunks)
         stored = self._compressor.compress(plain)
         offset = self.size
         self._write(stored)
-        counts = (len(self._frames), len(self._chunks))
-        self._write(TRAILER.pack(offset, len(stored), len(plain), *counts, blake3(stored).digest(), MAGIC))
+        digest = blake3(stored).digest()
+        self._write(TRAILER.pack(offset, len(stored), len(plain), *self._counts, digest, MAGIC))
         os.close(self._file)
         self._file = -1
         return ObjectRef(self._sha256.hexdigest(), self.size)

@@ -9,8 +9,10 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -20,9 +22,10 @@ from agent.errors import RegraftError
 from agent.image.flags import read_flags
 from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
 from agent.image.metadata import TYPE_OF, read_xattrs
-from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, PACK_BYTES, Frame, PackWriter
+from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter
 from agent.image.read_blocks import Span, read_span
-from agent.image.walk import Batch, Part
+from agent.image.stamps import NONE, Stamp, encode, stamp
+from agent.image.walk import Batch, Name, Part
 from agent.image.workers import Ask
 
 ATTEMPTS = 3  # reads of a file that changes while it is read
@@ -56,6 +59,7 @@ class Done(msgspec.Struct, tag="done"):
     volume: int = 0
     part: bytes = b""  # the file, where the task was a part of one
     lines: bytes = b""
+    stamps: bytes = b""  # a line for each of the entries, as `stamps` encodes them
     entries: int = 0
     content_bytes: int = 0
     frames: list[FrameRow] = msgspec.field(default_factory=list)
@@ -71,6 +75,14 @@ class Finish(msgspec.Struct, tag="finish"):
 
     worker: int
     packs: list[tuple[str, int]]
+
+
+class Item(NamedTuple):
+    """What becomes of one name: its entry, and its chunks, which may come later."""
+
+    entry: Entry
+    chunks: list[Chunk]
+    stamp: Stamp = NONE
 
 
 @dataclass(slots=True)
@@ -89,7 +101,7 @@ class Packs:
         if self._writer is None:
             self._writer = PackWriter(self.folder, f"{self.worker}-{len(self.done)}.pack")
         frame = self._writer.append(len(self.done), plain, chunks)
-        if self._writer.size >= PACK_BYTES:
+        if self._writer.is_full:
             self.close_pack()
         return frame
 
@@ -135,6 +147,7 @@ class Reader:
     roots: list[Path]
     packs: Packs
     ask: Ask
+    stamps_before_ns: int = 0
     pending: list[Pending] = field(default_factory=list)
     pending_bytes: int = 0
     result: Done = field(default_factory=lambda: Done(-1))
@@ -153,32 +166,20 @@ class Reader:
             written = self._work(work)
             self._flush()
             self._flush()  # what was asked for last
-            self._finish_entries(written)
+            finish(self.result, written)
         self.packs.close_pack()
         self.packs.wait()
         self.ask(msgspec.msgpack.encode(Finish(self.packs.worker, self.packs.done)))
 
-    def _work(self, work: Batch | Part | Span) -> list[tuple[Entry, list[Chunk]]]:
+    def _work(self, work: Batch | Part | Span) -> list[Item]:
         match work:
             case Batch():
                 return self._batch(work)
             case Part():
                 return self._part(work)
             case Span():
-                return [read_span(self._root(work.volume), work, self._take, str(self.roots[work.volume]))]
-
-    def _finish_entries(self, written: list[tuple[Entry, list[Chunk]]]) -> None:
-        used: set[int] = set()
-        entries: list[Entry] = []
-        for entry, chunks in written:
-            if chunks:
-                entry.chunks = tuple(chunks)
-                used.update(chunk.frame for chunk in chunks)
-                self.result.content_bytes += sum(chunk.size for chunk in chunks)
-            entries.append(entry)
-            self.result.entries += entry.type != MORE
-        self.result.lines = ENCODER.encode_lines(entries)
-        self.result.used = sorted(used)
+                entry, chunks = read_span(self._root(work.volume), work, self._take, str(self.roots[work.volume]))
+                return [Item(entry, chunks, NONE)]
 
     # --- entries --------------------------------------------------------------------------------------------------
 
@@ -187,41 +188,44 @@ class Reader:
             self._roots[volume] = os.open(self.roots[volume], os.O_RDONLY | os.O_CLOEXEC)
         return self._roots[volume]
 
-    def _batch(self, batch: Batch) -> list[tuple[Entry, list[Chunk]]]:
-        written: list[tuple[Entry, list[Chunk]]] = []
+    def _batch(self, batch: Batch) -> list[Item]:
+        written: list[Item] = []
         root = self._root(batch.volume)
+        stamps = iter(batch.stamps)
         for folder, own, names in batch.folders:
             if own is not None:
-                written.append((own, []))
+                written.append(Item(own, [], next(stamps)))
             if not names:
                 continue
             try:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 descriptor = os.open(folder or b".", flags, dir_fd=root)
             except OSError as error:
-                for last, _, _ in names:
-                    self._drop(_join(folder, last), error)
+                self._drop_all(folder, names, stamps, error)
                 continue
             try:
-                for last, target, regular in names:
-                    name = _join(folder, last)
+                for name in names:
+                    if isinstance(name, Entry):
+                        written.append(known(name, stamps))
+                        continue
+                    last, target, regular = name
                     if target:
-                        written.append((self._link(name, target), []))
+                        written.append(link(_join(folder, last), target, self.result))
                     else:
-                        self._one(descriptor, last, name, regular, written)
+                        self._one(descriptor, last, _join(folder, last), regular, written)
             finally:
                 os.close(descriptor)
         return written
 
-    def _link(self, name: bytes, target: bytes) -> Entry:
-        path, raw = text_and_raw(name)
-        text, raw_target = text_and_raw(target)
-        self.result.links.append(target)
-        return Entry(path=path, raw=raw, type=HARDLINK, target=text, raw_target=raw_target)
+    def _drop_all(self, folder: bytes, names: list[Name | Entry], stamps: Iterator[Stamp], error: OSError) -> None:
+        for name in names:
+            if isinstance(name, Entry):
+                if known(name, stamps).entry.type != MORE:
+                    self._drop(name.name, error)
+            else:
+                self._drop(_join(folder, name[0]), error)
 
-    def _one(
-        self, folder: int, last: bytes, name: bytes, regular: bool, written: list[tuple[Entry, list[Chunk]]]
-    ) -> None:
+    def _one(self, folder: int, last: bytes, name: bytes, regular: bool, written: list[Item]) -> None:
         try:
             done = self._regular(folder, last, name) if regular else None
             if done is None:  # or it is another kind of file now
@@ -229,7 +233,8 @@ class Reader:
                 if stat.S_ISREG(found.st_mode):
                     done = self._regular(folder, last, name)
                 elif not stat.S_ISDIR(found.st_mode):
-                    done = self._special(folder, last, name, found), []
+                    mark = stamp(found, self.stamps_before_ns)
+                    done = Item(self._special(folder, last, name, found), [], mark)
             if done is None:
                 self.result.dropped.append(name)
             else:
@@ -256,7 +261,7 @@ class Reader:
             entry.device = (os.major(found.st_rdev), os.minor(found.st_rdev))
         return entry
 
-    def _regular(self, folder: int, last: bytes, name: bytes) -> tuple[Entry, list[Chunk]] | None:
+    def _regular(self, folder: int, last: bytes, name: bytes) -> Item | None:
         """A file and its content; None when it is none any more."""
         try:
             descriptor = _open(last, folder)
@@ -277,7 +282,7 @@ class Reader:
                     break
             else:
                 self.result.changed.append(name)
-            return self._entry(name, before, descriptor), chunks
+            return Item(self._entry(name, before, descriptor), chunks, stamp(before, self.stamps_before_ns))
         finally:
             os.close(descriptor)
 
@@ -288,7 +293,7 @@ class Reader:
             mtime=found.st_mtime_ns, size=found.st_size, xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
         )  # fmt: skip
 
-    def _part(self, part: Part) -> list[tuple[Entry, list[Chunk]]]:
+    def _part(self, part: Part) -> list[Item]:
         path, raw = text_and_raw(part.name)
         chunks: list[Chunk] = []
         entry = Entry(path=path, raw=raw, type=MORE, size=part.at)
@@ -310,7 +315,7 @@ class Reader:
             self.result.unreadable.append((part.name, f"from byte {part.at:,}: {error.strerror}"))
         finally:
             os.close(descriptor)
-        return [(entry, chunks)]
+        return [Item(entry, chunks, part.stamp)]
 
     # --- content --------------------------------------------------------------------------------------------------
 
@@ -372,6 +377,54 @@ class Reader:
             frame = self.packs.append(new[0] if len(new) == 1 else b"".join(new), table)
             row = (answer.number, frame.pack, frame.offset, frame.stored, frame.plain, frame.raw, frame.digest)
             self.result.frames.append(row)
+
+
+def without_reading(batch: Batch) -> Done:
+    """The result of a batch in which nothing has to be read."""
+    done = Done(batch.seq, batch.volume)
+    stamps = iter(batch.stamps)
+    written: list[Item] = []
+    for folder, own, names in batch.folders:
+        if own is not None:
+            written.append(Item(own, [], next(stamps)))
+        for name in names:
+            if isinstance(name, Entry):
+                written.append(known(name, stamps))
+            else:
+                written.append(link(_join(folder, name[0]), name[1], done))
+    finish(done, written)
+    return done
+
+
+def known(entry: Entry, stamps: Iterator[Stamp]) -> Item:
+    """An entry of the last image, as it is."""
+    return Item(entry, list(entry.chunks), NONE if entry.type == MORE else next(stamps))
+
+
+def link(name: bytes, target: bytes, result: Done) -> Item:
+    path, raw = text_and_raw(name)
+    text, raw_target = text_and_raw(target)
+    result.links.append(target)
+    return Item(Entry(path=path, raw=raw, type=HARDLINK, target=text, raw_target=raw_target), [])
+
+
+def finish(result: Done, written: list[Item]) -> None:
+    """Lines of all entries, now that every chunk has its place."""
+    used: set[int] = set()
+    entries: list[Entry] = []
+    stamps: list[Stamp] = []
+    for entry, chunks, mark in written:
+        if chunks:
+            entry.chunks = tuple(chunks)
+            used.update(chunk.frame for chunk in chunks)
+            result.content_bytes += sum(chunk.size for chunk in chunks)
+        entries.append(entry)
+        if entry.type != MORE:
+            stamps.append(mark)
+    result.entries = len(stamps)
+    result.lines = ENCODER.encode_lines(entries)
+    result.stamps = encode(stamps)
+    result.used = sorted(used)
 
 
 def _join(folder: bytes, last: bytes) -> bytes:

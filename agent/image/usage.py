@@ -97,7 +97,7 @@ def measure(depot: Depot, manifests: Iterable[Manifest]) -> DepotUse:
             packs.setdefault(sha256, _Pack(sizes[sha256])).add(number, keys)
             stored += sum(key & SIZE_MASK for key in keys)
         found.append((manifest, stored))
-        listings.update((each.listing.sha256, each.listing.size_bytes) for each in manifest.volumes)
+        listings.update((each.sha256, each.size_bytes) for each in manifest.objects)
     alone, freed = _by_image(packs, len(found))
     live, dead, partly = _whole(depot, packs)
     images = tuple(

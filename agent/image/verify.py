@@ -39,16 +39,18 @@ class VerifyResult:
     bytes_read: int
     entries: int
     seconds: float
+    bytes_trusted: int = 0  # not read, because their files have not changed since
 
 
 class Compared(msgspec.Struct):
     """The result of a task."""
 
     read: int = 0
+    trusted: int = 0
     mismatches: list[str] = msgspec.field(default_factory=list)
 
 
-def verify_volume(  # noqa: PLR0913 - two of them have defaults
+def verify_volume(  # noqa: PLR0913 - three of them have defaults
     depot: Depot,
     loaded: LoadedImage,
     volume_id: str,
@@ -56,18 +58,21 @@ def verify_volume(  # noqa: PLR0913 - two of them have defaults
     emit: Emit,
     except_paths: frozenset[str] = frozenset(),
     jobs: int | None = None,
+    changed_since_ns: int = 0,
 ) -> VerifyResult:
     """Compare the tree at ``root``. Paths in ``except_paths`` (system paths) may differ or be absent; so may the
-    times of the directories they lie in."""
+    times of the directories they lie in. The content of files whose ctime is before ``changed_since_ns`` (since 1970)
+    is not read; all else about them is compared."""
     volume = find_volume(loaded, volume_id)
     started = time.monotonic()
     with ExitStack() as stack:
         listing = stack.enter_context(open_listing(depot, loaded.manifest, volume))
         target = Target(root)
         stack.callback(target.close)
-        run = _Run(volume, target, emit, except_paths)
+        run = _Run(volume, target, emit, except_paths, changed_since_ns)
         run.verify(listing, jobs or default_jobs())
-    return VerifyResult(tuple(run.mismatches), run.read, run.entries, round(time.monotonic() - started, 2))
+    seconds = round(time.monotonic() - started, 2)
+    return VerifyResult(tuple(run.mismatches), run.read, run.entries, seconds, run.trusted)
 
 
 @dataclass(slots=True)
@@ -78,8 +83,10 @@ class _Run:
     target: Target
     emit: Emit
     excepted: frozenset[str]
+    changed_since_ns: int
     mismatches: list[str] = field(default_factory=list)
     read: int = 0
+    trusted: int = 0
     entries: int = 0
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)
     _touched: frozenset[str] = frozenset()
@@ -90,7 +97,7 @@ class _Run:
 
         def work(number: int, ask: Ask) -> None:
             coarse = self.volume.filesystem.kind in COARSE
-            Comparer(Target(self.target.root), self._prefix(), coarse, ask).run()
+            Comparer(Target(self.target.root), self._prefix(), coarse, ask, self.changed_since_ns).run()
 
         encoder = msgspec.json.Encoder()
         tasks = (encoder.encode_lines(task) for task in self._tasks(listing))
@@ -98,6 +105,7 @@ class _Run:
             for _, message in workers.hand_out(tasks):
                 part = msgspec.msgpack.decode(message, type=Compared)
                 self.read += part.read
+                self.trusted += part.trusted
                 self.mismatches.extend(part.mismatches[: KEPT_MISMATCHES - len(self.mismatches)])
                 self._progress()
         self.mismatches.sort()
@@ -214,7 +222,7 @@ class _Run:
         now = time.monotonic()
         if now - self._told >= PROGRESS_S:
             self._told = now
-            self.emit(Event(seq=0, time="", kind="progress", phase="verify", done=self.read,
+            self.emit(Event(seq=0, time="", kind="progress", phase="verify", done=self.read + self.trusted,
                             total=self.volume.content_bytes, unit="bytes"))  # fmt: skip
 
 
@@ -226,6 +234,7 @@ class Comparer:
     prefix: str
     coarse: bool
     ask: Ask
+    changed_since_ns: int = 0
     result: Compared = field(default_factory=Compared)
 
     def run(self) -> None:
@@ -272,6 +281,9 @@ class Comparer:
                 self._differs(entry, sentence)
             if (flags := read_flags(descriptor)) != entry.flags:
                 self._differs(entry, f"flags {flags:#x}, expected {entry.flags:#x}")
+        if found.st_ctime_ns < self.changed_since_ns:
+            self.result.trusted += sum(chunk.size for chunk in entry.chunks)
+            return
         start = entry.size if entry.type == MORE else 0
         size = found.st_size if entry.type == MORE else min(entry.size, found.st_size)
         end = min(start + PART_BYTES, size) if entry.type == MORE or entry.size > PART_BYTES else size

@@ -16,6 +16,8 @@ import msgspec
 from agent.image.flags import read_flags
 from agent.image.listing import DIRECTORY, PART_BYTES, Entry, text_and_raw
 from agent.image.metadata import read_xattrs
+from agent.image.previous import Known, Previous, folder_key
+from agent.image.stamps import Stamp, stamp
 from agent.model.image import Excluded
 
 BATCH_BYTES = 8 << 20
@@ -34,14 +36,17 @@ DEFAULT_EXCLUDES: tuple[tuple[str, str], ...] = (
 
 
 Name = tuple[bytes, bytes, bool]  # last part of the path; hard link to this path, if it is one; whether it is a file
+Folder = tuple[bytes, Entry | None, list[Name | Entry]]  # path; own entry if it begins here; names, and known entries
 
 
 class Batch(msgspec.Struct, tag="batch"):
-    """Neighbours in the walk. Each folder: its path, its own entry if it begins here, its names."""
+    """Neighbours in the walk. What the last image knew already is there with its entries."""
 
     seq: int
     volume: int
-    folders: list[tuple[bytes, Entry | None, list[Name]]]
+    folders: list[Folder]
+    stamps: list[Stamp]  # of the entries above, those of type "more" left out
+    unread: int  # names that have to be looked at
 
 
 class Part(msgspec.Struct, tag="part"):
@@ -53,6 +58,7 @@ class Part(msgspec.Struct, tag="part"):
     at: int
     size: int
     mtime: int
+    stamp: Stamp
 
 
 @dataclass(slots=True)
@@ -65,12 +71,19 @@ class Walk:
     patterns: tuple[tuple[str, str], ...]
     skipped_inodes: dict[tuple[int, int], str]
     crosses_devices: bool  # btrfs gives every subvolume a device number of its own
+    previous: Previous | None = None
+    stamps_before_ns: int = 0  # later changes tell nothing
     excluded: dict[str, Excluded] = field(default_factory=dict)
     unreadable: list[Excluded] = field(default_factory=list)
+    unchanged: int = 0  # files that the last image knew
     _links: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    _starts: frozenset[str] = frozenset()  # of the patterns, up to what is no plain text in them
     _seq: int = 0
-    _folders: list[tuple[bytes, Entry | None, list[Name]]] = field(default_factory=list)
+    _folders: list[Folder] = field(default_factory=list)
+    _stamps: list[Stamp] = field(default_factory=list)
+    _key: bytes = b""  # of the folder the walk is in
     _bytes: int = 0
+    _unread_names: int = 0
     _count: int = 0
 
     def work(self, seq: int) -> Iterator[Batch | Part]:
@@ -80,6 +93,7 @@ class Walk:
         own = (self.mountpoint.rstrip("/") + "/lost+found/*", "belongs to the file system, not to its files")
         self.patterns += (own,)
         matcher = _matcher(self.patterns)
+        self._starts = frozenset(re.split(r"[*?[]", glob, maxsplit=1)[0] for glob, _ in self.patterns)
         top = os.path.realpath(os.fsencode(self.root))
         device = os.stat(top).st_dev
         pending = [b""]
@@ -111,6 +125,7 @@ class Walk:
         try:
             found = os.fstat(descriptor)
             foreign = device is None or (found.st_dev != device and not self.crosses_devices)
+            self._key = folder_key(name)
             self._folders.append((name, self._directory(name, descriptor, found), []))
             self._count += 1
             if foreign:
@@ -123,6 +138,9 @@ class Walk:
             os.close(descriptor)
 
     def _directory(self, name: bytes, descriptor: int, found: os.stat_result) -> Entry:
+        self._stamps.append(stamp(found, self.stamps_before_ns))
+        if (known := self._unchanged(b"", found)) is not None:
+            return known.entry
         path, raw = text_and_raw(name)
         return Entry(
             path=path, raw=raw, type=DIRECTORY, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
@@ -136,10 +154,10 @@ class Walk:
             children = [(os.fsencode(child.name), child) for child in scan]
         children.sort(key=itemgetter(0))
         prefix = self.system_path(folder).rstrip("/") + "/"
+        may_match = any(start.startswith(prefix) or prefix.startswith(start) for start in self._starts)
         for last, child in children:
             name = folder + b"/" + last if folder else last
-            match = matcher.match(prefix + child.name)
-            if match:
+            if may_match and (match := matcher.match(prefix + child.name)):
                 self._exclude(*self.patterns[int(str(match.lastgroup)[1:])])
                 continue
             try:
@@ -159,24 +177,38 @@ class Walk:
         if found.st_nlink > 1:
             target = self._links.setdefault((found.st_dev, found.st_ino), name)
             target = b"" if target == name else target
-        if stat.S_ISREG(found.st_mode) and found.st_size > PART_BYTES and not target:
+        regular = stat.S_ISREG(found.st_mode)
+        known = None if target else self._unchanged(last, found)
+        if regular and found.st_size > PART_BYTES and not target and known is None:
             yield from self._cut()
+            mark = stamp(found, self.stamps_before_ns)
             for at in range(0, found.st_size, PART_BYTES):
-                yield Part(self._next(), self.volume, name, at, found.st_size, found.st_mtime_ns)
+                yield Part(self._next(), self.volume, name, at, found.st_size, found.st_mtime_ns, mark)
             return
         if not self._folders or self._folders[-1][0] != folder:
             self._folders.append((folder, None, []))
-        regular = stat.S_ISREG(found.st_mode)
-        self._folders[-1][2].append((last, target, regular))
-        self._bytes += found.st_size if regular else 0
+        names = self._folders[-1][2]
         self._count += 1
+        if known is not None:
+            names.append(known.entry)
+            names.extend(known.more)
+            self._stamps.append(known.stamp)
+            self.unchanged += 1
+        else:
+            names.append((last, target, regular))
+            self._unread_names += not target
+            self._bytes += found.st_size if regular else 0
         if self._bytes >= BATCH_BYTES or self._count >= BATCH_ENTRIES:
             yield from self._cut()
 
+    def _unchanged(self, last: bytes, found: os.stat_result) -> Known | None:
+        return self.previous.unchanged(self._key, last, found) if self.previous is not None else None
+
     def _cut(self) -> Iterator[Batch]:
         if self._folders:
-            yield Batch(self._next(), self.volume, self._folders)
-        self._folders, self._bytes, self._count = [], 0, 0
+            yield Batch(self._next(), self.volume, self._folders, self._stamps, self._unread_names)
+        self._folders, self._stamps = [], []
+        self._bytes = self._count = self._unread_names = 0
 
     def _next(self) -> int:
         self._seq += 1

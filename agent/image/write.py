@@ -1,6 +1,7 @@
 """Writes a volume into a mounted file system, or makes an old tree equal to it.
 
     listing ──► parent: directories at once, files as tasks ──► workers: fetch, check, unfold, write
+                └─► what was written goes to the disk meanwhile
                 parent at the end: hard links, large files' metadata, directories, locking flags
 
 Writing twice is writing once: what is there and right is read, compared and kept; what does not belong is removed.
@@ -25,6 +26,7 @@ from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, NoImageError, TargetIOError, UsageError
 from agent.image.flags import CARRIED, LOCKING, write_flags
 from agent.image.frames import FrameReader
+from agent.image.kept import Kept
 from agent.image.listing import (
     DIRECTORY,
     FILE,
@@ -37,9 +39,10 @@ from agent.image.listing import (
 )
 from agent.image.metadata import apply_xattrs
 from agent.image.pack import check_table
+from agent.image.settle import Settler
 from agent.image.target import Target, remove
 from agent.image.workers import Ask, default_jobs, pool
-from agent.image.write_work import Writer, Written, apply_owner_and_mode
+from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode, looks_right
 from agent.model.events import Emit, Event
 from agent.model.image import Volume
 
@@ -74,7 +77,7 @@ def find_volume(loaded: LoadedImage, volume_id: str) -> Volume:
     raise NoImageError(f"image {loaded.manifest.ref} has no volume ‘{volume_id}’; it has: {known}")
 
 
-def write_volume(  # noqa: PLR0913 - two of them have defaults that every restore keeps
+def write_volume(  # noqa: PLR0913 - four of them have defaults
     depot: Depot,
     loaded: LoadedImage,
     volume_id: str,
@@ -82,10 +85,14 @@ def write_volume(  # noqa: PLR0913 - two of them have defaults that every restor
     emit: Emit,
     jobs: int | None = None,
     select: Select | None = None,
+    trust_metadata: bool = False,
+    elsewhere: frozenset[bytes] = frozenset(),
 ) -> WriteResult:
     """Make the tree at ``root`` what the volume holds, on this one file system.
 
-    ``select`` takes only some entries, and then leaves everything else at ``root`` alone.
+    ``select`` takes only some entries, and then leaves everything else at ``root`` alone. What is in the directories
+    ``elsewhere`` (names in the volume) is another volume's. With ``trust_metadata`` a file that has the right size,
+    time (ns), mode and owner is right; else files are read.
     """
     volume = find_volume(loaded, volume_id)
     if volume.kind != "tree":
@@ -98,10 +105,13 @@ def write_volume(  # noqa: PLR0913 - two of them have defaults that every restor
                 check_table(depot, pack)
         target = Target(root)
         stack.callback(target.close)
-        run = _Run(volume, target, emit, select)
+        settler = Settler(root)
+        stack.callback(settler.close)
+        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere)
         stack.enter_context(exact_modes())
         run.write(depot, listing, jobs or default_jobs())
         run.finish()
+        settler.finish()
     return run.result(time.monotonic() - started)
 
 
@@ -123,38 +133,46 @@ class _Run:
     target: Target
     emit: Emit
     select: Select | None
+    settler: Settler
+    trust: bool
+    elsewhere: frozenset[bytes]
+    owner: bool = field(default_factory=lambda: os.geteuid() == 0)
     entries: int = 0
     removed: int = 0
     total: Written = field(default_factory=Written)
-    _late: list[bytes] = field(default_factory=list)  # lines of directories and large files
-    _links: list[bytes] = field(default_factory=list)
-    _locked: list[bytes] = field(default_factory=list)
+    _large: Kept = field(default_factory=Kept)
+    _links: Kept = field(default_factory=Kept)
+    _made: Kept = field(default_factory=Kept)  # directories that were not there
+    _found: Kept = field(default_factory=Kept)  # directories that were
+    _locked: Kept = field(default_factory=Kept)
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
+    _is_new: bool = False  # the directory whose files come
+    _trusted_large: bool = False  # the file whose further parts may come is right
     _told: float = 0.0
-    _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
-    _decoder: msgspec.json.Decoder[Entry] = field(default_factory=lambda: msgspec.json.Decoder(Entry))
 
     def write(self, depot: Depot, listing: Listing, jobs: int) -> None:
         """Directories and files; afterwards all content is there."""
 
         def work(number: int, ask: Ask) -> None:
-            Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask).run()
+            Writer(Target(self.target.root), FrameReader(depot, listing.frames), ask, self.trust).run()
 
-        tasks = (self._encoder.encode_lines(task) for task in self._tasks(listing))
+        tasks = ((FRESH if all_new else FOUND) + b"\n".join(task) for task, all_new in self._tasks(listing))
         with pool(work, jobs) as workers:
             for _, message in workers.hand_out(tasks):
                 self._add(msgspec.msgpack.decode(message, type=Written))
 
     def finish(self) -> None:
         """What must come last: other names of files, metadata of large files and directories, flags that lock."""
-        for line in self._links:
-            entry = self._decoder.decode(line)
+        for entry in self._links:
             self._guarded(self._link, entry)
-        for line in reversed(self._late):
-            entry = self._decoder.decode(line)
-            self._guarded(self._metadata, entry)
-        for line in reversed(self._locked):
-            entry = self._decoder.decode(line)
+        for entry in self._large:
+            self._guarded(self._large_metadata, entry)
+        # Directories from below: nothing is made in them afterwards. New ones never hold one that was there.
+        for entry in reversed(self._made):
+            self._guarded(self._made_metadata, entry)
+        for entry in reversed(self._found):
+            self._guarded(self._found_metadata, entry)
+        for entry in reversed(self._locked):
             self._guarded(self._lock, entry)
 
     def result(self, seconds: float) -> WriteResult:
@@ -175,14 +193,15 @@ class _Run:
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    def _tasks(self, listing: Listing) -> Iterator[list[Entry]]:
-        """Entries for the workers, cut where one frame ends and the next begins."""
-        task: list[Entry] = []
+    def _tasks(self, listing: Listing) -> Iterator[tuple[list[bytes], bool]]:
+        """Lines for the workers, cut where one frame ends and the next begins; whether nothing is there of them."""
+        task: list[bytes] = []
         size = 0
+        all_new = True
         frame = -1
         taken = False
-        for entries in listing.entries():
-            for entry in entries:
+        for entries, lines in listing.entries_and_lines():
+            for entry, line in zip(entries, lines, strict=True):
                 if entry.type != MORE:
                     taken = self.select is None or self.select(entry)
                 if not taken:
@@ -192,40 +211,64 @@ class _Run:
                     continue
                 elsewhere = not entry.chunks or entry.chunks[0].frame != frame
                 if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
-                    yield task
-                    task, size = [], 0
-                task.append(entry)
-                if entry.chunks:
-                    size += sum(chunk.size for chunk in entry.chunks)
-                    frame = entry.chunks[-1].frame
+                    yield task, all_new
+                    task, size, all_new = [], 0, True
+                task.append(line)
+                all_new = all_new and self._is_new
+                for chunk in entry.chunks:
+                    size += chunk.size
+                    frame = chunk.frame
         if task:
-            yield task
+            yield task, all_new
         while self._names:
             self._leave()
 
     def _begin(self, entry: Entry) -> bool:
         """What the parent does with an entry at once; whether a worker has to go on with it."""
         if entry.type == MORE:
-            return True
+            if self._trusted_large:
+                self._keep(entry)
+            return not self._trusted_large
         self.entries += 1
+        self._trusted_large = False
         name = entry.name
         self._arrive(name)
         if entry.flags & LOCKING:
-            self._locked.append(self._encoder.encode(entry))
+            self._locked.add(entry)
         if entry.type == DIRECTORY:
             new = self.target.make_directory(name)
             here = self._folder_is_here(name)
-            self._names.append((name, None if new or self.select or not here else set()))
+            left_alone = new or self.select or not here or name in self.elsewhere
+            self._names.append((name, None if left_alone else set()))
+            self._is_new = new
             if here:
-                self._late.append(self._encoder.encode(entry))
+                (self._made if new else self._found).add(entry)
             return False
         if entry.type == HARDLINK:
-            self._links.append(self._encoder.encode(entry))
+            self._links.add(entry)
             return False
         if entry.type == FILE and entry.size > PART_BYTES:
+            if self.trust and self._is_right(entry, name):
+                self._trusted_large = True
+                self._keep(entry)
+                return False
             self._make_large(entry, name)
-            self._late.append(self._encoder.encode(msgspec.structs.replace(entry, chunks=())))
+            self._large.add(msgspec.structs.replace(entry, chunks=()))
         return True
+
+    def _is_right(self, entry: Entry, name: bytes) -> bool:
+        """Whether what is there has the size, time, mode and owner that it should have."""
+        folder, last = self.target.place(name)
+        try:
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return looks_right(entry, found)
+
+    def _keep(self, entry: Entry) -> None:
+        count = sum(chunk.size for chunk in entry.chunks)
+        self.total.kept += count
+        self.total.done += count
 
     def _folder_is_here(self, name: bytes) -> bool:
         """Whether a directory lies on this file system; another one mounted there is another volume's matter."""
@@ -312,20 +355,28 @@ class _Run:
         folder, last = self.target.place(entry.target_name)
         os.stat(last, dir_fd=folder, follow_symlinks=False)
 
-    def _metadata(self, entry: Entry) -> None:
-        """Of a directory or a large file; directories come in reverse, so that nothing is made in them afterwards."""
-        if entry.type == DIRECTORY:
-            descriptor = self.target.open_directory(entry.name)
-        else:
-            folder, last = self.target.place(entry.name)
-            descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    def _large_metadata(self, entry: Entry) -> None:
+        folder, last = self.target.place(entry.name)
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        self._metadata(entry, descriptor, replace=True)
+
+    def _found_metadata(self, entry: Entry) -> None:
+        self._metadata(entry, self.target.open_directory(entry.name), replace=True)
+
+    def _made_metadata(self, entry: Entry) -> None:
+        self._metadata(entry, self.target.open_directory(entry.name), replace=False)
+
+    def _metadata(self, entry: Entry, descriptor: int, replace: bool) -> None:
+        """Everything about a directory or a large file; ``replace``: it may have what it should not."""
         try:
             found = os.fstat(descriptor)
-            self._notes(entry, list(apply_owner_and_mode(entry, descriptor, found, os.geteuid() == 0)))
-            self._notes(entry, list(apply_xattrs(descriptor, entry, replace=True)))
-            if not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
+            self._notes(entry, list(apply_owner_and_mode(entry, descriptor, found, self.owner)))
+            if entry.xattrs or replace:
+                self._notes(entry, list(apply_xattrs(descriptor, entry, replace)))
+            if (entry.flags or replace) and not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
                 self._notes(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
-            os.utime(descriptor, ns=(entry.mtime, entry.mtime))
+            if not replace or os.fstat(descriptor).st_mtime_ns != entry.mtime:
+                os.utime(descriptor, ns=(entry.mtime, entry.mtime))
         finally:
             os.close(descriptor)
 
@@ -357,6 +408,7 @@ class _Run:
         self.total.kept += part.kept
         self.total.fetched += part.fetched
         self.total.note_count += part.note_count
+        self.settler.written(self.total.written)
         if len(self.total.notes) < KEPT_NOTES:
             self.total.notes.extend(part.notes)
         now = time.monotonic()

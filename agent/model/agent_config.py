@@ -30,6 +30,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     without: tuple[str, ...] = ()  # capture: partitions to leave out, by kernel name
     whole: tuple[str, ...] = ()  # capture: partitions to take to the last byte
     unattended: bool = False
+    trust_metadata: bool = (
+        False  # on a disk that holds the image already, files are believed by size, time, mode, owner
+    )
     on_success: str = "reboot"  # reboot, poweroff, hold, shell
     on_failure: str = "hold"  # hold, poweroff
 
@@ -68,7 +71,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
             continue
         key, _, value = word[len(PREFIX) :].partition("=")
         name = key.replace("-", "_")
-        if name == "unattended":
+        if name in ("unattended", "trust_metadata"):
             found[name] = value in ("1", "true", "yes", "")
         elif name in ("trust", "without", "whole"):
             found[name] = tuple(value.split(","))

@@ -62,6 +62,7 @@ class Volume:
     disk: str = ""  # Disk.name in `disks`; "" for the tree of a bare directory
     partition: int = 0  # 0: the whole disk, or a bare directory
     size_bytes: int = 0  # of blocks: the partition they were read from
+    stamps: ObjectRef | None = None  # what tells the next capture which files are unchanged; restores do not need it
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,12 @@ class Manifest:
     changed_while_read: tuple[str, ...] = ()  # files that never held still; listed, contents as last read
     unreadable: tuple[Excluded, ...] = ()
     boot_code: tuple[BootCode, ...] = ()
+
+    @property
+    def objects(self) -> tuple[ObjectRef, ...]:
+        """Listings, and the stamps where there are any: everything that lies below objects/."""
+        both = ((volume.listing, volume.stamps) for volume in self.volumes)
+        return tuple(each for pair in both for each in pair if each is not None)
 
     @property
     def trees(self) -> tuple[Volume, ...]:

@@ -74,6 +74,7 @@ class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
     listing_sha256: str
     entries: int
     content_bytes: int
+    trust_metadata: bool = False  # files of the right size, time, mode and owner are not read to be believed
 
 
 class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
@@ -83,6 +84,7 @@ class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
     partition: int
     mountpoint: str
     listing_sha256: str
+    trust_metadata: bool = False  # only what this run wrote is read; of the rest the metadata is compared
 
 
 class WriteBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="write-blocks"):
@@ -196,7 +198,7 @@ def decode(data: bytes) -> Plan:
     return msgspec.json.decode(data, type=Plan, strict=True)
 
 
-def describe(step: Step) -> str:
+def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
     """One line for people."""
     match step:
         case ClearDisk(disk=disk):
@@ -207,11 +209,14 @@ def describe(step: Step) -> str:
             return f"make {fs.kind} {fs.uuid} on partition {number}" + (
                 f" for {fs.mountpoint}" if fs.mountpoint else ""
             )
-        case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size):
-            return f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
+        case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size, trust_metadata=trusting):
+            what = f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
+            return what + (", keeping files whose size, time, mode and owner are right" if trusting else "")
         case WriteBlocks(volume=volume, partition=number, content_bytes=size):
             return f"write the blocks of volume {volume} to partition {number}: {size:,} bytes"
-        case VerifyTree(volume=volume) | VerifyBlocks(volume=volume):
+        case VerifyTree(volume=volume, trust_metadata=trusting):
+            return f"read {'what was written of ' if trusting else ''}volume {volume} back and compare"
+        case VerifyBlocks(volume=volume):
             return f"read volume {volume} back and compare"
         case FitFilesystem():
             return _describe_fit(step)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.model import plan
-from agent.model.image import BLOCKS, TREE, BootCode, Component, Manifest, Volume
+from agent.model.image import BLOCKS, BootCode, Component, Manifest, Volume
 from agent.model.layout import Layout
 from agent.model.plan import (
     ApplyRecipe,
@@ -56,6 +56,7 @@ class Decisions:
     recipes: tuple[BoundRecipe, ...]
     components: tuple[Component, ...]
     mode: str
+    trust_metadata: bool = False
 
 
 def make_plan(decisions: Decisions) -> Plan:
@@ -138,17 +139,20 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
     have a loader that the firmware starts.
     """
     on_esp = {part.number for part in decisions.layout.partitions if part.type.lower() in ESP_TYPES}
-    kinds = {TREE: _tree_steps, BLOCKS: _block_steps}
     ordered = sorted(decisions.manifest.volumes, key=lambda v: len(v.filesystem.mountpoint.rstrip("/")))
     planned = [(volume, decisions.layout.volumes[volume.id]) for volume in ordered]
     planned = [(volume, number) for volume, number in planned if (number in on_esp) is esp]
-    made = [kinds[volume.kind](volume, number) for volume, number in planned]
+    trusting = decisions.trust_metadata
+    made = [
+        _block_steps(volume, number) if volume.kind == BLOCKS else _tree_steps(volume, number, trusting)
+        for volume, number in planned
+    ]
     yield from (written for written, _ in made)
     yield from (verified for _, verified in made)
     yield from (fit for fit in decisions.layout.fits if fit.volume in {volume.id for volume, _ in planned})
 
 
-def _tree_steps(volume: Volume, number: int) -> tuple[Step, Step]:
+def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step, Step]:
     written = WriteTree(
         volume=volume.id,
         partition=number,
@@ -156,9 +160,14 @@ def _tree_steps(volume: Volume, number: int) -> tuple[Step, Step]:
         listing_sha256=volume.listing.sha256,
         entries=volume.entries,
         content_bytes=volume.content_bytes,
+        trust_metadata=trust_metadata,
     )
     return written, VerifyTree(
-        volume=volume.id, partition=number, mountpoint=mountpoint(volume), listing_sha256=volume.listing.sha256
+        volume=volume.id,
+        partition=number,
+        mountpoint=mountpoint(volume),
+        listing_sha256=volume.listing.sha256,
+        trust_metadata=trust_metadata,
     )
 
 

@@ -69,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     bytes_fetched: int
     bytes_written: int
     bytes_read_back: int
+    bytes_trusted: int = 0  # believed by their files' metadata, neither written nor read
     mismatches: int
     peak_memory_bytes: int
     warnings: tuple[str, ...]

@@ -53,6 +53,7 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     selector: str,
     mode: str,
     site_recipes: Path | None = None,
+    trust_metadata: bool = False,
 ) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
@@ -87,6 +88,7 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
             recipes=bound,
             components=components,
             mode=mode,
+            trust_metadata=trust_metadata,
         )
     )
     return Prepared(plan, difference, difference_xml, target, loaded, depot)

@@ -58,6 +58,7 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         bytes_fetched=done.bytes_fetched,
         bytes_written=done.bytes_written,
         bytes_read_back=done.bytes_read_back,
+        bytes_trusted=done.bytes_trusted,
         mismatches=done.mismatches,
         peak_memory_bytes=max(done.peak_memory_bytes, own_peak_memory_bytes()),
         warnings=(*plan.warnings, *recorder.warnings),

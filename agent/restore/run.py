@@ -14,6 +14,7 @@ file systems, they stay, and only what differs is written.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ PHASES: dict[type[Step], str] = {
     VerifyBoot: "prove",
 }
 KEPT = "var/lib/regraft"
+CLOCK_NS = 3_000_000_000  # times of files may be whole seconds, and lie behind by a tick of the clock
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -83,6 +85,7 @@ class Done:
     bytes_fetched: int = 0
     bytes_written: int = 0
     bytes_read_back: int = 0
+    bytes_trusted: int = 0
     mismatches: int = 0
     peak_memory_bytes: int = 0  # of the agent and its workers, while they moved the image
 
@@ -102,6 +105,7 @@ class Execution:
     _root: Path | None = None
     _sandbox: Sandbox | None = None
     _continued: bool = False
+    _writes_from_ns: dict[str, int] = field(default_factory=dict)  # when the writing of a volume began
 
     def run(self) -> None:
         """Execute every step; raises at the first that fails, with what was done so far in ``done``."""
@@ -188,10 +192,19 @@ class Execution:
         below = root / step.mountpoint.lstrip("/")
         match step:
             case WriteTree():
-                self._written(write_volume(self.depot, self.loaded, step.volume, below, self.recorder))
+                self._writes_from_ns.setdefault(step.volume, time.time_ns())
+                self._written(
+                    write_volume(
+                        self.depot, self.loaded, step.volume, below, self.recorder, trust_metadata=step.trust_metadata
+                    )
+                )
             case VerifyTree():
                 drop_page_cache()
-                read = verify_volume(self.depot, self.loaded, step.volume, below, self.recorder, self._new_places())
+                since_ns = self._writes_from_ns.get(step.volume, 0) - CLOCK_NS if step.trust_metadata else 0
+                read = verify_volume(
+                    self.depot, self.loaded, step.volume, below, self.recorder, self._new_places(),
+                    changed_since_ns=since_ns,
+                )  # fmt: skip
                 self._read_back(step.volume, read)
         # Later children are programs of the image (its dpkg, its compressor): their memory is not the agent's.
         self.done.peak_memory_bytes = peak_memory_bytes()
@@ -216,7 +229,9 @@ class Execution:
         self.done.bytes_written += result.bytes_written
 
     def _read_back(self, volume: str, result: VerifyResult) -> None:
+        self._tell_cost(volume, result)
         self.done.bytes_read_back += result.bytes_read
+        self.done.bytes_trusted += result.bytes_trusted
         self.done.mismatches += len(result.mismatches)
         if result.mismatches:
             raise ReadBackError(
@@ -224,6 +239,13 @@ class Execution:
                 f"first: {result.mismatches[0]}",
                 "the disk or the memory is failing; test both before trying again",
             )
+
+    def _tell_cost(self, volume: str, read: VerifyResult) -> None:
+        rate = read.bytes_read / max(read.seconds, 0.01) / 1e6
+        text = f"volume {volume}: {read.bytes_read:,} bytes read back in {read.seconds} s ({rate:,.0f} MB/s)"
+        if read.bytes_trusted:
+            text += f"; {read.bytes_trusted:,} bytes trusted: their files' metadata is right and they were not written"
+        self.recorder.message(text, "verify")
 
     def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path, stack: ExitStack) -> None:
         sandbox = self._the_sandbox(root)

@@ -25,7 +25,7 @@ from agent.version import VERSION
 from tests.bench.contestants import ALL, Contestant, empty_store, stored_bytes
 from tests.bench.filesystems import LoopFileSystem, loop_filesystem, memory, partition_of
 from tests.bench.measure import Run, sampled, timed
-from tests.bench.tree import copy_part_of_usr, copy_tree, demo_disk, describe, same
+from tests.bench.tree import copy_part_of_usr, copy_tree, demo_disk, describe, drift, same
 
 GIB = 1 << 30
 # (name of the ratio, our phase's peer): the peer's median over ours, so above 1 we are faster.
@@ -34,7 +34,12 @@ RATIOS = (
     ("capture_vs_mksquashfs", "pack", "squashfs"),
     ("restore_vs_tar", "unpack", "tar"),
     ("restore_vs_unsquashfs", "unpack", "squashfs"),
+    ("recapture_vs_restic", "again", "restic"),
+    ("recapture_vs_borg", "again", "borg"),
 )
+# Shares of our own: below 1 is what they should be.
+SHARES = ("depot_size_vs_tar", "reset_share")
+DRIFTED = 100  # one file in so many
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +89,7 @@ class Arena:
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Timed rounds; medians count.")
 @click.option("--output", default="build/bench.json", show_default=True, type=click.Path(path_type=Path))
 def bench(tree: Path | None, disk: Path | None, partition: int, mib: int | None, rounds: int, output: Path) -> None:
-    """Measure capture and restore against tar, zstd and squashfs."""
+    """Measure capture and restore against tar, zstd, squashfs, restic and borg."""
     with arena() as where:
         fill(where, tree, disk, partition, mib)
         where.source.forget_cache()
@@ -94,9 +99,8 @@ def bench(tree: Path | None, disk: Path | None, partition: int, mib: int | None,
             click.echo(f"round {number + 1} of {rounds}")
             # Each starts a round in turn.
             for contestant in (*ALL[number % len(ALL) :], *ALL[: number % len(ALL)]):
-                pack, unpack = one_round(where, contestant)
-                runs.setdefault((contestant.name, "pack"), []).append(pack)
-                runs.setdefault((contestant.name, "unpack"), []).append(unpack)
+                for phase, measured in one_round(where, contestant):
+                    runs.setdefault((contestant.name, phase), []).append(measured)
         rows = tuple(row(where, key, of, peaks) for key, of in runs.items())
         result = summary(rows, describe(where.source.mountpoint), rounds)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +118,12 @@ def arena() -> Iterator[Arena]:
         loop_filesystem(room, "source", 4 * GIB) as source,
         loop_filesystem(room, "target", 4 * GIB) as target,
     ):
-        yield Arena(source, target, room, {"REGRAFT_HOME": str(room / "home"), "LC_ALL": "C.UTF-8"})
+        environment = {
+            "LC_ALL": "C.UTF-8", "REGRAFT_HOME": str(room / "home"), "RESTIC_PASSWORD": "bench",
+            "RESTIC_CACHE_DIR": str(room / "restic"), "BORG_BASE_DIR": str(room / "borg"),
+            "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+        }  # fmt: skip
+        yield Arena(source, target, room, environment)
 
 
 def fill(where: Arena, tree: Path | None, disk: Path | None, partition: int, mib: int | None) -> None:
@@ -137,17 +146,34 @@ def first_round(where: Arena, contestant: Contestant) -> dict[str, float]:
         "pack": sampled(where.command(contestant, contestant.pack), where.environment),
         "unpack": sampled(where.command(contestant, contestant.unpack), where.environment),
     }
-    if differs := same(where.source.mountpoint, where.target.mountpoint, contestant.keeps_acls):
-        raise SystemExit(f"bench: {contestant.name} restored something else:\n{differs[:2000]}")
+    compare(where, contestant)
+    if contestant.again:
+        peaks["again"] = sampled(where.command(contestant, contestant.again), where.environment)
+    if contestant.reset:
+        drift(where.target.mountpoint, DRIFTED)
+        peaks["reset"] = sampled(where.command(contestant, contestant.reset), where.environment)
+        compare(where, contestant)
     return peaks
 
 
-def one_round(where: Arena, contestant: Contestant) -> tuple[Run, Run]:
+def compare(where: Arena, contestant: Contestant) -> None:
+    if differs := same(where.source.mountpoint, where.target.mountpoint, contestant.keeps_acls):
+        raise SystemExit(f"bench: {contestant.name} restored something else:\n{differs[:2000]}")
+
+
+def one_round(where: Arena, contestant: Contestant) -> Iterator[tuple[str, Run]]:
     where.clear(contestant)
     where.source.forget_cache()
-    pack = timed(where.command(contestant, contestant.pack), where.environment)
+    yield "pack", timed(where.command(contestant, contestant.pack), where.environment)
+    if contestant.again:
+        where.source.forget_cache()
+        yield "again", timed(where.command(contestant, contestant.again), where.environment)
     where.target.make_anew()
-    return pack, timed(where.command(contestant, contestant.unpack), where.environment)
+    yield "unpack", timed(where.command(contestant, contestant.unpack), where.environment)
+    if contestant.reset:
+        drift(where.target.mountpoint, DRIFTED)
+        where.target.forget_cache()
+        yield "reset", timed(where.command(contestant, contestant.reset), where.environment)
 
 
 def row(where: Arena, key: tuple[str, str], runs: list[Run], peaks: dict[str, dict[str, float]]) -> Row:
@@ -167,11 +193,14 @@ def row(where: Arena, key: tuple[str, str], runs: list[Run], peaks: dict[str, di
 
 def summary(rows: tuple[Row, ...], tree: dict[str, int], rounds: int) -> Bench:
     by_key = {(one.contestant, one.phase): one for one in rows}
+    ratios = {
+        name: round(by_key[peer, phase].seconds / by_key["regraft", phase].seconds, 3) for name, phase, peer in RATIOS
+    }
+    ours, tar = by_key["regraft", "unpack"], by_key["tar", "unpack"]
+    ratios["depot_size_vs_tar"] = round(ours.stored_bytes / tar.stored_bytes, 3)
+    ratios["reset_share"] = round(by_key["regraft", "reset"].seconds / ours.seconds, 3)
     return Bench(
-        ratios={
-            name: round(by_key[peer, phase].seconds / by_key["regraft", phase].seconds, 3)
-            for name, phase, peer in RATIOS
-        },
+        ratios=ratios,
         agent_peak_mib=round(max(one.peak_mib for one in rows if one.contestant == "regraft"), 1),
         rows=rows,
         tree=tree,
@@ -191,6 +220,8 @@ def peer_versions() -> dict[str, str]:
         "tar": run(["tar", "--version"]).stdout,
         "zstd": run(["zstd", "--version"]).stdout,
         "mksquashfs": run(["mksquashfs", "-version"], accept=(0, 1)).stdout,
+        "restic": run(["restic", "version"]).stdout,
+        "borg": run(["borg", "--version"]).stdout,
     }
     return {name: text.strip().splitlines()[0] for name, text in said.items()}
 
@@ -208,7 +239,9 @@ def table(result: Bench) -> str:
             f"{one.peak_mib:6.0f} {one.stored_bytes / (1 << 20):11.1f}"
         )
     lines += ["", "peer's time / ours (above 1: we are faster)"]
-    lines += [f"  {name:24} {ratio:5.2f}" for name, ratio in result.ratios.items()]
+    lines += [f"  {name:24} {ratio:5.2f}" for name, ratio in result.ratios.items() if name not in SHARES]
+    lines += ["", "our depot's size / tar's, time of a reset after one file in a hundred drifted / time of a restore"]
+    lines += [f"  {name:24} {ratio:5.2f}" for name, ratio in result.ratios.items() if name in SHARES]
     lines.append(f"  agent's peak memory      {result.agent_peak_mib:5.1f} MiB")
     return "\n".join(lines)
 

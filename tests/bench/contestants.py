@@ -24,6 +24,8 @@ class Contestant:
     unpack: str
     prepare: str = "mkdir {store}"
     keeps_acls: bool = True
+    again: str = ""  # packs the same tree into the same store once more, unchanged
+    reset: str = ""  # unpacks over a tree that drifted
 
 
 REGRAFT_CONTESTANT = Contestant(
@@ -32,6 +34,9 @@ REGRAFT_CONTESTANT = Contestant(
     pack=f"{REGRAFT} capture --depot {{store}} --name bench --root {{tree}} --json",
     # Signature, profile, listing and every frame are verified on the way; there is no way to switch that off.
     unpack=f"{REGRAFT} extract bench --depot {{store}} --to {{target}} --json && sync -f {{target}}",
+    again=f"{REGRAFT} capture --depot {{store}} --name bench --root {{tree}} --json",
+    reset=f"{REGRAFT} extract bench --depot {{store}} --to {{target}} --trust-metadata --delete --json "
+    "&& sync -f {target}",
 )
 TAR = Contestant(
     name="tar",
@@ -44,7 +49,22 @@ SQUASHFS = Contestant(
     pack="mksquashfs {tree} {store}/tree.squashfs -comp zstd -Xcompression-level 3 -no-progress -quiet",
     unpack="unsquashfs -no-progress -quiet -force -dest {target} {store}/tree.squashfs && sync -f {target}",
 )
-ALL = (REGRAFT_CONTESTANT, TAR, SQUASHFS)
+RESTIC_BACKUP = "cd {tree} && restic -q -r {store}/repository backup ."
+RESTIC = Contestant(
+    name="restic",
+    prepare="mkdir {store} && restic -q init -r {store}/repository",
+    pack=RESTIC_BACKUP,
+    unpack="restic -q -r {store}/repository restore latest --target {target} && sync -f {target}",
+    again=RESTIC_BACKUP,
+)
+BORG = Contestant(
+    name="borg",
+    prepare="mkdir {store} && borg init -e none {store}/repository",
+    pack="cd {tree} && borg create -C zstd,3 {store}/repository::one .",
+    unpack="cd {target} && borg extract {store}/repository::one && sync -f {target}",
+    again="cd {tree} && borg create -C zstd,3 {store}/repository::two .",
+)
+ALL = (REGRAFT_CONTESTANT, TAR, SQUASHFS, RESTIC, BORG)
 
 
 def stored_bytes(store: Path) -> int:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from tests.bench.__main__ import RATIOS, Bench, bench, summary, table
+from tests.bench.__main__ import RATIOS, SHARES, Bench, bench, summary, table
 from tests.bench.measure import sampled, timed
 from tests.bench.tree import same
 
@@ -20,7 +20,7 @@ def test_a_small_bench_measures_every_ratio(tmp_path: Path) -> None:
     result = CliRunner().invoke(bench, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     measured = msgspec.json.decode(output.read_bytes(), type=Bench)
-    assert set(measured.ratios) == {name for name, _, _ in RATIOS}
+    assert set(measured.ratios) == {name for name, _, _ in RATIOS} | set(SHARES)
     assert 0 < measured.agent_peak_mib < 300
     assert summary(measured.rows, measured.tree, 1).ratios == measured.ratios
     assert "restore_vs_unsquashfs" in table(measured)

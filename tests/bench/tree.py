@@ -56,6 +56,22 @@ def describe(tree: Path) -> dict[str, int]:
     return {"files": files, "bytes": size_bytes}
 
 
+def drift(tree: Path, one_in: int) -> None:
+    """Change, remove or add to every so-manieth file, as use does."""
+    files = sorted(
+        path for folder, _, names in os.walk(tree) for name in names
+        if (path := Path(folder, name)).is_file() and not path.is_symlink()
+    )  # fmt: skip
+    for number, path in enumerate(files[::one_in]):
+        if number % 5 == 0:
+            path.unlink()
+        elif number % 5 == 1:
+            path.with_name("drifted").write_text("not in the image")
+        else:
+            with path.open("ab") as file:
+                file.write(b"drifted")
+
+
 def same(one: Path, other: Path, acls: bool = True) -> str:
     """What differs between two trees, or nothing: a result that is wrong is not fast."""
     words = [

@@ -16,7 +16,7 @@ from agent.depot.prune import PrunePlan, prune
 from agent.depot.signing import trusted_keys
 from agent.depot.store import Published
 from agent.errors import NoImageError, NotAllowedError, UsageError
-from agent.image import pack, read_work
+from agent.image import pack
 from agent.image.capture import capture_image
 from agent.image.write import write_volume
 from agent.model.image import ImageRef
@@ -46,7 +46,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prepared
 def test_a_capture_over_the_network_comes_back_over_it(
     served: PreparedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_work, "PACK_BYTES", 2 << 20)  # many packs, so that they go up while others fill
+    monkeypatch.setattr(pack, "PACK_BYTES", 2 << 20)  # many packs, so that they go up while others fill
     tree, target = tmp_path / "source", tmp_path / "target"
     plain_tree(tree)
     for number in range(12):

@@ -17,6 +17,7 @@ from agent.image.image_tree import ImageTree
 from agent.image.listing import DIRECTORY, MORE, Chunk, Entry, Head, text_and_raw
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.profile import FileSystem, Profile
+from agent.model.profile_xml import dump_profile
 
 
 @dataclass
@@ -97,7 +98,7 @@ def made_image(
         1, "web-1", "20261123T204140Z", "test", "web-1", ProfileRef("20261123T204140Z", "0" * 64, ""), (), tuple(made),
         (ObjectRef(sha256, len(pack)),),
     )  # fmt: skip
-    return LoadedImage(manifest, "0" * 64, profile or Profile("web-1", "2026-11-23T20:41:40Z"))
+    return LoadedImage(manifest, "0" * 64, dump_profile(profile or Profile("web-1", "2026-11-23T20:41:40Z")))
 
 
 def made_tree(volumes: Mapping[str, Sequence[Entry]], content: Content | None = None) -> ImageTree:

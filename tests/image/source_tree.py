@@ -48,8 +48,10 @@ def carry(
     kind: str = "ext4",
     excludes: tuple[str, ...] = (),
     previous: LoadedImage | None = None,
+    read_all: bool = False,
 ) -> Carried:
-    result = capture_image(source(tree, kind, excludes=excludes), depot, no_events, jobs=2, previous=previous)
+    described = source(tree, kind, excludes=excludes)
+    result = capture_image(described, depot, no_events, jobs=2, previous=previous, read_all=read_all)
     return Carried(depot, result, find_image(depot, trusted_keys(depot), result.ref))
 
 

@@ -20,7 +20,7 @@ from agent.depot.signing import TrustedKeys, trusted_keys
 from agent.depot.store import Depot, WritableDepot, image_path, listing_path, pack_path
 from agent.depot.stored import stored_objects
 from agent.errors import DamagedError, NotAllowedError, NotTrustedError, RefusedError
-from agent.image import read_work
+from agent.image import pack
 from agent.image.check import check_images
 from agent.image.check_work import DECODE
 from agent.image.copy import CopyResult, copy_image
@@ -37,7 +37,7 @@ TOKEN = "write-token-0123456789"
 @pytest.fixture
 def two(depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Carried, Carried]:
     """Two images of one machine; the second needs packs of the first. Packs of 1 MiB."""
-    monkeypatch.setattr(read_work, "PACK_BYTES", 1 << 20)
+    monkeypatch.setattr(pack, "PACK_BYTES", 1 << 20)
     tree = tmp_path / "source"
     plain_tree(tree)
     first = carry(tree, depot)

@@ -48,8 +48,18 @@ def restore(depot: LocalDepot, target: Path) -> None:
 
 
 def files(depot: LocalDepot) -> list[Path]:
+    """All that a restore needs."""
     found = [path for top in ("packs", "objects", "machines") for path in (depot.root / top).rglob("*")]
-    return sorted(path for path in found if path.is_file())
+    return sorted(
+        path for path in found if path.is_file() and not zstandard_lines(path).startswith(b'{"format":1,"listing"')
+    )
+
+
+def zstandard_lines(path: Path) -> bytes:
+    """What a listing or the stamps beside it begin with."""
+    if path.suffix != ".zst":
+        return b""
+    return zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read(64)
 
 
 def test_a_flipped_byte_anywhere_is_refused_and_named(carried: Carried, tmp_path: Path) -> None:
@@ -144,7 +154,14 @@ FORGERIES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "nul": insert({"path": "a\0b", "type": "dir"}),
     "empty name": insert({"path": "a//b", "type": "dir"}),
     "long name": insert({"path": "n" * 256, "type": "dir"}),
-    "twice": lambda entries: entries.extend([{"path": "zz", "type": "fifo"}] * 2),
+    "twice": lambda entries: entries.__setitem__(slice(1, 1), [{"path": "A", "type": "fifo"}] * 2),
+    "directory twice": lambda entries: entries.extend([{"path": "zz", "type": "dir"}] * 2),
+    "files out of order": insert({"path": "zz", "type": "fifo"}),
+    "directories out of order": lambda entries: entries.extend(
+        [{"path": "zz", "type": "dir"}, {"path": "yy", "type": "dir"}]
+    ),
+    "a file after directories": lambda entries: entries.append({"path": "zz", "type": "fifo"}),
+    "a file and a directory": insert({"path": "usr", "type": "fifo"}),
     "below a symbolic link": lambda entries: entries.__setitem__(
         slice(1, 1), [LINK, {"path": "evil/outside", "type": "dir"}]
     ),

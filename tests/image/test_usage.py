@@ -11,7 +11,7 @@ from agent.depot.local import LocalDepot
 from agent.depot.prune import prune
 from agent.depot.stored import stored_objects
 from agent.errors import DamagedError
-from agent.image import read_work
+from agent.image import pack
 from agent.image.listing import open_listing
 from agent.image.pack import TRAILER, read_table
 from agent.image.usage import DepotUse, measure
@@ -24,7 +24,7 @@ Place = tuple[str, int, int]  # pack, offset, stored bytes
 @pytest.fixture
 def three(depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Carried]:
     """Files come and go between the images; packs of 1 MiB."""
-    monkeypatch.setattr(read_work, "PACK_BYTES", 1 << 20)
+    monkeypatch.setattr(pack, "PACK_BYTES", 1 << 20)
     tree = tmp_path / "source"
     plain_tree(tree)
     (tree / "early").write_bytes(random_bytes((3 << 20) + 7))

@@ -8,10 +8,12 @@ from agent.model.agent_config import read_config
 
 def test_kernel_parameters_win_over_the_medium() -> None:
     config = read_config(
-        'depot = "http://a"\nunattended = false\n', "quiet regraft.depot=http://b regraft.unattended=1"
+        'depot = "http://a"\nunattended = false\n',
+        "quiet regraft.depot=http://b regraft.unattended=1 regraft.trust-metadata=1",
     )
     assert config.depot == "http://b"
     assert config.unattended is True
+    assert config.trust_metadata is True
 
 
 def test_trust_may_be_given_on_the_command_line() -> None:

@@ -1,0 +1,152 @@
+"""Restoring again onto a tree that drifted: only what differs is written, and by default everything is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.depot.catalogue import find_image
+from agent.depot.local import LocalDepot
+from agent.depot.signing import trusted_keys
+from agent.errors import UsageError
+from agent.image.capture import CaptureSource, SourceVolume, capture_image
+from agent.image.extract import Existing, extract
+from agent.image.listing import PART_BYTES
+from agent.image.verify import verify_volume
+from agent.image.write import write_volume
+from agent.model.profile import FileSystem
+from tests.image.source_tree import Carried, awkward_tree, carry, describe, no_events, plain_tree, profile, random_bytes
+
+pytestmark = pytest.mark.root
+MakeFileSystem = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def restored(depot: LocalDepot, tmp_path: Path) -> Carried:
+    """A tree in ``source``, and its restored copy in ``target``."""
+    tree, target = tmp_path / "source", tmp_path / "target"
+    plain_tree(tree)
+    (tree / "usr/huge").write_bytes(random_bytes(PART_BYTES + 5000))
+    (tree / "usr/huge-too").write_bytes(random_bytes(PART_BYTES + 6000))
+    shared = tree / "shared"
+    shared.mkdir()
+    os.chown(shared, 1000, 1000)
+    shared.chmod(0o2775)
+    for number in range(200):
+        (tree / f"etc/{number}.conf").write_text(f"setting {number}\n" * 50)
+        (shared / f"{number}").write_text(f"shared {number}\n")
+        os.chown(shared / f"{number}", 0, 0)
+    carried = carry(tree, depot)
+    target.mkdir()
+    write_volume(depot, carried.loaded, "root", target, no_events)
+    assert describe(target) == describe(tree)
+    return carried
+
+
+def drift(target: Path) -> None:
+    """What a day of use does to a machine."""
+    (target / "etc/1.conf").write_text("another setting\n")
+    (target / "etc/2.conf").unlink()
+    (target / "etc/3.conf").chmod(0o600)
+    (target / "etc/4.conf").unlink()
+    (target / "etc/4.conf").mkdir()
+    (target / "etc/4.conf/inside").touch()
+    (target / "etc/new.conf").touch()
+    (target / "var/new").mkdir(parents=True)
+    (target / "var/new/file").write_text("x")
+    os.utime(target / "shared/7")
+    (target / "shared/8").write_text("overwritten in place, the directory does not notice\n")
+    shutil.rmtree(target / "usr/bin")
+    (target / "bin").unlink()
+    (target / "bin").symlink_to("elsewhere")
+    with (target / "usr/huge").open("r+b") as file:
+        file.seek(PART_BYTES + 100)
+        file.write(b"drifted")
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_drifted_tree_becomes_the_image_again(trust: bool, restored: Carried, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    drift(target)
+    result = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
+    assert describe(target) == describe(tmp_path / "source")
+    assert result.bytes_written < 3 << 20, "a part of the large file, and little besides"
+    assert result.bytes_kept > 60 << 20 and result.removed == 2
+    assert result.bytes_fetched < 3 << 20, "nothing is fetched that is there"
+    again = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
+    assert (again.removed, again.bytes_fetched if trust else 0) == (0, 0)
+    assert describe(target) == describe(tmp_path / "source")
+
+
+def test_everything_awkward_is_trusted_as_it_came(depot: LocalDepot, file_system: MakeFileSystem) -> None:
+    source, target = file_system("ext4", "source"), file_system("ext4", "target")
+    awkward_tree(source)
+    carried = carry(source, depot)
+    write_volume(depot, carried.loaded, "root", target, no_events)
+    before = describe(target)
+    result = write_volume(depot, carried.loaded, "root", target, no_events, trust_metadata=True)
+    assert describe(target) == before
+    assert (result.bytes_written, result.removed) == (0, 0)
+    assert verify_volume(depot, carried.loaded, "root", target, no_events).mismatches == ()
+
+
+def hide_a_change(path: Path) -> None:
+    """Other content under the same size and time: what trusting does not see."""
+    found = path.stat()
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def test_what_trusting_does_not_see_hashing_does(restored: Carried, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    hide_a_change(target / "etc/5.conf")
+    write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=True)
+    assert (target / "etc/5.conf").read_bytes() != (tmp_path / "source/etc/5.conf").read_bytes()
+    write_volume(restored.depot, restored.loaded, "root", target, no_events)
+    assert describe(target) == describe(tmp_path / "source")
+
+
+def test_after_trusting_what_was_written_is_read_back(restored: Carried, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    time.sleep(0.1)  # the clock of files has ticks
+    since = time.time_ns() - 20_000_000
+    (target / "etc/1.conf").write_text("another setting\n")
+    write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=True)
+    read = verify_volume(restored.depot, restored.loaded, "root", target, no_events, changed_since_ns=since)
+    size = (target / "etc/1.conf").stat().st_size
+    assert (read.mismatches, read.bytes_read) == ((), size)
+    assert read.bytes_trusted == restored.loaded.manifest.volumes[0].content_bytes - size
+    hide_a_change(target / "etc/1.conf")
+    (target / "etc/6.conf").chmod(0o600)
+    (target / "etc/more").touch()
+    read = verify_volume(restored.depot, restored.loaded, "root", target, no_events, changed_since_ns=since)
+    assert {line.partition(":")[0] for line in read.mismatches} == {"/etc", "/etc/1.conf", "/etc/6.conf", "/etc/more"}
+
+
+def test_extract_makes_a_directory_equal_to_all_volumes(depot: LocalDepot, tmp_path: Path) -> None:
+    root, boot, target = tmp_path / "root", tmp_path / "boot", tmp_path / "target"
+    plain_tree(root)
+    (root / "boot").mkdir()
+    boot.mkdir()
+    (boot / "vmlinuz").write_bytes(random_bytes(100_000))
+    volumes = (
+        SourceVolume("root", FileSystem("ext4", mountpoint="/"), root),
+        SourceVolume("boot", FileSystem("ext4", mountpoint="/boot"), boot),
+    )
+    source = CaptureSource("web-1", "web-1", profile(), (), volumes)
+    loaded = find_image(depot, trusted_keys(depot), capture_image(source, depot, no_events, jobs=2).ref)
+    extract(depot, loaded, [], target, no_events)
+    (target / "boot/more").touch()
+    (target / "etc/more").touch()
+    kept = extract(depot, loaded, [], target, no_events)
+    assert (kept.removed, (target / "etc/more").exists()) == (0, True)
+    result = extract(depot, loaded, [], target, no_events, Existing(trust_metadata=True, delete=True))
+    assert (result.removed, result.bytes_written) == (2, 0)
+    assert sorted(path.name for path in (target / "boot").iterdir()) == ["vmlinuz"]
+    with pytest.raises(UsageError, match="whole image"):
+        extract(depot, loaded, ["/etc"], target, no_events, Existing(delete=True))
