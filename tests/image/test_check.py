@@ -15,7 +15,7 @@ from agent.depot.catalogue import images
 from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
 from agent.depot.store import image_path, listing_path, pack_path
-from agent.image import pack
+from agent.image import pack as packs
 from agent.image.check import CheckReport, catalogue_findings, check_images
 from agent.image.check_work import DECODE, DEPTHS, PACKS, STRUCTURE, PackTask, check_pack
 from agent.image.listing import open_listing
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def two(depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Carried, Carried]:
     """Two images of one machine that share packs; each has one of its own. Packs of 1 MiB."""
-    monkeypatch.setattr(pack, "PACK_BYTES", 1 << 20)
+    monkeypatch.setattr(packs, "PACK_BYTES", 1 << 20)
     tree = tmp_path / "source"
     plain_tree(tree)
     (tree / "only-first").write_bytes(random_bytes(300_000))
