@@ -108,6 +108,13 @@ def test_only_where_the_key_is_an_image_is_made(regraft: Regraft, captured: Path
 # --- damage -------------------------------------------------------------------------------------------------------
 
 
+def needed(depot: Path, pattern: str) -> list[Path]:
+    """Files that a restore reads: of the objects not the stamps, which only captures look at."""
+    manifests = [json.loads(path.read_text()) for path in depot.glob("machines/*/images/*.json")]
+    stamps = {volume["stamps"]["sha256"] for image in manifests for volume in image["volumes"] if volume["stamps"]}
+    return [path for path in sorted(depot.glob(pattern)) if path.name.partition(".")[0] not in stamps]
+
+
 @pytest.mark.parametrize(
     ("pattern", "code", "name"),
     [
@@ -122,7 +129,7 @@ def test_only_where_the_key_is_an_image_is_made(regraft: Regraft, captured: Path
 def test_a_flipped_byte_is_refused_and_named(
     regraft: Regraft, captured: Path, tmp_path: Path, pattern: str, code: int, name: str
 ) -> None:
-    for path in captured.glob(pattern):
+    for path in needed(captured, pattern):
         good = path.read_bytes()
         spoilt = bytearray(good)
         spoilt[len(good) // 2] ^= 4
@@ -136,7 +143,7 @@ def test_a_flipped_byte_is_refused_and_named(
 
 @pytest.mark.parametrize("pattern", ["packs/*/*.pack", "objects/*.jsonl.zst", "machines/*/profiles/*.xml"])
 def test_what_is_absent_is_named(regraft: Regraft, captured: Path, tmp_path: Path, pattern: str) -> None:
-    path = next(captured.glob(pattern))
+    path = needed(captured, pattern)[0]
     path.unlink()
     words = ("extract", "web-1", "--to", tmp_path / "target", "--depot", captured)
     assert str(path.relative_to(captured)) in regraft.refused(*words, code=22, name="damaged")
