@@ -237,8 +237,9 @@ class _Run:
     def expected_bytes(self) -> int:
         """What this check will read, as the manifests say."""
         manifests = [loaded.manifest for loaded in self.loaded]
-        files = {ref.sha256: ref.size_bytes for each in manifests for ref in each.objects}
+        files = {volume.listing.sha256: volume.listing.size_bytes for each in manifests for volume in each.volumes}
         if self.depth != STRUCTURE:
+            files.update((ref.sha256, ref.size_bytes) for each in manifests for ref in each.objects)
             files.update((pack.sha256, pack.size_bytes) for each in manifests for pack in each.packs)
         return sum(files.values())
 

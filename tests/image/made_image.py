@@ -81,15 +81,18 @@ def made_image(
     content: Content | None = None,
     profile: Profile | None = None,
     kinds: Mapping[str, str] | None = None,
+    as_given: bool = False,
 ) -> LoadedImage:
-    """An image with a volume at each mount point. Listings begin with their root; it is added here."""
+    """An image with a volume at each mount point. Listings begin with their root; it is added here, and the entries
+    are brought into a listing's order, where they are not ``as_given``."""
     frames = (content or Content()).frames
     pack = b"".join(frames)
     sha256 = hashlib.sha256(pack).hexdigest()
     depot.files[pack_path(sha256)] = pack
     made = []
     for number, (place, entries) in enumerate(volumes.items()):
-        listing = _listing(depot, f"v{number}", sha256, frames, entries)
+        ordered = entries if as_given else in_order(entries)
+        listing = _listing(depot, f"v{number}", sha256, frames, ordered)
         kind = (kinds or {}).get(place, "tree")
         made.append(
             Volume(f"v{number}", kind, FileSystem("ext4", mountpoint=place), listing, len(entries) + 1, 0, (sha256,))
@@ -101,9 +104,22 @@ def made_image(
     return LoadedImage(manifest, "0" * 64, dump_profile(profile or Profile("web-1", "2026-11-23T20:41:40Z")))
 
 
-def made_tree(volumes: Mapping[str, Sequence[Entry]], content: Content | None = None) -> ImageTree:
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Files of a directory by name, then its directories by name, each with all below it; parts behind their file."""
+    folders = {each.name for each in entries if each.type == DIRECTORY}
+
+    def place(each: Entry) -> list[tuple[bool, bytes]]:
+        parts = each.name.split(b"/")
+        return [(b"/".join(parts[: depth + 1]) in folders, part) for depth, part in enumerate(parts)]
+
+    return sorted(entries, key=place)
+
+
+def made_tree(
+    volumes: Mapping[str, Sequence[Entry]], content: Content | None = None, as_given: bool = False
+) -> ImageTree:
     depot = MemoryDepot()
-    return ImageTree(depot, made_image(depot, volumes, content))
+    return ImageTree(depot, made_image(depot, volumes, content, as_given=as_given))
 
 
 def _listing(depot: MemoryDepot, volume: str, pack: str, frames: list[bytes], entries: Sequence[Entry]) -> ObjectRef:

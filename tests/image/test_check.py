@@ -84,10 +84,24 @@ def test_a_whole_depot_is_found_whole(two: tuple[Carried, Carried]) -> None:
     for report in sizes.values():
         assert report.findings == () and report.healed == () and (report.images, report.listings) == (2, 2)
     on_disk = sum(path.stat().st_size for path in (depot.root / "packs").rglob("*.pack"))
-    listings = sum(path.stat().st_size for path in (depot.root / "objects").iterdir())
-    assert sizes[PACKS].bytes_read == sizes[DECODE].bytes_read == on_disk + listings
+    objects = sum(path.stat().st_size for path in (depot.root / "objects").iterdir())
+    listings = sum(volume.listing.size_bytes for one in two for volume in one.loaded.manifest.volumes)
+    assert sizes[PACKS].bytes_read == sizes[DECODE].bytes_read == on_disk + objects > on_disk + listings
     assert sizes[STRUCTURE].bytes_read == listings
     assert sizes[PACKS].packs == len(list((depot.root / "packs").rglob("*.pack"))) >= 4
+
+
+def test_damaged_stamps_are_told_and_spoil_no_image(two: tuple[Carried, Carried]) -> None:
+    depot = two[0].depot
+    stamps = two[0].loaded.manifest.volumes[0].stamps
+    assert stamps is not None
+    flip(depot.root / listing_path(stamps.sha256), 20)
+    assert check(depot, STRUCTURE).findings == ()
+    (found,) = check(depot, PACKS).findings
+    assert stamps.sha256 in found.path and (found.images, found.file_count) == ((), 0)
+    assert "the next capture reads every file" in found.problem
+    (depot.root / listing_path(stamps.sha256)).unlink()
+    assert "is absent" in check(depot, STRUCTURE).findings[0].problem
 
 
 def test_a_flipped_byte_in_any_pack_is_found_with_what_it_spoils(two: tuple[Carried, Carried]) -> None:

@@ -12,7 +12,7 @@ from agent.image import compare, listing
 from agent.image.compare import file_changes
 from agent.image.listing import PART_BYTES, Entry
 from agent.model.image_changes import Counts, FileChange
-from tests.image.made_image import Content, MemoryDepot, entry, folder, made_image
+from tests.image.made_image import Content, MemoryDepot, entry, folder, made_image, made_tree
 
 Volumes = dict[str, Sequence[Entry]]
 
@@ -153,8 +153,8 @@ def test_configuration_is_counted_on_its_own() -> None:
 
 
 def test_a_listing_out_of_order_is_refused() -> None:
-    with pytest.raises(DamagedError, match="‘a’: is not in restore order"):
-        changes({"/": [entry("b"), entry("a")]}, {"/": []})
+    with pytest.raises(DamagedError, match="‘a’: is out of order"):
+        made_tree({"/": [entry("b"), entry("a")]}, as_given=True).exists("/a")
     with pytest.raises(DamagedError, match="does not come before it"):
         changes({"/": [entry("a", "hardlink", target="b"), entry("b")]}, {"/": []})
 

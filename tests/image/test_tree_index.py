@@ -52,7 +52,7 @@ def test_it_keeps_what_the_listing_says() -> None:
     assert link is not None and index.target(link) == b"to-\xfd" and index.path(link) == b"/odd\xff"
 
 
-def test_directories_are_in_order_of_names_however_the_listing_has_them() -> None:
+def test_directories_are_in_order_of_names_files_and_directories_together() -> None:
     index = index_of(
         entry("b"),
         entry("zz"),
