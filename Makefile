@@ -27,7 +27,7 @@ iso: setup  ## Build the live system that restores machines: build/regraft.iso (
 freeze: setup  ## Build the program for machines without Python: build/regraft/
 	@$(PYTHON) -m pe_build freeze --output build/regraft
 
-bench: setup  ## Measure capture and restore against tar, zstd and squashfs on the same data (needs root)
+bench: setup  ## Measure speed, memory and sizes against the usual tools on the same data: build/bench.json (needs root)
 	@$(PYTHON) -m tests.bench
 
 clean:  ## Remove what was built here; downloads and built disks stay in ~/.cache/regraft

@@ -21,43 +21,55 @@ class Run:
     peak_mib: float = 0.0
 
 
+class CommandFailed(Exception):
+    """A command that was measured ended with another status than 0."""
+
+
 def timed(command: str, environment: Mapping[str, str]) -> Run:
     """Run to the end; nothing else is done meanwhile."""
     before, started = os.times(), time.monotonic()
-    child = start(command, environment)
+    child = start(command, environment, subprocess.PIPE)
     out, _ = child.communicate()
     seconds, after = time.monotonic() - started, os.times()
     check(child, command, out)
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return Run(seconds, spent)
+    return Run(seconds, spent(before, after))
 
 
-def sampled(command: str, environment: Mapping[str, str]) -> float:
-    """Peak MiB of all its processes together (proportional set size: shared pages count once). Sampling costs time."""
-    child = start(command, environment, discard=True)
-    peak = 0
-    while child.poll() is None:
-        peak = max(peak, sum(pss_bytes(pid) for pid in descendants(child.pid)))
-        time.sleep(SAMPLE_S)
-    check(child, command, b"")
-    return peak / (1 << 20)
+def sampled(command: str, environment: Mapping[str, str], log: Path) -> Run:
+    """The same, with the peak MiB of all its processes together (proportional set size: shared pages count once).
+
+    Sampling costs time: the seconds are for what is measured once only. What is said goes to ``log``.
+    """
+    before, started = os.times(), time.monotonic()
+    with log.open("wb") as out:
+        child = start(command, environment, out.fileno())
+        peak = 0
+        while child.poll() is None:
+            peak = max(peak, sum(pss_bytes(pid) for pid in descendants(child.pid)))
+            time.sleep(SAMPLE_S)
+    seconds, after = time.monotonic() - started, os.times()
+    check(child, command, log.read_bytes())
+    return Run(seconds, spent(before, after), peak / (1 << 20))
 
 
-def start(command: str, environment: Mapping[str, str], discard: bool = False) -> subprocess.Popen[bytes]:
-    out = subprocess.DEVNULL if discard else subprocess.PIPE
+def spent(before: os.times_result, after: os.times_result) -> float:
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def start(command: str, environment: Mapping[str, str], out: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         ["bash", "-o", "pipefail", "-c", command],
         stdin=subprocess.DEVNULL,
         stdout=out,
-        stderr=subprocess.STDOUT if not discard else None,
+        stderr=subprocess.STDOUT,
         env={**os.environ, **environment},
     )
 
 
-def check(child: subprocess.Popen[bytes], command: str, out: bytes | None) -> None:
+def check(child: subprocess.Popen[bytes], command: str, out: bytes) -> None:
     if child.returncode != 0:
-        said = (out or b"").decode(errors="replace")[-2000:]
-        raise SystemExit(f"bench: ‘{command}’ ended with status {child.returncode}:\n{said}")
+        said = out.decode(errors="replace")[-2000:]
+        raise CommandFailed(f"‘{command}’ ended with status {child.returncode}:\n{said}")
 
 
 def descendants(pid: int) -> list[int]:

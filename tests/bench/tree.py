@@ -1,27 +1,38 @@
-"""The data that is packed and unpacked."""
+"""Trees of files: copied, counted, compared."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
+from collections.abc import Iterable
 from pathlib import Path
+
+import msgspec
 
 from agent.process import run
 
-LAB_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regraft" / "lab"
+PATIENCE_S = 3600.0
 # What a capture of a system leaves out; taken away before anybody is measured, so that all pack the same.
 LEFT_OUT = ("dev/*", "lost+found", "proc/*", "run/*", "sys/*", "tmp/*", "var/tmp/*", "var/cache/apt/archives/*.deb")
 
 
-def demo_disk() -> Path | None:
-    """The demo's source disk, if a demo or a test has built it; its root is partition 2."""
-    return next((done.with_name("disk.img") for done in sorted(LAB_CACHE.glob("source-*/nic-name"))), None)
+class Size(msgspec.Struct, frozen=True):
+    """How much a tree holds. Files of several names count once in bytes."""
+
+    entries: int
+    files: int
+    bytes: int
 
 
 def copy_tree(source: Path, to: Path) -> None:
     """All of it, on one file system, with metadata."""
-    run(["cp", "--archive", "--one-file-system", f"{source}/.", to], timeout_s=1800)
-    for path in (path for pattern in LEFT_OUT for path in to.glob(pattern)):
+    run(["cp", "--archive", "--one-file-system", f"{source}/.", to], timeout_s=PATIENCE_S)
+    remove_left_out(to, LEFT_OUT)
+
+
+def remove_left_out(root: Path, patterns: Iterable[str]) -> None:
+    for path in [path for pattern in patterns for path in root.glob(pattern)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -43,46 +54,40 @@ def copy_part_of_usr(to: Path, limit_bytes: int) -> None:
             break
     names = b"".join(os.fsencode(path.removeprefix("/")) + b"\0" for path in chosen)
     run(["cpio", "--pass-through", "--null", "--make-directories", "--preserve-modification-time", "--quiet", to],
-        stdin=names, cwd=Path("/"), timeout_s=1800)  # fmt: skip
+        stdin=names, cwd=Path("/"), timeout_s=PATIENCE_S)  # fmt: skip
 
 
-def describe(tree: Path) -> dict[str, int]:
-    """How many files, how many bytes."""
-    files, size_bytes = 0, 0
-    for folder, _, names in os.walk(tree):
+def size_of(tree: Path) -> Size:
+    """Count a tree; its own folder, and what the file system itself put there, are not in it."""
+    entries, files, size_bytes = 0, 0, 0
+    seen: set[int] = set()
+    for folder, folders, names in os.walk(tree):
+        if Path(folder) == tree and "lost+found" in folders:
+            folders.remove("lost+found")
+        entries += len(folders) + len(names)
         for name in names:
-            files += 1
-            size_bytes += os.lstat(os.path.join(folder, name)).st_size
-    return {"files": files, "bytes": size_bytes}
+            found = os.lstat(os.path.join(folder, name))
+            if stat.S_ISREG(found.st_mode):
+                files += 1
+                if found.st_nlink == 1 or found.st_ino not in seen:
+                    size_bytes += found.st_size
+                    seen.add(found.st_ino)
+    return Size(entries, files, size_bytes)
 
 
-def drift(tree: Path, one_in: int) -> None:
-    """Change, remove or add to every so-manieth file, as use does."""
-    files = sorted(
-        path for folder, _, names in os.walk(tree) for name in names
-        if (path := Path(folder, name)).is_file() and not path.is_symlink()
-    )  # fmt: skip
-    for number, path in enumerate(files[::one_in]):
-        if number % 5 == 0:
-            path.unlink()
-        elif number % 5 == 1:
-            path.with_name("drifted").write_text("not in the image")
-        else:
-            with path.open("ab") as file:
-                file.write(b"drifted")
+def same(one: Path, other: Path, acls: bool = True, extra: bool = False) -> str:
+    """What differs between two trees, or nothing: a result that is wrong is not fast.
 
-
-def same(one: Path, other: Path, acls: bool = True) -> str:
-    """What differs between two trees, or nothing: a result that is wrong is not fast."""
-    words = [
-        "rsync",
-        "-aHAXn" if acls else "-aHXn",
-        "--delete",
-        "--checksum",
-        "--itemize-changes",
-        f"{one}/",
-        f"{other}/",
-    ]
-    lines = run(words, timeout_s=1800).stdout.splitlines()
+    Names that only ``other`` has differ too, unless ``extra`` ones are allowed.
+    """
+    words = ["rsync", "-aHAXn" if acls else "-aHXn", *([] if extra else ["--delete"]), "--checksum",
+             "--itemize-changes", f"{one}/", f"{other}/"]  # fmt: skip
+    lines = run(words, timeout_s=PATIENCE_S).stdout.splitlines()
     # The folder of a fresh file system itself, and its own.
     return "\n".join(line for line in lines if not line.endswith((" ./", " lost+found/")))
+
+
+def same_content(one: Path, other: Path) -> str:
+    """What differs in names and bytes only, or nothing."""
+    words = ["rsync", "-rn", "--delete", "--checksum", "--itemize-changes", f"{one}/", f"{other}/"]
+    return run(words, timeout_s=PATIENCE_S).stdout.strip()
