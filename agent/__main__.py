@@ -17,9 +17,9 @@ def main() -> None:
     """Entry point of ``regraft``."""
     multiprocessing.freeze_support()
     try:
-        cli.main(prog_name="regraft", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without its standalone mode click returns what a command ended with, where that was not the usual way.
+        status = cli.main(prog_name="regraft", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except click.Abort:
         sys.exit(_tell("stopped", "stopped before anything was written", "", 130))
     except click.ClickException as wrong:
