@@ -24,11 +24,12 @@ def sparse_file(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def make_ext4(image: Path, size_bytes: int, inodes: int = 0) -> Path:
-    """An empty ext4 in a sparse file; ``inodes`` 0: as many as mkfs finds usual."""
+def make_ext4(image: Path, size_bytes: int, inodes: int = 0, features: str = "") -> Path:
+    """An empty ext4 in a sparse file; ``inodes`` 0: as many as mkfs finds usual. ``features`` beside the usual ones."""
     sparse_file(image, size_bytes)
     count = ["-N", str(inodes)] if inodes else []
-    run(["mkfs.ext4", "-q", "-F", *count, "-E", AT_ONCE, image])
+    more = ["-O", features] if features else []
+    run(["mkfs.ext4", "-q", "-F", *count, *more, "-E", AT_ONCE, image])
     return image
 
 
@@ -79,9 +80,9 @@ class Target:
 
 
 @contextmanager
-def target_tree(folder: Path, size_bytes: int, inodes: int = 0) -> Iterator[Target]:
+def target_tree(folder: Path, size_bytes: int, inodes: int = 0, features: str = "") -> Iterator[Target]:
     """An empty ext4 on a loop device in memory, mounted; gone at the end."""
-    image = make_ext4(folder / "target.img", size_bytes, inodes)
+    image = make_ext4(folder / "target.img", size_bytes, inodes, features)
     try:
         with mounted(image, folder / "target") as at:
             yield Target(image, at)

@@ -13,8 +13,8 @@ ISLAND_BYTES = 1 << 20
 ISLANDS_APART = 10  # one MiB of data, nine of hole
 
 
-def make_many(root: Path, count: int, empty: bool = False) -> None:
-    """``count`` files in folders of 500, of 100 to 4,000 half-compressible bytes, or all empty."""
+def make_many(root: Path, count: int, tiny: bool = False) -> None:
+    """``count`` files in folders of 500, all different: 100 to 4,000 half-compressible bytes, or a number only."""
     source = random.Random("many")
     noise = source.randbytes(LARGEST_BYTES // 2 + 100)
     for first in range(0, count, FOLDER_FILES):
@@ -22,10 +22,9 @@ def make_many(root: Path, count: int, empty: bool = False) -> None:
         folder.mkdir(parents=True)
         for number in range(first, min(first + FOLDER_FILES, count)):
             descriptor = os.open(folder / f"file-{number}", os.O_WRONLY | os.O_CREAT, 0o644)
-            if not empty:
-                size = source.randint(100, LARGEST_BYTES)
-                half = noise[number % 100 : number % 100 + size // 2]
-                os.write(descriptor, b"%d\n" % number + half + bytes(size // 2))
+            size = 0 if tiny else source.randint(100, LARGEST_BYTES)
+            half = noise[number % 100 : number % 100 + size // 2]
+            os.write(descriptor, b"%d\n" % number + half + bytes(size // 2))
             os.close(descriptor)
 
 

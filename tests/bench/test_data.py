@@ -70,13 +70,13 @@ def test_a_second_machine_has_another_identity_and_the_same_software(tmp_path: P
 
 
 def test_growth_has_as_many_files_and_as_many_bytes_as_it_says(tmp_path: Path) -> None:
-    for name in ("many", "empty", "sparse"):
+    for name in ("many", "tiny", "sparse"):
         (tmp_path / name).mkdir()
     many.make_many(tmp_path / "many", 1200)
     sizes = [path.stat().st_size for path in (tmp_path / "many").rglob("file-*")]
     assert len(sizes) == 1200 and 100 <= min(sizes) <= max(sizes) <= many.LARGEST_BYTES + 10
-    many.make_many(tmp_path / "empty", 600, empty=True)
-    assert {path.stat().st_size for path in (tmp_path / "empty").rglob("file-*")} == {0}
+    many.make_many(tmp_path / "tiny", 600, tiny=True)
+    assert {path.read_text() for path in (tmp_path / "tiny").rglob("file-*")} == {f"{n}\n" for n in range(600)}
     written = many.make_sparse(tmp_path / "sparse", 25 * MIB)
     (found,) = (tmp_path / "sparse").iterdir()
     assert (found.stat().st_size, written) == (25 * MIB, 3 * MIB)

@@ -21,6 +21,7 @@ LISTING, LISTING_SMALL = 2_000_000, 10_000
 DATA_SHARE = 8  # a sparse tree holds at most one byte of data in that many
 FILE_BYTES = 4600  # of the device, for one small file: a block and its inode
 INODE_BYTES = 400
+INLINE = "inline_data"  # a few bytes lie in the inode: two million files need no block
 FIRST_BYTES = 256 << 20
 
 
@@ -34,6 +35,7 @@ class Step:
     held_bytes: int
     inodes: int
     make: Callable[[Path], object]
+    features: str = ""  # of the ext4
 
 
 def growth(stage: Stage) -> None:
@@ -47,14 +49,14 @@ def growth(stage: Stage) -> None:
 
 
 def listing(stage: Stage) -> None:
-    """A listing of two million files, all empty: what memory depends on, and nothing else."""
+    """A listing of two million files, each of a few bytes of its own: what memory depends on, and nothing else."""
     count = LISTING_SMALL if stage.small else LISTING
     size = FIRST_BYTES + count * INODE_BYTES
-    climb(stage, Step("listing", f"{count:,} files", size, size, count * 5 // 4 + 2000, many(count, empty=True)))
+    climb(stage, Step("listing", f"{count:,} files", size, size, count * 5 // 4 + 2000, many(count, tiny=True), INLINE))
 
 
-def many(count: int, empty: bool = False) -> Callable[[Path], object]:
-    return lambda root: make_many(root, count, empty)
+def many(count: int, tiny: bool = False) -> Callable[[Path], object]:
+    return lambda root: make_many(root, count, tiny)
 
 
 def sparse(size_bytes: int) -> Callable[[Path], object]:
@@ -68,7 +70,7 @@ def climb(stage: Stage, step: Step) -> None:
         return
     stage.say(f"  {step.data}")
     image, store = stage.memory / "source.img", stage.folder("store")
-    make_ext4(image, step.image_bytes, step.inodes)
+    make_ext4(image, step.image_bytes, step.inodes, step.features)
     with mounted(image, stage.memory / "source") as tree:
         step.make(tree)
         plain = size_of(tree).bytes
@@ -77,7 +79,7 @@ def climb(stage: Stage, step: Step) -> None:
     timed(places.fill(ours.prepare), stage.environment)
     with stage.source(image):
         captured = sampled(places.fill(ours.pack), stage.environment, log)
-    with target_tree(stage.memory, step.image_bytes, step.inodes) as target:
+    with target_tree(stage.memory, step.image_bytes, step.inodes, step.features) as target:
         command = Places(store=store, target=target.mountpoint).fill(ours.unpack)
         restored = sampled(command, stage.environment, log)
         with stage.source(image) as tree:
