@@ -11,6 +11,7 @@ from agent.console.recorder import Recorder
 from agent.depot.catalogue import last_image
 from agent.errors import UsageError, WarningsError
 from agent.image.capture import CaptureResult, CaptureSource, capture_image
+from agent.image.relatives import relative_of
 from agent.model.image import NAME
 from agent.model.profile import Profile
 from agent.model.target_disk import select_disk
@@ -113,9 +114,10 @@ def refuse_bad_name(name: str) -> None:
 
 def capture_source(access: Access, source: CaptureSource, recorder: Recorder, read_all: bool = False) -> CaptureResult:
     depot = access.open_writable()
-    previous = last_image(depot, access.trust, source.machine)  # what it holds is not stored again
+    previous = last_image(depot, access.trust, source.machine)  # what these two hold is not stored again
+    relative = relative_of(depot, access.trust, source.profile)
     with recorder.phase("capture", f"capturing {source.machine} into {access.location}"):
-        return capture_image(source, depot, recorder, previous=previous, read_all=read_all)
+        return capture_image(source, depot, recorder, previous=previous, relative=relative, read_all=read_all)
 
 
 def capture_disk(

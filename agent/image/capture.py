@@ -116,12 +116,14 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
     emit: Emit,
     jobs: int | None = None,
     previous: LoadedImage | None = None,
+    relative: LoadedImage | None = None,
     read_all: bool = False,
 ) -> CaptureResult:
     """Capture every volume, publish profile and image. Raises before the image exists, or not at all.
 
     Content that ``previous`` holds, an image of the same depot, is referred to and not stored again. Its files that
-    have not changed since are not even read, unless ``read_all``.
+    have not changed since are not even read, unless ``read_all``. What ``relative`` holds, an image of a machine with
+    the same software, is not stored again either.
     """
     started = time.monotonic()
     _check(source)
@@ -136,6 +138,8 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
             run.index.load(depot, previous)
             if not read_all:
                 run.build_on(previous, stack)
+        if relative is not None and depot.exists(image_path(relative.manifest.machine, relative.manifest.time)):
+            run.index.relate(depot, relative)
         run.read(jobs or default_jobs())
         volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
         published = depot.publish_profile(dump_profile(source.profile))

@@ -1,7 +1,8 @@
-"""Which content is in the depot already, and where: what one capture stored so far, and the machine's last image.
+"""Which content is in the depot already, and where: what one capture stored so far, the machine's last image, and that
+of a machine with the same software.
 
-The last image's listing is the index: no file of the depot grows with the number of images, and a capture needs to
-know of nothing that it does not refer to. Its chunks are looked at only once something is read that may be among them.
+Their listings are the index: no file of the depot grows with the number of images, and a capture needs to know of
+nothing that it does not refer to. Their chunks are looked at only once something is read that may be among them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class ChunkIndex:
         self._old_packs: list[ObjectRef] = []
         self._new_packs: dict[int, list[ObjectRef]] = {}
         self._unread: tuple[Depot, LoadedImage] | None = None  # its chunks are not known yet
+        self._relatives: list[tuple[Depot, LoadedImage]] = []  # nor are theirs
         self._moved: dict[str, dict[int, int]] = {}
         self.reused_bytes = 0
 
@@ -50,6 +52,10 @@ class ChunkIndex:
         for volume in last.manifest.volumes:
             self._moved[volume.id] = self._adopt(depot, last, volume, there)
         self._unread = (depot, last)
+
+    def relate(self, depot: Depot, image: LoadedImage) -> None:
+        """Make the content of another machine's image known, too, as far as its packs are there."""
+        self._relatives.append((depot, image))
 
     def moved(self, volume_id: str) -> Mapping[int, int]:
         """Frames of a volume of the last image that have another number now, or `GONE`."""
@@ -128,10 +134,15 @@ class ChunkIndex:
         return True
 
     def _read_last(self) -> None:
-        """Enter the chunks of the last image, once."""
-        if self._unread is None:
-            return
-        (depot, last), self._unread = self._unread, None
+        """Enter the chunks of the last image and of others, once."""
+        relatives, self._relatives = self._relatives, []
+        if self._unread is not None:
+            self._read_chunks_of_last(*self._unread)
+            self._unread = None
+        for depot, image in relatives:
+            self._read_relative(depot, image)
+
+    def _read_chunks_of_last(self, depot: Depot, last: LoadedImage) -> None:
         for volume in last.manifest.volumes:
             moved = self._moved[volume.id]
             with open_listing(depot, last.manifest, volume) as listing:
@@ -142,6 +153,30 @@ class ChunkIndex:
                             id_ = bytes.fromhex(chunk.id)
                             if frame != GONE and self._known.find(id_) == ABSENT:
                                 self._known.put(id_, frame << 32 | chunk.offset)
+
+    def _read_relative(self, depot: Depot, image: LoadedImage) -> None:
+        """Enter the chunks of another machine's image; its frames get numbers that are free here."""
+        sizes = {pack.sha256: pack for pack in image.manifest.packs}
+        known = {pack.sha256: number for number, pack in enumerate(self._old_packs)}
+        for sha256, pack in sizes.items():
+            if sha256 not in known and depot.exists(pack_path(sha256)):
+                known[sha256] = len(self._old_packs)
+                self._old_packs.append(pack)
+        for volume in image.manifest.volumes:
+            numbers: dict[int, int] = {}
+            with open_listing(depot, image.manifest, volume) as listing:
+                for old, frame in listing.frames:
+                    at = known.get(listing.frames.packs[frame.pack])
+                    if at is not None:
+                        numbers[old] = self._allocate()
+                        place = (self._OLD, at, frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest)
+                        self._take_number(numbers[old], self._ROW.pack(*place))
+                for entries in listing.entries():
+                    for entry in entries:
+                        for chunk in entry.chunks:
+                            id_ = bytes.fromhex(chunk.id)
+                            if chunk.frame in numbers and self._known.find(id_) == ABSENT:
+                                self._known.put(id_, numbers[chunk.frame] << 32 | chunk.offset)
 
     def _allocate(self) -> int:
         self._rows += bytes(self._ROW.size)
