@@ -38,13 +38,17 @@ def map_nics(source: Profile, target: Profile) -> tuple[Pair, ...]:
     wanted.sort(key=lambda nic: nic.name not in carrying)
     free = [nic for nic in target.network.nics if nic.mac]
     pairs = []
-    # Cards that are still there are no one else's.
+    # Cards that are still there are no one else's; but one that nothing is configured on is given to an interface that
+    # would have none: it may be the card of the machine that a disk was captured in.
     same = {nic.mac: nic for nic in free}
-    taken = {nic.mac for nic in wanted if nic.mac in same}
+    own = {nic.mac for nic in wanted if nic.mac in same}
+    taken = {nic.mac for nic in wanted if nic.mac in same and nic.name in carrying}
     for nic in wanted:
-        chosen, reason = same.get(nic.mac), "the same card"
+        keeps = nic.mac in same and (nic.name in carrying or nic.mac not in taken)
+        chosen, reason = (same[nic.mac], "the same card") if keeps else (None, "")
         if chosen is None:
-            chosen, reason = _best(nic, [one for one in free if one.mac not in taken])
+            left = [one for one in free if one.mac not in taken]
+            chosen, reason = _best(nic, [one for one in left if one.mac not in own] or left)
         if chosen:
             taken.add(chosen.mac)
         pairs.append(Pair(nic.name, nic.mac, nic.name in carrying, chosen, reason))
