@@ -15,7 +15,7 @@ import msgspec
 
 from agent.image.flags import read_flags
 from agent.image.listing import DIRECTORY, PART_BYTES, Entry, text_and_raw
-from agent.image.metadata import read_xattrs
+from agent.image.metadata import mtime_of, read_xattrs
 from agent.image.previous import Known, Previous, folder_key
 from agent.image.stamps import Stamp, stamp
 from agent.model.image import Excluded
@@ -144,7 +144,7 @@ class Walk:
         path, raw = text_and_raw(name)
         return Entry(
             path=path, raw=raw, type=DIRECTORY, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
-            mtime=found.st_mtime_ns, xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
+            mtime=mtime_of(found), xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
         )  # fmt: skip
 
     def _children(
@@ -183,7 +183,7 @@ class Walk:
             yield from self._cut()
             mark = stamp(found, self.stamps_before_ns)
             for at in range(0, found.st_size, PART_BYTES):
-                yield Part(self._next(), self.volume, name, at, found.st_size, found.st_mtime_ns, mark)
+                yield Part(self._next(), self.volume, name, at, found.st_size, mtime_of(found), mark)
             return
         if not self._folders or self._folders[-1][0] != folder:
             self._folders.append((folder, None, []))

@@ -338,7 +338,13 @@ class _Run:
         old = os.dup(old_folder)  # the next call may close it
         try:
             folder, last = self.target.place(entry.name)
-            found = os.stat(old_last, dir_fd=old, follow_symlinks=False)
+            try:
+                found = os.stat(old_last, dir_fd=old, follow_symlinks=False)
+            except FileNotFoundError:
+                if not self.total.note_count:
+                    raise
+                self._notes(entry, [f"was not made: its other name ‘{entry.target}’ was not"])
+                return
             if stat.S_ISDIR(found.st_mode):
                 raise DamagedError(f"‘{entry.path}’ is a hard link to a directory", "capture the image again")
             try:
