@@ -105,18 +105,18 @@ def apply_xattrs(where: int | str | bytes, entry: Entry, replace: bool) -> Itera
             else:
                 os.setxattr(where, name, value, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NOT_TAKEN and not _is_too_long(where, follow, error):
+            if error.errno not in _NOT_TAKEN and not _is_too_long(where, error):
                 raise
             yield f"attribute {key} of {len(value):,} bytes was not taken: {error.strerror}"
 
 
-def _is_too_long(where: int | str | bytes, follow: bool, error: OSError) -> bool:
+def _is_too_long(where: int | str | bytes, error: OSError) -> bool:
     """Whether no larger disk would help: ext4 has one block for all attributes of a file, and calls it ENOSPC."""
     if error.errno in (errno.E2BIG, errno.ERANGE):
         return True
     if error.errno != errno.ENOSPC:
         return False
-    room = os.statvfs(where if follow else os.path.dirname(where))
+    room = os.statvfs(where if isinstance(where, int) else os.path.dirname(os.fsencode(where)))
     return room.f_bavail > 0 and (not room.f_files or room.f_favail > 0)
 
 

@@ -21,6 +21,7 @@ from agent.depot.store import WritableDepot, pack_path
 from agent.errors import RegraftError
 from agent.image.flags import read_flags
 from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
+from agent.image.long_path import open_path
 from agent.image.metadata import TYPE_OF, mtime_of, read_xattrs
 from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter
 from agent.image.read_blocks import Span, read_span
@@ -199,7 +200,7 @@ class Reader:
                 continue
             try:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                descriptor = os.open(folder or b".", flags, dir_fd=root)
+                descriptor = open_path(folder or b".", flags, root)
             except OSError as error:
                 self._drop_all(folder, names, stamps, error)
                 continue
@@ -435,6 +436,6 @@ def _join(folder: bytes, last: bytes) -> bytes:
 def _open(name: bytes, folder: int) -> int:
     """Open for reading without touching the access time, where that is allowed (open(2), O_NOATIME)."""
     try:
-        return os.open(name, _OPEN | os.O_NOATIME, dir_fd=folder)
+        return open_path(name, _OPEN | os.O_NOATIME, folder)
     except PermissionError:
-        return os.open(name, _OPEN, dir_fd=folder)
+        return open_path(name, _OPEN, folder)

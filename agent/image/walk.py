@@ -15,6 +15,7 @@ import msgspec
 
 from agent.image.flags import read_flags
 from agent.image.listing import DIRECTORY, PART_BYTES, Entry, text_and_raw
+from agent.image.long_path import open_path
 from agent.image.metadata import mtime_of, read_xattrs
 from agent.image.previous import Known, Previous, folder_key
 from agent.image.stamps import Stamp, stamp
@@ -116,7 +117,7 @@ class Walk:
     ) -> Iterator[Batch | Part]:
         """One directory; a mount point (``device`` None) or another file system's comes without what is in it."""
         try:
-            descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_path(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         except OSError as error:

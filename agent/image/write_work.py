@@ -16,7 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from agent.errors import DoesNotFitError, TargetIOError
-from agent.image.flags import CARRIED, FIRST, LOCKING, write_flags
+from agent.image.flags import CARRIED, FIRST, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.listing import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
 from agent.image.metadata import KINDS, apply_xattrs, differences, read_xattrs
@@ -146,8 +146,8 @@ class Writer:
         if entry.xattrs or replace:
             self._note(entry, apply_xattrs(descriptor, entry, replace))
         os.utime(descriptor, ns=(entry.mtime, entry.mtime))
-        if (entry.flags & ~LOCKING or replace) and not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
-            self._note(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
+        if entry.flags & ~LOCKING or replace:
+            self._note(entry, flags_not_taken(write_flags(descriptor, entry.flags, CARRIED & ~LOCKING)))
 
     def _keep(self, entry: Entry, folder: int, last: bytes, found: os.stat_result) -> bool:
         """Whether the file that is there has the right content; its metadata is then made right."""

@@ -144,7 +144,7 @@ def attributes(root: Path) -> None:
 def set_flags(path: Path, value: int) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        assert flags.write_flags(descriptor, value)
+        assert flags.write_flags(descriptor, value) == 0
     finally:
         os.close(descriptor)
 
