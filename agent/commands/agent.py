@@ -30,6 +30,7 @@ from agent.errors import (
     UsageError,
 )
 from agent.model.agent_config import AgentConfig, read_config
+from agent.model.excludes import exclude
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
 from agent.model.report import Report
@@ -140,7 +141,8 @@ def capture_task(config: AgentConfig, recorder: Recorder) -> str:
     target = look_at_machine(recorder)
     choice = Choice(named(config.without), named(config.whole))
     access = Access(config.depot, config.token, config.trust)
-    captured = capture_disk(access, config.name, config.disk, target, recorder, choice)
+    excludes = tuple(exclude(glob, "the boot medium") for glob in config.exclude)
+    captured = capture_disk(access, config.name, config.disk, target, recorder, choice, excludes)
     click.echo(f"RESULT captured {captured.ref} exit 0")
     return config.on_success
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,7 +13,9 @@ from agent.depot.catalogue import last_image
 from agent.errors import UsageError, WarningsError
 from agent.image.capture import CaptureResult, CaptureSource, capture_image
 from agent.image.relatives import relative_of
-from agent.model.image import NAME
+from agent.image.snapshot import held_still
+from agent.model.excludes import exclude
+from agent.model.image import NAME, Excluded
 from agent.model.profile import Profile
 from agent.model.target_disk import select_disk
 from agent.probe.blocks import NO_CHOICE, Choice
@@ -50,6 +53,13 @@ SHOWN = 20
     help="Take every byte of this partition (sda3), not only what its file system uses; may be given again.",
 )
 @click.option(
+    "--exclude",
+    "globs",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out what fits, beside what /etc/regraft/exclude says: /srv/scratch/* or *.iso; may be given again.",
+)
+@click.option(
     "--read-all", is_flag=True, help="Read every file, also those that have not changed since the last image."
 )
 @depot_options
@@ -60,6 +70,7 @@ def capture(
     selector: str,
     without: tuple[str, ...],
     whole: tuple[str, ...],
+    globs: tuple[str, ...],
     read_all: bool,
     location: str,
     token: str,
@@ -71,19 +82,21 @@ def capture(
     Partitions that cannot be read as files (NTFS, exFAT, unknown ones) are captured by their used blocks, unmounted.
     Leaves a profile and an image. A file whose inode, size and times are as in the machine's last image is taken over
     from there without being read. Files that cannot be read, or change all the time, are listed, and the exit code is
-    then 3. A capture that is cut leaves no image.
+    then 3. A capture that is cut leaves no image. A btrfs that is in use is read as it was at the beginning, of a
+    snapshot that goes at the end.
     """  # fmt: skip
+    excludes = tuple(exclude(glob, "--exclude") for glob in globs)
     refuse_contradictions(name, root, selector, (*without, *whole))
     name = name or machine_name(LiveTree(root or Path("/")))
     refuse_bad_name(name)
     recorder = Recorder([] if as_json else [console(as_json)])
     access, choice = Access(location, token, trust), Choice(named(without), named(whole))
     if selector:
-        result = capture_disk(access, name, selector, probe_hardware(name), recorder, choice, read_all)
+        result = capture_disk(access, name, selector, probe_hardware(name), recorder, choice, excludes, read_all)
     else:
         with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
             source = directory_source(root, name) if root else live_source(name, choice)
-        result = capture_source(access, source, recorder, read_all)
+        result = capture_source(access, leaving_out(source, excludes), recorder, read_all)
     if as_json:
         with one_document(result):
             refuse_silence(result)
@@ -116,8 +129,11 @@ def capture_source(access: Access, source: CaptureSource, recorder: Recorder, re
     depot = access.open_writable()
     previous = last_image(depot, access.trust, source.machine)  # what these two hold is not stored again
     relative = relative_of(depot, access.trust, source.profile)
-    with recorder.phase("capture", f"capturing {source.machine} into {access.location}"):
-        return capture_image(source, depot, recorder, previous=previous, relative=relative, read_all=read_all)
+    with (
+        recorder.phase("capture", f"capturing {source.machine} into {access.location}"),
+        held_still(source, recorder) as still,
+    ):
+        return capture_image(still, depot, recorder, previous=previous, relative=relative, read_all=read_all)
 
 
 def capture_disk(
@@ -127,13 +143,18 @@ def capture_disk(
     machine: Profile,
     recorder: Recorder,
     choice: Choice = NO_CHOICE,
+    excludes: tuple[Excluded, ...] = (),
     read_all: bool = False,
 ) -> CaptureResult:
     """Capture a disk whose own system does not run; the PE's way."""
     refuse_bad_name(name)
     disk = select_disk(selector or "only-eligible", machine.disks, for_reading=True)
     with offline_source(disk.name, name, MOUNT_ROOT, choice) as source:
-        return capture_source(access, source, recorder, read_all)
+        return capture_source(access, leaving_out(source, excludes), recorder, read_all)
+
+
+def leaving_out(source: CaptureSource, excludes: tuple[Excluded, ...]) -> CaptureSource:
+    return replace(source, excludes=(*source.excludes, *excludes))
 
 
 def refuse_silence(result: CaptureResult) -> None:

@@ -8,7 +8,13 @@ from agent.commands.options import Access, depot_options, json_option, parse_ima
 from agent.console.images_text import images_table
 from agent.depot.catalogue import find_image
 from agent.depot.catalogue import images as list_images
-from agent.model.image import Manifest
+from agent.model.image import AT_REST, LIVE, SNAPSHOT, Manifest
+
+READ = {
+    SNAPSHOT: ", of one moment (snapshot)",
+    AT_REST: ", read while nobody wrote to it",
+    LIVE: ", read file by file while it was in use",
+}
 
 
 @click.command()
@@ -63,7 +69,7 @@ def describe(manifest: Manifest) -> list[str]:
     for volume in manifest.trees:
         lines.append(
             f"volume    {volume.id}: {volume.filesystem.kind} at {volume.filesystem.mountpoint or '/'}, "
-            f"{volume.entries:,} entries, {volume.content_bytes:,} bytes"
+            f"{volume.entries:,} entries, {volume.content_bytes:,} bytes{READ.get(volume.read, '')}"
         )
     lines.extend(f"excluded  {left.path}: {left.reason}" for left in manifest.excluded)
     lines.extend(f"changed   {path} while it was read" for path in manifest.changed_while_read)

@@ -21,6 +21,7 @@ from agent.foreign.journals import play_back, refuse_dirty
 from agent.foreign.loop import loop_disk, sector_bytes_of
 from agent.foreign.tarball import TAR, is_tarball, unpack
 from agent.image.capture import CaptureSource, SourceVolume
+from agent.model.image import AT_REST
 from agent.model.profile import Disk, FileSystem, Platform, Profile, Section, Status, TableKind
 from agent.probe.blocks import NO_CHOICE
 from agent.probe.disks import Surroundings, read_disk
@@ -80,7 +81,7 @@ def kind_of(path: Path) -> str:
 def _tree_source(root: Path, machine: str) -> CaptureSource:
     profile = probe_root(LiveTree(root), machine)
     # Size and use are those of the folder that it was unpacked in: nothing about the system.
-    return source_of(profile, [SourceVolume("root", FileSystem("", mountpoint="/"), root)])
+    return source_of(profile, [SourceVolume("root", FileSystem("", mountpoint="/"), root, read=AT_REST)])
 
 
 @contextmanager

@@ -38,13 +38,15 @@ from agent.image.read_blocks import Span, spans
 from agent.image.read_work import Done, Finish, Locate, Packs, Reader, without_reading
 from agent.image.stamps import MARGIN_NS, encode_head, identity
 from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
-from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, swap_inodes
+from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, status_in, swap_inodes
 from agent.image.workers import AHEAD, Ask, Pool, default_jobs, pool
 from agent.model.events import Emit, Event
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import (
+    AT_REST,
     BLOCKS,
     FORMAT,
+    LIVE,
     NAME,
     TREE,
     BootCode,
@@ -69,7 +71,8 @@ NOT_NOW = b"-"  # in the place of a task
 class SourceVolume:
     """A mounted file system to capture. ``filesystem.mountpoint`` says where it belongs in the system.
 
-    Of kind blocks: an unmounted one, ``path`` its device node; ``whole``: every byte of it, used or not.
+    ``read``: snapshot, at-rest or live (`agent.model.image`). Of kind blocks: an unmounted one, ``path`` its device
+    node; ``whole``: every byte of it, used or not.
     """
 
     id: str
@@ -79,19 +82,21 @@ class SourceVolume:
     partition: int = 0
     kind: str = TREE
     whole: bool = False
+    read: str = LIVE
+    live: Path | None = None  # where it is in use, when ``path`` is a snapshot of it
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSource:
-    """What is captured. ``excludes`` are globs of paths as the system knows them, beside the usual ones; ``left_out``
-    is what was known before that it does not travel."""
+    """What is captured. ``excludes`` are globs of paths as the system knows them, with reasons, beside the usual ones;
+    ``left_out`` is what was known before that it does not travel."""
 
     machine: str
     hostname: str
     profile: Profile
     disks: tuple[Disk, ...]
     volumes: tuple[SourceVolume, ...]
-    excludes: tuple[str, ...] = ()
+    excludes: tuple[Excluded, ...] = ()
     left_out: tuple[Excluded, ...] = ()
     boot_code: tuple[BootCode, ...] = ()
 
@@ -265,7 +270,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.filesystems = [
-            identity(each.path, each.filesystem.uuid) if each.kind == TREE else "" for each in self.source.volumes
+            identity(each.live or each.path, each.filesystem.uuid) if each.kind == TREE else ""
+            for each in self.source.volumes
         ]
 
     def build_on(self, image: LoadedImage, stack: ExitStack) -> None:
@@ -326,6 +332,7 @@ class _Run:
             id=volume.id, kind=volume.kind, filesystem=known, listing=ref, entries=lines.entries,
             content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
             size_bytes=blocks.size_bytes if blocks else 0, stamps=self._publish_stamps(number, ref),
+            read=AT_REST if volume.kind == BLOCKS else volume.read,
         )  # fmt: skip
 
     def _publish_stamps(self, number: int, listing: ObjectRef) -> ObjectRef | None:
@@ -400,11 +407,11 @@ class _Run:
         for volume in self.source.volumes:
             if volume.kind == TREE and (volume.filesystem.mountpoint or "/") == "/":
                 skipped.update(swap_inodes(volume.path))
-        home = Path(self.depot.location)
-        if "://" not in self.depot.location and home.is_dir():
-            found = home.stat()
-            skipped[(found.st_dev, found.st_ino)] = "the depot itself"
-        patterns = DEFAULT_EXCLUDES + tuple((glob, "excluded by the call") for glob in self.source.excludes)
+        if "://" not in self.depot.location:
+            for volume in self.source.volumes:
+                if found := status_in(volume.path, volume.live, Path(self.depot.location)):
+                    skipped[found] = "the depot itself"
+        patterns = DEFAULT_EXCLUDES + tuple((each.path, each.reason) for each in self.source.excludes)
         for number, volume in enumerate(self.source.volumes):
             for task in self._tasks_of(number, volume, seq, patterns, skipped):
                 seq = task.seq + 1
@@ -419,7 +426,7 @@ class _Run:
         mountpoint = volume.filesystem.mountpoint or "/"
         walk = Walk(
             number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs",
-            self.previous.get(volume.id), self.started_ns - MARGIN_NS,
+            self.previous.get(volume.id), self.started_ns - MARGIN_NS, volume.live,
         )  # fmt: skip
         self.walks[number] = walk
         return walk.work(seq)

@@ -26,9 +26,16 @@ KINDS = {
     FIFO: stat.S_IFIFO, SOCKET: stat.S_IFSOCK,
 }  # fmt: skip
 TYPE_OF = {kind: name for name, kind in KINDS.items()}
+_BY_BYTES = "base64:"  # no namespace of attributes is called so: they end in a dot
+_NOT_TAKEN = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EACCES)
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.EACCES)
-# Made by the kernel or of no meaning elsewhere (overlayfs's own marks, NFS's ACL view).
-_NOT_CARRIED = ("system.nfs4_acl", "trusted.overlay.", "system.data")
+# Made by the kernel or of no meaning elsewhere: overlayfs's own marks, NFS's ACL view, how XFS keeps POSIX ACLs.
+_NOT_CARRIED = ("system.nfs4_acl", "trusted.overlay.", "system.data", "trusted.SGI_ACL_")
+
+
+def mtime_of(found: os.stat_result) -> int:
+    """Nanoseconds since 1970; a time that 64 bits do not hold (btrfs has them) becomes the nearest, 1677 or 2554."""
+    return min(max(found.st_mtime_ns, -(1 << 63)), (1 << 64) - 1)
 
 
 def read_xattrs(where: int | str | bytes) -> dict[str, str] | None:
@@ -52,34 +59,65 @@ def read_xattrs(where: int | str | bytes) -> dict[str, str] | None:
             if error.errno not in _NO_XATTRS:
                 raise
         else:
-            found[name] = base64.b64encode(value).decode()
+            found[attribute_key(name)] = base64.b64encode(value).decode()
     return dict(sorted(found.items())) or None
+
+
+def attribute_key(name: str) -> str:
+    """How an attribute is named in a listing: as it is, or as ``base64:…`` where its bytes are not UTF-8."""
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return _BY_BYTES + base64.b64encode(os.fsencode(name)).decode()
+    return name
+
+
+def attribute_name(key: str) -> str:
+    """The name for system calls; binascii.Error for a key that is no base64."""
+    return os.fsdecode(base64.b64decode(key[len(_BY_BYTES) :], validate=True)) if key.startswith(_BY_BYTES) else key
+
+
+def _carried(entry: Entry) -> dict[str, str]:
+    """What a listing says, less what older versions carried and should not have."""
+    return {name: text for name, text in (entry.xattrs or {}).items() if not name.startswith(_NOT_CARRIED)}
 
 
 def apply_xattrs(where: int | str | bytes, entry: Entry, replace: bool) -> Iterator[str]:
     """Give a file exactly these attributes; yields a sentence for each that the file system did not take."""
     follow = isinstance(where, int)
-    wanted = entry.xattrs or {}
+    wanted = _carried(entry)
     if replace:
         for name in set(read_xattrs(where) or {}) - set(wanted):
             try:
-                _remove(where, name, follow)
+                _remove(where, attribute_name(name), follow)
             except OSError as error:
                 yield f"attribute {name} could not be removed: {error.strerror}"
-    for name, text in wanted.items():
+    for key, text in wanted.items():
         try:
-            value = base64.b64decode(text, validate=True)
+            name, value = attribute_name(key), base64.b64decode(text, validate=True)
         except binascii.Error:
-            raise DamagedError(f"‘{entry.path}’: attribute {name} is not base64", "capture the image again") from None
+            raise DamagedError(f"‘{entry.path}’: attribute {key} is not base64", "capture the image again") from None
         try:
             if follow:
                 os.setxattr(where, name, value)
             else:
                 os.setxattr(where, name, value, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EACCES):
+            if error.errno not in _NOT_TAKEN and not _is_too_long(where, error):
                 raise
-            yield f"attribute {name} was not taken: {error.strerror}"
+            yield f"attribute {key} of {len(value):,} bytes was not taken: {error.strerror}"
+
+
+def _is_too_long(where: int | str | bytes, error: OSError) -> bool:
+    """Whether no larger disk would help: ext4 has one block for all attributes of a file, and calls it ENOSPC."""
+    if error.errno in (errno.E2BIG, errno.ERANGE):
+        return True
+    if error.errno != errno.ENOSPC:
+        return False
+    room = os.statvfs(where if isinstance(where, int) else os.path.dirname(os.fsencode(where)))
+    return room.f_bavail > 0 and (not room.f_files or room.f_favail > 0)
 
 
 def _remove(where: int | str | bytes, name: str, follow: bool) -> None:
@@ -124,6 +162,6 @@ def differences(
         yield f"{found.st_size:,} bytes, expected {entry.size:,}"
     if entry.device and (os.major(found.st_rdev), os.minor(found.st_rdev)) != tuple(entry.device):
         yield f"device {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}, expected {entry.device}"
-    if (xattrs or {}) != (entry.xattrs or {}):
-        names = set(xattrs or {}) ^ set(entry.xattrs or {})
+    if xattrs != entry.xattrs and (xattrs or {}) != (expected := _carried(entry)):
+        names = set(xattrs or {}) ^ set(expected)
         yield f"attributes differ: {', '.join(sorted(names)) or 'values'}"

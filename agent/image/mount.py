@@ -20,6 +20,7 @@ from typing import Any
 
 from agent.errors import RegraftError, UsageError
 from agent.image.image_tree import ImageTree
+from agent.image.metadata import attribute_key, attribute_name
 
 # By the names that libfuse's versions have given themselves; found by the loader, without any helper program.
 LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4", "libfuse.so.2")
@@ -183,10 +184,10 @@ class ImageFiles:
         return place
 
     def listxattr(self, path: str) -> list[str]:
-        return sorted(self._index.attributes(self._node(path)))
+        return sorted(map(attribute_name, self._index.attributes(self._node(path))))
 
     def getxattr(self, path: str, name: str) -> bytes:
-        found = self._index.attribute(self._node(path), name)
+        found = self._index.attribute(self._node(path), attribute_key(name))
         if found is None:
             raise OSError(errno.ENODATA, path)
         return found

@@ -21,7 +21,8 @@ from agent.depot.store import WritableDepot, pack_path
 from agent.errors import RegraftError
 from agent.image.flags import read_flags
 from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
-from agent.image.metadata import TYPE_OF, read_xattrs
+from agent.image.long_path import open_path
+from agent.image.metadata import TYPE_OF, mtime_of, read_xattrs
 from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter
 from agent.image.read_blocks import Span, read_span
 from agent.image.stamps import NONE, Stamp, encode, stamp
@@ -199,7 +200,7 @@ class Reader:
                 continue
             try:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                descriptor = os.open(folder or b".", flags, dir_fd=root)
+                descriptor = open_path(folder or b".", flags, root)
             except OSError as error:
                 self._drop_all(folder, names, stamps, error)
                 continue
@@ -253,7 +254,7 @@ class Reader:
         path, raw = text_and_raw(name)
         entry = Entry(
             path=path, raw=raw, type=kind, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
-            mtime=found.st_mtime_ns, xattrs=read_xattrs(b"/proc/self/fd/%d/%s" % (folder, last)),
+            mtime=mtime_of(found), xattrs=read_xattrs(b"/proc/self/fd/%d/%s" % (folder, last)),
         )  # fmt: skip
         if kind == SYMLINK:
             entry.target, entry.raw_target = text_and_raw(os.readlink(last, dir_fd=folder))
@@ -290,7 +291,7 @@ class Reader:
         path, raw = text_and_raw(name)
         return Entry(
             path=path, raw=raw, type=FILE, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
-            mtime=found.st_mtime_ns, size=found.st_size, xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
+            mtime=mtime_of(found), size=found.st_size, xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
         )  # fmt: skip
 
     def _part(self, part: Part) -> list[Item]:
@@ -309,7 +310,7 @@ class Reader:
                 entry.size = part.size
             self._content(descriptor, found, part.at, min(part.at + PART_BYTES, part.size), chunks)
             after = os.fstat(descriptor)
-            if (after.st_size, after.st_mtime_ns) != (part.size, part.mtime):
+            if (after.st_size, mtime_of(after)) != (part.size, part.mtime):
                 self.result.changed.append(part.name)
         except OSError as error:
             self.result.unreadable.append((part.name, f"from byte {part.at:,}: {error.strerror}"))
@@ -321,7 +322,8 @@ class Reader:
 
     def _content(self, descriptor: int, found: os.stat_result, start: int, end: int, chunks: list[Chunk]) -> None:
         """Chunks of the bytes from ``start`` to ``end``; holes and zero runs are left out."""
-        if found.st_blocks * 512 >= found.st_size:
+        # Enough blocks do not mean that there is no hole: some may lie beyond the end, or be taken and never written.
+        if found.st_blocks * 512 >= found.st_size and found.st_size <= HOLE_BYTES:
             self._run(descriptor, start, end, chunks)
             return
         while start < end:
@@ -434,6 +436,6 @@ def _join(folder: bytes, last: bytes) -> bytes:
 def _open(name: bytes, folder: int) -> int:
     """Open for reading without touching the access time, where that is allowed (open(2), O_NOATIME)."""
     try:
-        return os.open(name, _OPEN | os.O_NOATIME, dir_fd=folder)
+        return open_path(name, _OPEN | os.O_NOATIME, folder)
     except PermissionError:
-        return os.open(name, _OPEN, dir_fd=folder)
+        return open_path(name, _OPEN, folder)

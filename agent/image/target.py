@@ -44,9 +44,19 @@ class Target:
         if found is not None:
             self._open.move_to_end(name)
             return found
-        parent, _, last = name.rpartition(b"/")
+        missing: list[bytes] = []
+        reached = name
+        while reached and reached not in self._open:
+            missing.append(reached)
+            reached = reached.rpartition(b"/")[0]
+        descriptor = self._open[reached] if reached else self._top
+        for each in reversed(missing):
+            descriptor = self._enter(descriptor, each)
+        return descriptor
+
+    def _enter(self, parent: int, name: bytes) -> int:
         try:
-            descriptor = os.open(last, _ENTER, dir_fd=self.folder(parent))
+            descriptor = os.open(name.rpartition(b"/")[2], _ENTER, dir_fd=parent)
         except OSError as error:
             raise self._wrong(name, error) from None
         self._open[name] = descriptor

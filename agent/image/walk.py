@@ -15,7 +15,8 @@ import msgspec
 
 from agent.image.flags import read_flags
 from agent.image.listing import DIRECTORY, PART_BYTES, Entry, text_and_raw
-from agent.image.metadata import read_xattrs
+from agent.image.long_path import open_path
+from agent.image.metadata import mtime_of, read_xattrs
 from agent.image.previous import Known, Previous, folder_key
 from agent.image.stamps import Stamp, stamp
 from agent.model.image import Excluded
@@ -32,6 +33,13 @@ DEFAULT_EXCLUDES: tuple[tuple[str, str], ...] = (
     ("/tmp/*", "temporary files"),
     ("/var/tmp/*", "temporary files"),
     ("/var/cache/apt/archives/*.deb", "packages that apt can fetch again"),
+    ("/var/cache/apt/archives/partial/*", "packages that apt can fetch again"),
+    ("/var/cache/apt/*pkgcache.bin", "made anew by apt"),
+    ("/var/cache/dnf/*", "packages and lists that dnf fetches again"),
+    ("/var/cache/libdnf5/*", "packages and lists that dnf fetches again"),
+    ("/var/cache/yum/*", "packages and lists that yum fetches again"),
+    ("/var/cache/zypp/*", "packages and lists that zypper fetches again"),
+    ("/var/cache/PackageKit/*", "packages and lists that PackageKit fetches again"),
 )
 
 
@@ -73,6 +81,7 @@ class Walk:
     crosses_devices: bool  # btrfs gives every subvolume a device number of its own
     previous: Previous | None = None
     stamps_before_ns: int = 0  # later changes tell nothing
+    live: Path | None = None  # where the volume is in use, when ``root`` is a snapshot of it
     excluded: dict[str, Excluded] = field(default_factory=dict)
     unreadable: list[Excluded] = field(default_factory=list)
     unchanged: int = 0  # files that the last image knew
@@ -89,7 +98,7 @@ class Walk:
     def work(self, seq: int) -> Iterator[Batch | Part]:
         """Everything there is to read, numbered from ``seq``."""
         self._seq = seq
-        mounts = mount_points()
+        mounts = mount_points(self.root, self.live)
         own = (self.mountpoint.rstrip("/") + "/lost+found/*", "belongs to the file system, not to its files")
         self.patterns += (own,)
         matcher = _matcher(self.patterns)
@@ -116,7 +125,7 @@ class Walk:
     ) -> Iterator[Batch | Part]:
         """One directory; a mount point (``device`` None) or another file system's comes without what is in it."""
         try:
-            descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_path(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -144,7 +153,7 @@ class Walk:
         path, raw = text_and_raw(name)
         return Entry(
             path=path, raw=raw, type=DIRECTORY, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
-            mtime=found.st_mtime_ns, xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
+            mtime=mtime_of(found), xattrs=read_xattrs(descriptor), flags=read_flags(descriptor),
         )  # fmt: skip
 
     def _children(
@@ -183,7 +192,7 @@ class Walk:
             yield from self._cut()
             mark = stamp(found, self.stamps_before_ns)
             for at in range(0, found.st_size, PART_BYTES):
-                yield Part(self._next(), self.volume, name, at, found.st_size, found.st_mtime_ns, mark)
+                yield Part(self._next(), self.volume, name, at, found.st_size, mtime_of(found), mark)
             return
         if not self._folders or self._folders[-1][0] != folder:
             self._folders.append((folder, None, []))
@@ -232,14 +241,36 @@ def _matcher(patterns: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?P<p{number}>{fnmatch.translate(p)})" for number, (p, _) in enumerate(patterns)))
 
 
-def mount_points() -> frozenset[bytes]:
-    """Where something is mounted now (proc(5), /proc/pid/mountinfo, field 5 with octal escapes)."""
+def mount_points(root: Path, live: Path | None) -> frozenset[bytes]:
+    """Where something is mounted now (proc(5), /proc/pid/mountinfo, field 5 with octal escapes).
+
+    In a snapshot at ``root``: the places at which something is mounted in the tree ``live`` that it is of.
+    """
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return frozenset()
     fields = (line.split(b" ")[4] for line in lines)
-    return frozenset(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), each) for each in fields)
+    found = (re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), each) for each in fields)
+    if live is None:
+        return frozenset(found)
+    top, below = os.path.realpath(os.fsencode(root)), os.path.realpath(os.fsencode(live)).rstrip(b"/") + b"/"
+    return frozenset(os.path.join(top, each.removeprefix(below)) for each in found if each.startswith(below))
+
+
+def status_in(root: Path, live: Path | None, place: Path) -> tuple[int, int] | None:
+    """Device and inode of a place of the running system, as a walk over ``root`` meets them; None: it does not."""
+    where = place
+    if live is not None:
+        try:
+            where = root / place.resolve().relative_to(live.resolve())
+        except ValueError:
+            return None
+    try:
+        found = where.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def swap_inodes(root: Path) -> dict[tuple[int, int], str]:

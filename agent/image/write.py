@@ -24,7 +24,7 @@ import msgspec
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, NoImageError, TargetIOError, UsageError
-from agent.image.flags import CARRIED, LOCKING, write_flags
+from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.kept import Kept
 from agent.image.listing import (
@@ -295,7 +295,7 @@ class _Run:
     def _unlocked(self, folder: int, last: bytes) -> bool:
         descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
-            return write_flags(descriptor, 0, LOCKING)
+            return not write_flags(descriptor, 0, LOCKING)
         finally:
             os.close(descriptor)
 
@@ -338,7 +338,13 @@ class _Run:
         old = os.dup(old_folder)  # the next call may close it
         try:
             folder, last = self.target.place(entry.name)
-            found = os.stat(old_last, dir_fd=old, follow_symlinks=False)
+            try:
+                found = os.stat(old_last, dir_fd=old, follow_symlinks=False)
+            except FileNotFoundError:
+                if not self.total.note_count:
+                    raise
+                self._notes(entry, [f"was not made: its other name ‘{entry.target}’ was not"])
+                return
             if stat.S_ISDIR(found.st_mode):
                 raise DamagedError(f"‘{entry.path}’ is a hard link to a directory", "capture the image again")
             try:
@@ -373,8 +379,8 @@ class _Run:
             self._notes(entry, list(apply_owner_and_mode(entry, descriptor, found, self.owner)))
             if entry.xattrs or replace:
                 self._notes(entry, list(apply_xattrs(descriptor, entry, replace)))
-            if (entry.flags or replace) and not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
-                self._notes(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
+            if entry.flags or replace:
+                self._notes(entry, flags_not_taken(write_flags(descriptor, entry.flags, CARRIED & ~LOCKING)))
             if not replace or os.fstat(descriptor).st_mtime_ns != entry.mtime:
                 os.utime(descriptor, ns=(entry.mtime, entry.mtime))
         finally:
@@ -384,8 +390,7 @@ class _Run:
         folder, last = self.target.place(entry.name) if entry.name else (self.target.folder(b""), b".")
         descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
-            if not write_flags(descriptor, entry.flags, LOCKING):
-                self._notes(entry, ["immutable or append-only was not taken by the file system"])
+            self._notes(entry, flags_not_taken(write_flags(descriptor, entry.flags, LOCKING)))
         finally:
             os.close(descriptor)
 

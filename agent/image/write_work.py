@@ -16,7 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from agent.errors import DoesNotFitError, TargetIOError
-from agent.image.flags import CARRIED, FIRST, LOCKING, write_flags
+from agent.image.flags import CARRIED, FIRST, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.listing import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
 from agent.image.metadata import KINDS, apply_xattrs, differences, read_xattrs
@@ -98,13 +98,14 @@ class Writer:
         try:
             if entry.flags & FIRST:
                 write_flags(descriptor, entry.flags, FIRST)
+            if entry.size != sum(chunk.size for chunk in entry.chunks):
+                # Before anything is written: XFS fills the gaps of a file that grows, with blocks it took ahead.
+                os.ftruncate(descriptor, entry.size)
             reached = 0
             for chunk in entry.chunks:
                 self._write(descriptor, chunk, reached)
                 reached = chunk.at + chunk.size
                 self.result.written += chunk.size
-            if reached < entry.size:
-                os.ftruncate(descriptor, entry.size)
             if entry.mode > 0o777 or (self.owner and (entry.uid or entry.gid)):
                 self._note(entry, apply_owner_and_mode(entry, descriptor, os.fstat(descriptor), self.owner))
             self._finish(entry, descriptor, replace=False)
@@ -145,8 +146,8 @@ class Writer:
         if entry.xattrs or replace:
             self._note(entry, apply_xattrs(descriptor, entry, replace))
         os.utime(descriptor, ns=(entry.mtime, entry.mtime))
-        if (entry.flags & ~LOCKING or replace) and not write_flags(descriptor, entry.flags, CARRIED & ~LOCKING):
-            self._note(entry, [f"flags {entry.flags:#x} were not taken by the file system"])
+        if entry.flags & ~LOCKING or replace:
+            self._note(entry, flags_not_taken(write_flags(descriptor, entry.flags, CARRIED & ~LOCKING)))
 
     def _keep(self, entry: Entry, folder: int, last: bytes, found: os.stat_result) -> bool:
         """Whether the file that is there has the right content; its metadata is then made right."""
@@ -196,17 +197,13 @@ class Writer:
     def _special(self, entry: Entry, folder: int, last: bytes) -> None:
         """Symbolic links, device nodes, fifos, sockets."""
         try:
-            self._make(entry, folder, last)
-        except FileExistsError:
-            if self._is_right(entry, folder, last):
+            if not self._make_anew(entry, folder, last):
                 return
-            remove(folder, last, self.target.device)
-            self._make(entry, folder, last)
-        except PermissionError as error:
-            if entry.type in (CHAR, BLOCK) and not self.owner:
-                self._note(entry, [f"device node was not made: {error.strerror}"])
-                return
-            raise
+        except OSError as error:
+            if not self._cannot_be_held(entry, error):
+                raise
+            self._note(entry, [f"the {entry.type} was not made: {error.strerror}"])
+            return
         if self.owner:
             os.chown(last, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
         if entry.type != SYMLINK and entry.mode > 0o777:
@@ -214,6 +211,26 @@ class Writer:
         if entry.xattrs:
             self._note(entry, apply_xattrs(b"/proc/self/fd/%d/%s" % (folder, last), entry, replace=False))
         os.utime(last, ns=(entry.mtime, entry.mtime), dir_fd=folder, follow_symlinks=False)
+
+    def _make_anew(self, entry: Entry, folder: int, last: bytes) -> bool:
+        """False: it is there already, and right."""
+        try:
+            self._make(entry, folder, last)
+        except FileExistsError:
+            if self._is_right(entry, folder, last):
+                return False
+            remove(folder, last, self.target.device)
+            self._make(entry, folder, last)
+        return True
+
+    def _cannot_be_held(self, entry: Entry, error: OSError) -> bool:
+        """Whether this file system (XFS: texts of links above 1023 bytes, large device numbers) or this user cannot
+        have it."""
+        if entry.type == SYMLINK:
+            return error.errno == errno.ENAMETOOLONG
+        if entry.type in (CHAR, BLOCK):
+            return error.errno == errno.EINVAL or (error.errno == errno.EPERM and not self.owner)
+        return False
 
     def _make(self, entry: Entry, folder: int, last: bytes) -> None:
         if entry.type == SYMLINK:

@@ -29,6 +29,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: str = ""  # capture: name of the image
     without: tuple[str, ...] = ()  # capture: partitions to leave out, by kernel name
     whole: tuple[str, ...] = ()  # capture: partitions to take to the last byte
+    exclude: tuple[str, ...] = ()  # capture: globs of what stays behind
     unattended: bool = False
     trust_metadata: bool = (
         False  # on a disk that holds the image already, files are believed by size, time, mode, owner
@@ -73,7 +74,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
         name = key.replace("-", "_")
         if name in ("unattended", "trust_metadata"):
             found[name] = value in ("1", "true", "yes", "")
-        elif name in ("trust", "without", "whole"):
+        elif name in ("trust", "without", "whole", "exclude"):
             found[name] = tuple(value.split(","))
         else:
             found[name] = value

@@ -45,6 +45,8 @@ class ProfileRef:
 
 
 TREE, BLOCKS = "tree", "blocks"
+# How a volume was read: all of one moment; while nobody wrote to it; file by file while it was in use.
+SNAPSHOT, AT_REST, LIVE = "snapshot", "at-rest", "live"
 BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR table follow
 
 
@@ -63,6 +65,7 @@ class Volume:
     partition: int = 0  # 0: the whole disk, or a bare directory
     size_bytes: int = 0  # of blocks: the partition they were read from
     stamps: ObjectRef | None = None  # what tells the next capture which files are unchanged; restores do not need it
+    read: str = ""  # snapshot, at-rest or live; "" in images of older versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from agent.errors import DamagedError, ReadBackError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
-from agent.model.image import Excluded, Manifest, Volume
+from agent.model.excludes import site_excludes
+from agent.model.image import AT_REST, Excluded, Manifest, Volume
 from agent.model.profile import SECTIONS, Disk, FileSystem, Network, Partition, Profile, Section, Status
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, boot_code, refuse_unknown
@@ -63,7 +64,8 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     refuse_unknown(choice, disks)
     found = [blocks_of(disk, volumes, choice, around) for disk in disks]
     source = source_of(profile, [*volumes, *(volume for each in found for volume in each.volumes)])
-    return replace(source, left_out=tuple(each for one in found for each in one.left_out))
+    left_out = tuple(each for one in found for each in one.left_out)
+    return replace(source, left_out=left_out, excludes=site_excludes(LiveTree(Path("/"))))
 
 
 def refuse_without_root(mount: Mount) -> None:
@@ -142,7 +144,8 @@ def directory_source(root: Path, name: str) -> CaptureSource:
     """The tree below a directory as one volume without a place on a disk."""
     profile = probe_root(LiveTree(root), name)
     filesystem = mounted_use(FileSystem("", mountpoint="/"), root)
-    return source_of(profile, [SourceVolume("root", filesystem, root)])
+    source = source_of(profile, [SourceVolume("root", filesystem, root)])
+    return replace(source, excludes=site_excludes(LiveTree(root)))
 
 
 # --- a disk that does not run ---------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def offline_source(
         others = tuple(each for each in hardware.disks if each.name != disk.name)
         hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics))
         source = source_of(merged(hardware, software), system.volumes)
-        yield replace(source, left_out=system.left_out)
+        yield replace(source, left_out=system.left_out, excludes=site_excludes(system.tree))
 
 
 def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
@@ -318,7 +321,7 @@ def inside(tree: LiveTree, mountpoint: str) -> Path:
 
 def volume_of(disk: Disk, number: int, mountpoint: str, where: Path, taken: set[str]) -> SourceVolume:
     held = replace(dict(contents(disk))[number], mountpoint=mountpoint)
-    return SourceVolume(volume_id(mountpoint, taken), mounted_use(held, where), where, disk.name, number)
+    return SourceVolume(volume_id(mountpoint, taken), mounted_use(held, where), where, disk.name, number, read=AT_REST)
 
 
 def described_disk(disk: Disk, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:

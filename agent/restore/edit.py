@@ -22,7 +22,7 @@ from agent.image.capture import CaptureResult, CaptureSource, SourceVolume, capt
 from agent.image.unpacked import allocated_bytes, changes, unpacked
 from agent.model.edited import edited_filesystem, edited_profile
 from agent.model.events import Emit
-from agent.model.image import Volume
+from agent.model.image import AT_REST, Volume
 from agent.probe.live_tree import LiveTree
 from agent.probe.machine import probe_root
 from agent.process import run
@@ -63,7 +63,7 @@ def edited_source(loaded: LoadedImage, root: Path, places: dict[str, Path], grow
     volumes = tuple(
         SourceVolume(
             volume.id, edited_filesystem(volume.filesystem, grown[volume.id], volume.id), places[volume.id],
-            volume.disk, volume.partition,
+            volume.disk, volume.partition, read=AT_REST,
         )
         for volume in manifest.volumes
     )  # fmt: skip

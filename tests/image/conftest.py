@@ -11,7 +11,7 @@ from agent.depot.local import LocalDepot
 from agent.process import run
 
 MAKE = {
-    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "ext4": ["mkfs.ext4", "-q", "-F", "-b", "4096"],  # a small one would have blocks of 1 KiB
     "xfs": ["mkfs.xfs", "-q", "-f"],
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
@@ -32,7 +32,7 @@ def file_system(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
     def make(kind: str, name: str) -> Path:
         image, place = tmp_path / f"{name}.img", tmp_path / name
         with image.open("wb") as file:
-            file.truncate(400 << 20)
+            file.truncate(600 << 20)
         run([*MAKE[kind], image])
         place.mkdir()
         run(["mount", "-o", "loop", image, place])

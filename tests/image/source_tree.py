@@ -15,6 +15,7 @@ from agent.depot.signing import trusted_keys
 from agent.image import flags
 from agent.image.capture import CaptureResult, CaptureSource, SourceVolume, capture_image
 from agent.model.events import Event
+from agent.model.image import Excluded
 from agent.model.profile import FileSystem, Profile
 
 MTIME = 1_600_000_000_123_456_789
@@ -39,7 +40,14 @@ def profile(machine: str = "web-1") -> Profile:
 
 def source(tree: Path, kind: str = "ext4", mountpoint: str = "/", excludes: tuple[str, ...] = ()) -> CaptureSource:
     volume = SourceVolume("root", FileSystem(kind, mountpoint=mountpoint), tree)
-    return CaptureSource("web-1", "web-1.example", profile(), (), (volume,), excludes)
+    return CaptureSource(
+        "web-1",
+        "web-1.example",
+        profile(),
+        (),
+        (volume,),
+        tuple(Excluded(glob, "excluded by the test") for glob in excludes),
+    )
 
 
 def carry(
@@ -144,7 +152,7 @@ def attributes(root: Path) -> None:
 def set_flags(path: Path, value: int) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        assert flags.write_flags(descriptor, value)
+        assert flags.write_flags(descriptor, value) == 0
     finally:
         os.close(descriptor)
 

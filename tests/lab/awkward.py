@@ -21,12 +21,15 @@ A_TIME_NS = 1_234_567_890_123_456_789  # 2009-02-13 23:31:30.123456789
 SMALL_FILES = 3000
 
 
-def make_awkward_files(top: Path) -> None:
-    """The whole zoo. Same input, same bytes: the seed is fixed, so a rebuilt source is the same source."""
+def make_awkward_files(top: Path, long_target_bytes: int = 2000) -> None:
+    """The whole zoo. Same input, same bytes: the seed is fixed, so a rebuilt source is the same source.
+
+    ``long_target_bytes``: of a symbolic link; XFS holds at most 1023.
+    """
     top.mkdir(exist_ok=True)
     make_small_files(top / "small")
     make_names(top / "names")
-    make_links(top / "links")
+    make_links(top / "links", long_target_bytes)
     make_sparse_files(top / "sparse")
     make_special_files(top / "special")
     make_modes(top / "modes")
@@ -76,7 +79,7 @@ def make_names(top: Path) -> None:
         file.write(b"inside")
 
 
-def make_links(top: Path) -> None:
+def make_links(top: Path, long_target_bytes: int = 2000) -> None:
     (top / "a").mkdir(parents=True)
     (top / "b").mkdir()
     (top / "a" / "one").write_text("one file, four names\n")
@@ -88,7 +91,7 @@ def make_links(top: Path) -> None:
     os.symlink("nowhere/at/all", top / "dangling")
     os.symlink("loop", top / "loop")
     os.symlink(b"target-\xff-not-utf8", os.fsencode(top / "bytes"))
-    os.symlink("x" * 2000, top / "long-target")
+    os.symlink("x" * long_target_bytes, top / "long-target")
     os.link(top / "relative", top / "relative-hard", follow_symlinks=False)
     os.lchown(top / "dangling", 1000, 1000)
 
