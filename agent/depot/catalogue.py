@@ -28,6 +28,7 @@ from agent.errors import DamagedError, NoImageError, NotTrustedError
 from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest
 from agent.model.image import FORMAT as IMAGE_FORMAT
 from agent.model.profile import Profile
+from agent.model.undecodable import UNDECODABLE
 
 PROFILE_LIMIT_BYTES = 16 << 20
 
@@ -98,7 +99,7 @@ def read_catalogue(depot: Depot) -> Catalogue:
         raise DamagedError(
             f"depot {depot.location} has no {CATALOGUE_FILE}", "make it again with ‘regraft depot reindex’"
         ) from None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(
             f"{CATALOGUE_FILE} of depot {depot.location}: {error}", "make it again with ‘regraft depot reindex’"
         ) from None
@@ -195,7 +196,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     """A manifest whose names and digests are what they should be, or DamagedError naming the place."""
     try:
         manifest = msgspec.json.decode(data, type=Manifest, strict=True)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(f"{name} is not a manifest: {error}", "fetch it again, or restore an older image") from None
     if manifest.format != IMAGE_FORMAT:
         raise DamagedError(

@@ -35,6 +35,7 @@ from agent.errors import (
 from agent.model.events import Event
 from agent.model.jobs import Candidate, Claim, Job, JobRequest, Problem, TargetAnswer
 from agent.model.report import Report
+from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable, well_formed
 from agent.version import VERSION
 
@@ -217,7 +218,7 @@ class Control:
             raise _problem(method, url, status, data)
         try:
             return msgspec.json.decode(data, type=answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise DamagedError(
                 f"{url}: the answer is not what a regraft server says: {printable(str(error), 200)}",
                 "check that the address is that of ‘regraft serve’",
@@ -234,7 +235,7 @@ def _problem(method: str, url: str, status: int, data: bytes) -> RegraftError:
         )
     try:
         problem = msgspec.json.decode(data, type=Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         problem = Problem()
     default = TemporaryError if status >= 500 else RegraftError
     kind = BY_CODE.get(problem.code) or BY_STATUS.get(status, default)

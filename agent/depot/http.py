@@ -36,6 +36,8 @@ from agent.errors import (
     UnreachableError,
     UsageError,
 )
+from agent.model.image import ObjectRef
+from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
 from agent.version import VERSION
 
@@ -236,7 +238,7 @@ class HttpDepot:
         answer = self._post("api/v1/profiles", xml, "application/xml")
         try:
             return msgspec.json.decode(answer, type=Published)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except UNDECODABLE as error:
             raise DamagedError(f"{self.location} answered a profile with something else: {error}") from None
 
     def publish_image(self, manifest: bytes) -> None:
@@ -254,13 +256,35 @@ class HttpDepot:
         self._lease("DELETE", lease, b"")
 
     def _lease(self, method: str, lease: str, body: bytes) -> None:
-        def attempt() -> None:
-            headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
-            with self._request(method, f"api/v1/{lease_path(lease).removesuffix('.json')}", headers, body) as answer:
-                if answer.status not in (404, 405, 501):
-                    self._expect(answer, "leases", 200, 204)
+        self._ask(method, f"api/v1/{lease_path(lease).removesuffix('.json')}", body, "leases")
 
-        self._persist(attempt, "leases")
+    def note_pack(self, machine: str, pack: ObjectRef) -> None:
+        self._ask("POST", f"api/v1/unfinished/{machine}", msgspec.json.encode(pack), "unfinished")
+
+    def unfinished(self, machine: str) -> tuple[ObjectRef, ...]:
+        answer = self._ask("POST", f"api/v1/unfinished/{machine}/claim", b"", "unfinished")
+        try:
+            return msgspec.json.decode(answer, type=tuple[ObjectRef, ...]) if answer else ()
+        except UNDECODABLE as error:
+            raise DamagedError(f"{self.location} answered with no list of packs: {error}") from None
+
+    def _ask(self, method: str, path: str, body: bytes, what: str) -> bytes:
+        """What the server answers; nothing where it does not know what is asked: it is an older one."""
+
+        def attempt() -> bytes:
+            headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+            with self._request(method, path, headers, body) as answer:
+                if answer.status in (404, 405, 501):
+                    return b""
+                self._expect(answer, what, 200, 204)
+                data = answer.response.read(SMALL_FILE_LIMIT_BYTES + 1)
+                if len(data) > SMALL_FILE_LIMIT_BYTES:
+                    raise DamagedError(
+                        f"{self.location} answered {path} with more than {SMALL_FILE_LIMIT_BYTES:,} bytes"
+                    )
+                return data
+
+        return self._persist(attempt, what)
 
     def _post(self, path: str, data: bytes, content_type: str) -> bytes:
         def attempt() -> bytes:
@@ -372,7 +396,7 @@ class HttpDepot:
             raise _Passing(f"the server answered {status} {answer.response.reason}")
         try:
             problem = msgspec.json.decode(body, type=Problem)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except UNDECODABLE:
             problem = Problem()
         kind = BY_CODE.get(problem.code) or BY_STATUS.get(status, UnreachableError)
         said = problem.detail or problem.title or answer.response.reason

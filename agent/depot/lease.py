@@ -21,6 +21,7 @@ import msgspec
 from agent.depot.store import WritableDepot
 from agent.errors import RegraftError, TemporaryError, UnreachableError, UsageError
 from agent.model.image import TIME_IN_NAMES
+from agent.model.undecodable import UNDECODABLE
 
 FORMAT = 1
 FOLDER = "leases"
@@ -92,7 +93,7 @@ def decode(data: bytes) -> LeaseFile | None:
     """A lease; None for what is none."""
     try:
         found = msgspec.json.decode(data, type=LeaseFile)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except UNDECODABLE:
         return None
     good = found.format == FORMAT and TIME_IN_NAMES.fullmatch(found.begun) and TIME_IN_NAMES.fullmatch(found.expires)
     return found if good else None

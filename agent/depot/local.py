@@ -39,9 +39,12 @@ from agent.depot.store import (
     profile_path,
     read_info,
 )
+from agent.depot.unfinished import LIMIT_BYTES as UNFINISHED_LIMIT_BYTES
+from agent.depot.unfinished import decode_lines, encode_line, unfinished_path
 from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
 from agent.model.fingerprint import hardware_fingerprint
-from agent.model.image import NAME, TIME_IN_NAMES
+from agent.model.image import NAME, TIME_IN_NAMES, ObjectRef
+from agent.model.wording import printable, size_text
 
 LOCK_FILE = "catalogue.lock"  # in tmp/
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -184,6 +187,7 @@ class LocalDepot:
             self.write(path + ".sig", self._signing_key().sign(MANIFEST, manifest))
             self.write(path, manifest)
             self._enter(image=catalogue.image_facts(image, hashlib.sha256(manifest).hexdigest()))
+            (self.root / unfinished_path(machine)).unlink(missing_ok=True)  # what it needs, the manifest names
 
     def publish_component(self, xml: bytes) -> None:
         """Sign a component whose payload is there and enter it into the catalogue."""
@@ -213,6 +217,28 @@ class LocalDepot:
 
     def release(self, lease: str) -> None:
         (self.root / lease_path(lease)).unlink(missing_ok=True)
+
+    def note_pack(self, machine: str, pack: ObjectRef) -> None:
+        """Append to what is known of the machine's captures under way; see `unfinished`."""
+        path = unfinished_path(checked_name(machine))
+        target = self.root / path
+        with self.locked(), self._room(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab") as file:
+                file.write(encode_line(pack))
+                file.flush()
+                os.fsync(file.fileno())
+            settle(target.parent)
+
+    def unfinished(self, machine: str) -> tuple[ObjectRef, ...]:
+        path = unfinished_path(checked_name(machine))
+        with self.locked():
+            if not self.exists(path):
+                return ()
+            told = decode_lines(self.read(path, UNFINISHED_LIMIT_BYTES))
+            there = tuple(pack for pack in told if self._size(pack_path(pack.sha256)) == pack.size_bytes)
+            self._unmark({pack_path(pack.sha256) for pack in there})
+            return there
 
     # --- keeping house --------------------------------------------------------------------------------------------
 
@@ -267,13 +293,13 @@ class LocalDepot:
             if error.errno in FULL:
                 free = shutil.disk_usage(self.root).free
                 raise StorageFullError(
-                    f"no room for {path} in depot {self.location}: {free:,} bytes are free", "free or add space"
+                    f"no room for {path} in depot {self.location}: {free:,} bytes ({size_text(free)}) are free",
+                    "free or add space on the depot's disk, then start the same command again",
                 ) from None
             raise TargetIOError(f"depot {self.location}, {path}: {error.strerror}", "check the depot's disk") from error
 
     def _check_present(self, path: str, size_bytes: int) -> None:
-        target = self.root / checked_path(path)
-        found = target.stat().st_size if target.is_file() else -1
+        found = self._size(path)
         if found != size_bytes:
             raise RefusedError(
                 f"{path} "
@@ -281,6 +307,11 @@ class LocalDepot:
                 + f", expected {size_bytes:,} bytes",
                 "put every pack, listing and payload before what names it",
             )
+
+    def _size(self, path: str) -> int:
+        """Bytes of a file, -1 when it is not there."""
+        target = self.root / checked_path(path)
+        return target.stat().st_size if target.is_file() else -1
 
     def _check_complete(self, sha256: str, path: str) -> None:
         found = hashlib.sha256(self.read(path)).hexdigest() if self.exists(path) else "absent"
@@ -320,6 +351,13 @@ def checked_names(machine: str, time: str) -> tuple[str, str]:
     if not NAME.fullmatch(machine) or machine in (".", "..") or not TIME_IN_NAMES.fullmatch(time):
         raise UsageError(f"‘{machine}’ at ‘{time}’: expected a name like web-1 and a time like 20261123T204140Z")
     return machine, time
+
+
+def checked_name(machine: str) -> str:
+    """A machine's name that becomes part of a path, or UsageError."""
+    if not NAME.fullmatch(machine):
+        raise UsageError(f"‘{printable(machine, 80)}’ cannot name a machine; expected a name like web-1")
+    return machine
 
 
 def compact_time(time: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from agent.errors import DamagedError
+from agent.model.undecodable import UNDECODABLE
 
 MARKS_FILE = "marks.json"
 FORMAT = 1
@@ -28,7 +29,7 @@ def decode_marks(data: bytes, location: str) -> dict[str, str]:
     """The marks, or DamagedError."""
     try:
         found = msgspec.json.decode(data, type=MarksFile)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(
             f"{MARKS_FILE} of depot {location} is not understood: {error}",
             "remove the file: it only says how long something is unreferenced, and is made again",

@@ -10,6 +10,7 @@ from agent.depot.local import LocalDepot, now_compact
 from agent.depot.store import SMALL_FILE_LIMIT_BYTES, Depot, image_path
 from agent.errors import DamagedError, NoImageError
 from agent.model.image import ImageRef
+from agent.model.undecodable import UNDECODABLE
 
 PINS_FILE = "pins.json"
 FORMAT = 1
@@ -36,7 +37,7 @@ def read_pins(depot: Depot) -> tuple[Pin, ...]:
         found = msgspec.json.decode(depot.read(PINS_FILE, SMALL_FILE_LIMIT_BYTES), type=PinsFile)
     except FileNotFoundError:
         return ()
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(
             f"{PINS_FILE} of depot {depot.location} is not understood: {error}",
             "put it right, or remove it and pin again",

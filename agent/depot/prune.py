@@ -20,7 +20,7 @@ from agent.depot.forget import references
 from agent.depot.lease import LeaseFile
 from agent.depot.local import LocalDepot, now_compact, settle
 from agent.depot.marks import MARKS_FILE, decode_marks, encode_marks
-from agent.depot.stored import expired_leases, leftovers, live_leases, stored_objects
+from agent.depot.stored import expired_leases, idle_notes, leftovers, live_leases, stored_objects
 from agent.model.retention import age_s
 from agent.model.sweep import Due, Sweep, sweep
 
@@ -70,7 +70,8 @@ def prune(depot: LocalDepot, grace_s: int, clock: Callable[[], str] = now_compac
             for folder in {(depot.root / due.path).parent for due in plan.sweep.delete}:
                 settle(folder)
             depot.write(MARKS_FILE, encode_marks(marks))
-        for path in expired_leases(depot, plan.now):
+        # While captures run, packs may be told of that are not there yet.
+        for path in (*expired_leases(depot, plan.now), *(() if plan.leases else idle_notes(depot))):
             path.unlink(missing_ok=True)
         return plan
 

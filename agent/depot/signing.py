@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from agent.depot.store import Depot, read_info
 from agent.errors import DamagedError, NotTrustedError, UsageError
+from agent.model.undecodable import UNDECODABLE
 
 PREFIX = "ed25519:"
 KEY_BYTES = 32
@@ -75,7 +76,7 @@ def verify(trust: TrustedKeys, type_: str, path: str, data: bytes, signature: by
         raw = base64.b64decode(found.signature, validate=True)
         if base64.b64encode(raw).decode() != found.signature:
             raise binascii.Error("base64 with stray bits")
-    except (msgspec.DecodeError, msgspec.ValidationError, binascii.Error) as error:
+    except (*UNDECODABLE, binascii.Error) as error:
         raise NotTrustedError(f"{path}.sig is not a signature: {error}", "fetch it again, or publish again") from None
     if found.key not in trust.keys:
         known = ", ".join(sorted(trust.keys)) or "none"

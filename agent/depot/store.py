@@ -14,7 +14,8 @@ from typing import Protocol
 import msgspec
 
 from agent.errors import DamagedError, UsageError
-from agent.model.image import Manifest
+from agent.model.image import Manifest, ObjectRef
+from agent.model.undecodable import UNDECODABLE
 
 FORMAT = 1
 DEPOT_FILE = "depot.json"
@@ -89,6 +90,13 @@ class WritableDepot(Depot, Protocol):
     def release(self, lease: str) -> None:
         """End a lease; one that is not there is no mistake."""
 
+    def note_pack(self, machine: str, pack: ObjectRef) -> None:
+        """Say that a capture of ``machine`` is about to put this pack, so that the next one finds it if this is cut."""
+
+    def unfinished(self, machine: str) -> tuple[ObjectRef, ...]:
+        """The packs that captures of ``machine`` put since its last image was published, as far as they are there.
+        They count as wanted from now on: no mark of prune is older than this."""
+
 
 def pack_path(sha256: str) -> str:
     return f"packs/{sha256[:2]}/{sha256}.pack"
@@ -124,7 +132,7 @@ def decode_info(data: bytes, location: str) -> DepotInfo:
     """depot.json of the depot at ``location``, or DamagedError."""
     try:
         info = msgspec.json.decode(data, type=DepotInfo)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(f"{DEPOT_FILE} of {location} is not understood: {error}", "is this a depot?") from None
     if info.format != FORMAT or not ID.fullmatch(info.id):
         raise DamagedError(

@@ -11,8 +11,9 @@ from agent.depot.catalogue import decode_manifest, read_catalogue
 from agent.depot.lease import FOLDER as LEASES
 from agent.depot.lease import LeaseFile, decode
 from agent.depot.local import LOCK_FILE, LocalDepot
-from agent.depot.store import SMALL_FILE_LIMIT_BYTES, image_path
-from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, Manifest
+from agent.depot.store import SMALL_FILE_LIMIT_BYTES, image_path, pack_path
+from agent.depot.unfinished import decode_lines, unfinished_path
+from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, Manifest, ObjectRef
 
 OBJECT = re.compile(r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack|objects/[0-9a-f]{64}\.jsonl\.zst")
 
@@ -60,6 +61,16 @@ def expired_leases(depot: LocalDepot, now: str) -> tuple[Path, ...]:
     """Files of leases that have expired; what is no lease counts as one that has."""
     found = [(path, decode(path.read_bytes())) for path in sorted((depot.root / LEASES).glob("*.json"))]
     return tuple(path for path, lease in found if lease is None or lease.expires < now)
+
+
+def idle_notes(depot: LocalDepot) -> tuple[Path, ...]:
+    """What captures that were cut told of packs, where none of these is there any more."""
+    found = (path for path in sorted(depot.root.glob(unfinished_path("*"))) if path.is_file())
+    return tuple(path for path in found if not any(_is_there(depot, pack) for pack in decode_lines(path.read_bytes())))
+
+
+def _is_there(depot: LocalDepot, pack: ObjectRef) -> bool:
+    return (depot.root / pack_path(pack.sha256)).is_file()
 
 
 def leftovers(depot: LocalDepot) -> Iterator[tuple[str, int, float]]:

@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import zstandard
@@ -36,6 +37,8 @@ from agent.image.pack import LEVEL
 from agent.image.previous import Previous, open_previous
 from agent.image.read_blocks import Span, spans
 from agent.image.read_work import Done, Finish, Locate, Packs, Reader, without_reading
+from agent.image.resume import adopt_unfinished
+from agent.image.staging import room_in
 from agent.image.stamps import MARGIN_NS, encode_head, identity
 from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, status_in, swap_inodes
@@ -136,8 +139,9 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
     with ExitStack() as stack:
         lease = stack.enter_context(leased(depot, f"capture of {source.machine}"))
         blocks = _hold_blocks(source, emit, stack)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging))
-        run = _Run(source, depot, emit, Path(folder), lease, blocks)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging)))
+        stack.enter_context(room_in(depot, folder))
+        run = _Run(source, depot, emit, folder, lease, blocks)
         # Looked for again, now that there is a lease: an image that is gone by now may lose its packs.
         if previous is not None and depot.exists(image_path(previous.manifest.machine, previous.manifest.time)):
             run.index.load(depot, previous)
@@ -145,6 +149,8 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
                 run.build_on(previous, stack)
         if relative is not None and depot.exists(image_path(relative.manifest.machine, relative.manifest.time)):
             run.index.relate(depot, relative)
+        adopt_unfinished(depot, source.machine, run.index, emit)
+        stack.callback(run.abandon)
         run.read(jobs or default_jobs())
         volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
         published = depot.publish_profile(dump_profile(source.profile))
@@ -191,8 +197,8 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stamps_path = path.with_suffix(".marks")
-        self._writer = _compressed(path)
-        self._stamps = _compressed(self.stamps_path)
+        self._files = (path.open("wb"), self.stamps_path.open("wb"))
+        self._writer, self._stamps = map(_compressed, self._files)
         self.used = bytearray()  # one byte a frame: whether this volume refers to it
         self.entries = 0
         self.content_bytes = 0
@@ -211,9 +217,15 @@ class _Lines:
         for writer in (self._writer, self._stamps):
             writer.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
 
+    def abandon(self) -> None:
+        """Close the files whatever happened to them: an open file takes room even where its name is gone."""
+        for file in self._files:
+            with suppress(OSError):
+                file.close()
 
-def _compressed(path: Path) -> zstandard.ZstdCompressionWriter:
-    return zstandard.ZstdCompressor(level=LEVEL).stream_writer(path.open("wb"), closefd=True)
+
+def _compressed(file: BinaryIO) -> zstandard.ZstdCompressionWriter:
+    return zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=True)
 
 
 class _Supply:
@@ -305,6 +317,10 @@ class _Run:
         for lines in self.lines:
             lines.close()
 
+    def abandon(self) -> None:
+        for lines in self.lines:
+            lines.abandon()
+
     def publish_listing(self, number: int) -> Volume:
         """Put head, frames and entries of one volume together, as one object of the depot."""
         self.lease.renew()
@@ -384,7 +400,7 @@ class _Run:
 
     def _worker(self, number: int, ask: Ask) -> None:
         """Runs in the worker process."""
-        packs = Packs(self.depot, self.folder, number)
+        packs = Packs(self.depot, self.source.machine, self.folder, number)
         Reader([volume.path for volume in self.source.volumes], packs, ask, self.started_ns - MARGIN_NS).run()
 
     def _held_up(self) -> bool:

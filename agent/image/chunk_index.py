@@ -1,5 +1,5 @@
-"""Which content is in the depot already, and where: what one capture stored so far, the machine's last image, and that
-of a machine with the same software.
+"""Which content is in the depot already, and where: what one capture stored so far, the machine's last image, that of
+a machine with the same software, and the packs of captures that were cut since.
 
 Their listings are the index: no file of the depot grows with the number of images, and a capture needs to know of
 nothing that it does not refer to. Their chunks are looked at only once something is read that may be among them.
@@ -14,7 +14,7 @@ from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot, pack_path
 from agent.image.chunk_map import ABSENT, ID_BYTES, ChunkMap
 from agent.image.listing import open_listing
-from agent.image.pack import Frame
+from agent.image.pack import Frame, read_table
 from agent.image.read_work import FrameRow, Locate, Places
 from agent.model.image import ObjectRef, Volume
 
@@ -56,6 +56,22 @@ class ChunkIndex:
     def relate(self, depot: Depot, image: LoadedImage) -> None:
         """Make the content of another machine's image known, too, as far as its packs are there."""
         self._relatives.append((depot, image))
+
+    def adopt_pack(self, depot: Depot, pack: ObjectRef) -> None:
+        """Make the content of a pack known that no image names, by its own table; after `load`.
+
+        Raises DamagedError when it is not whole, and then knows nothing of it.
+        """
+        frames, chunks = read_table(depot, pack)
+        self._old_packs.append(pack)
+        first = len(self._rows) // self._ROW.size
+        place = (self._OLD, len(self._old_packs) - 1)
+        for frame in frames:
+            row = (frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest)
+            self._rows += self._ROW.pack(*place, *row)
+        for id_, frame_number, offset, _ in chunks:
+            if self._known.find(id_) == ABSENT:
+                self._known.put(id_, first + frame_number << 32 | offset)
 
     def moved(self, volume_id: str) -> Mapping[int, int]:
         """Frames of a volume of the last image that have another number now, or `GONE`."""

@@ -32,6 +32,7 @@ from agent.errors import DamagedError
 from agent.image.pack import MAX_FRAME_BYTES, Frame
 from agent.model import image
 from agent.model.image import Manifest, ObjectRef, Volume
+from agent.model.undecodable import UNDECODABLE
 
 FORMAT = 1
 PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
@@ -293,7 +294,7 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
     """Many lines at once; one by one only to say which of them is wrong."""
     try:
         found = decoder.decode_lines(b"\n".join(lines))
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except UNDECODABLE:
         found = []
     if len(found) == len(lines):
         return found
@@ -303,7 +304,7 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
         for number, line in enumerate(lines, first):  # noqa: B007 - names the line that failed
             found.append(decoder.decode(line))
         return found
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(f"{name} line {number + 1:,}: {error}", "capture the image again") from None
 
 

@@ -122,8 +122,16 @@ def table_bytes(depot: Depot, pack: ObjectRef) -> int:
 def read_table(depot: Depot, pack: ObjectRef) -> tuple[list[Frame], list[tuple[bytes, int, int, int]]]:
     """The frames of a pack and its chunks (id, frame, offset, size), or DamagedError naming the place."""
     packed, plain, frame_count, end = _read_table(depot, pack)
-    table = zstandard.ZstdDecompressor().decompress(packed, max_output_size=plain)
-    return _decode_table(table, frame_count, end, pack_path(pack.sha256))
+    path = pack_path(pack.sha256)
+    try:
+        # The frame's own header is asked first: it may not promise more than the trailer does.
+        fits = zstandard.frame_content_size(packed) == plain
+        table = zstandard.ZstdDecompressor().decompress(packed) if fits else b""
+    except zstandard.ZstdError:
+        table = b""
+    if len(table) != plain:
+        raise _table_damaged(path, end)
+    return _decode_table(table, frame_count, end, path)
 
 
 def _read_table(depot: Depot, pack: ObjectRef) -> tuple[bytes, int, int, int]:
@@ -137,7 +145,7 @@ def _read_table(depot: Depot, pack: ObjectRef) -> tuple[bytes, int, int, int]:
         depot.read_into(path, start, memoryview(tail))
         offset, stored, plain, frames, chunks, digest, magic = TRAILER.unpack(tail)
         expected = frames * FRAME_ROW.size + chunks * CHUNK_ROW.size
-        if magic != MAGIC or plain != expected or plain > MAX_TABLE_BYTES or offset + stored != start:
+        if magic != MAGIC or plain != expected or max(plain, stored) > MAX_TABLE_BYTES or offset + stored != start:
             raise _table_damaged(path, start)
         packed = bytearray(stored)
         depot.read_into(path, offset, memoryview(packed))
@@ -157,13 +165,14 @@ def _decode_table(
     end = 0
     for number, row in enumerate(FRAME_ROW.iter_unpack(table[: frame_count * FRAME_ROW.size])):
         offset, stored, plain, count, raw, digest = row
-        if offset != end:
+        good = 0 < plain <= MAX_FRAME_BYTES and 0 < stored <= 2 * MAX_FRAME_BYTES and (not raw or stored == plain)
+        if offset != end or not good:
             raise _table_damaged(path, offset)
         end = offset + stored
         frames.append(Frame(0, offset, stored, plain, bool(raw), digest))
         for _ in range(count):
             id_, at, size = next(rows, (b"", 0, 0))
-            if at + size > plain or not id_:
+            if at + size > plain or not size:
                 raise _table_damaged(path, offset)
             chunks.append((id_, number, at, size))
     if end != table_offset:

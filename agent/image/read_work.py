@@ -25,9 +25,11 @@ from agent.image.long_path import open_path
 from agent.image.metadata import TYPE_OF, mtime_of, read_xattrs
 from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter
 from agent.image.read_blocks import Span, read_span
+from agent.image.staging import storing
 from agent.image.stamps import NONE, Stamp, encode, stamp
 from agent.image.walk import Batch, Name, Part
 from agent.image.workers import Ask
+from agent.model.image import ObjectRef
 
 ATTEMPTS = 3  # reads of a file that changes while it is read
 HOLE_BYTES = 4096  # zero runs at least so long are not stored
@@ -91,17 +93,19 @@ class Packs:
     """Packs of one worker; a full one is stored by a thread while the next fills."""
 
     depot: WritableDepot
+    machine: str
     folder: Path
     worker: int
     done: list[tuple[str, int]] = field(default_factory=list)
     _writer: PackWriter | None = None
     _sender: threading.Thread | None = None
-    _failed: list[RegraftError | OSError] = field(default_factory=list)
+    _failed: list[RegraftError] = field(default_factory=list)
 
     def append(self, plain: bytes, chunks: list[tuple[bytes, int, int]]) -> Frame:
-        if self._writer is None:
-            self._writer = PackWriter(self.folder, f"{self.worker}-{len(self.done)}.pack")
-        frame = self._writer.append(len(self.done), plain, chunks)
+        with storing(self.depot, self.folder):
+            if self._writer is None:
+                self._writer = PackWriter(self.folder, f"{self.worker}-{len(self.done)}.pack")
+            frame = self._writer.append(len(self.done), plain, chunks)
         if self._writer.is_full:
             self.close_pack()
         return frame
@@ -109,11 +113,12 @@ class Packs:
     def close_pack(self) -> None:
         if self._writer is None:
             return
-        ref = self._writer.finish()
+        with storing(self.depot, self.folder):
+            ref = self._writer.finish()
         path, self._writer = self._writer.path, None
         self.done.append((ref.sha256, ref.size_bytes))
         self.wait()
-        self._sender = threading.Thread(target=self._send, args=(pack_path(ref.sha256), path))
+        self._sender = threading.Thread(target=self._send, args=(ref, path))
         self._sender.start()
 
     def wait(self) -> None:
@@ -124,10 +129,12 @@ class Packs:
         if self._failed:
             raise self._failed[0]
 
-    def _send(self, name: str, path: Path) -> None:
+    def _send(self, pack: ObjectRef, path: Path) -> None:
         try:
-            self.depot.put_file(name, path)
-        except (RegraftError, OSError) as error:
+            with storing(self.depot, self.folder):
+                self.depot.note_pack(self.machine, pack)
+                self.depot.put_file(pack_path(pack.sha256), path)
+        except RegraftError as error:
             self._failed.append(error)
 
 

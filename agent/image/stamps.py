@@ -23,6 +23,7 @@ from agent.depot.store import Depot
 from agent.errors import DamagedError
 from agent.image.listing import line_blocks
 from agent.model.image import Volume
+from agent.model.undecodable import UNDECODABLE
 
 FORMAT = 1
 # Coarse clocks of file systems lie behind by a tick, clocks of machines are set by fractions of a second.
@@ -87,7 +88,7 @@ def read_stamps(depot: Depot, image: LoadedImage, volume: Volume, filesystem: st
     try:
         first = next(blocks)
         head = msgspec.json.decode(first[0], type=StampsHead)
-    except (DamagedError, StopIteration, msgspec.DecodeError):
+    except (DamagedError, StopIteration, *UNDECODABLE):
         return None  # everything is read again, which is never wrong
     if (head.format, head.listing, head.filesystem) != (FORMAT, volume.listing.sha256, filesystem):
         return None

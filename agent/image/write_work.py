@@ -145,7 +145,8 @@ class Writer:
         """Attributes, time and those flags that do not lock the file."""
         if entry.xattrs or replace:
             self._note(entry, apply_xattrs(descriptor, entry, replace))
-        os.utime(descriptor, ns=(entry.mtime, entry.mtime))
+        if not replace or os.fstat(descriptor).st_mtime_ns != entry.mtime:  # what is right keeps its ctime, too
+            os.utime(descriptor, ns=(entry.mtime, entry.mtime))
         if entry.flags & ~LOCKING or replace:
             self._note(entry, flags_not_taken(write_flags(descriptor, entry.flags, CARRIED & ~LOCKING)))
 

@@ -11,13 +11,15 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from agent.depot import catalogue
 from agent.depot.component_xml import load_component
 from agent.depot.local import LocalDepot
-from agent.errors import DamagedError, DiskSelectionError, NoImageError
+from agent.depot.unfinished import is_pack
+from agent.errors import DamagedError, DiskSelectionError, NoImageError, UsageError
 from agent.model.edit_request import EditRequest
 from agent.model.events import Event
-from agent.model.image import NAME, TIME_IN_NAMES, ImageRef
+from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, ObjectRef
 from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
 from agent.model.machine_match import is_placeholder
 from agent.model.report import Report
+from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
 from agent.server.auth import Need, Role, Tokens, needs
 from agent.server.edits import Edits
@@ -91,7 +93,7 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
 def _decode(data: bytes, kind: type[Value], what: str) -> Value:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise DamagedError(f"{what} is not understood: {printable(str(error), 300)}", "see docs/server.md") from None
 
 
@@ -154,6 +156,22 @@ def hold_lease(use: Use, lease: str, body: Json) -> Response:
 def release_lease(use: Use, lease: str) -> Response:
     use.depot.release(lease)
     return Response(status_code=204)
+
+
+@router.post("/api/v1/unfinished/{machine}", openapi_extra=needs(Need.WRITE))
+def note_pack(use: Use, machine: str, body: Json) -> Response:
+    """A capture of that machine is about to put this pack; the next one finds it there if this one is cut."""
+    pack = _decode(body, ObjectRef, "the pack")
+    if not is_pack(pack):
+        raise UsageError(f"‘{printable(pack.sha256, 80)}’ of {pack.size_bytes:,} bytes is not a pack")
+    use.depot.note_pack(machine, pack)
+    return Response(status_code=204)
+
+
+@router.post("/api/v1/unfinished/{machine}/claim", openapi_extra=needs(Need.WRITE))
+def claim_unfinished(use: Use, machine: str) -> Response:
+    """The packs that captures of that machine put since its last image, which prune leaves alone from now on."""
+    return _json(use.depot.unfinished(machine))
 
 
 # --- editing ------------------------------------------------------------------------------------------------------

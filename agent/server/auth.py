@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.console.recorder import now
 from agent.errors import DamagedError, NoImageError, NotAllowedError, UsageError
+from agent.model.undecodable import UNDECODABLE
 from agent.server.problems import NotAuthenticatedError, of_error
 
 SHORTEST_GIVEN_TOKEN = 16
@@ -90,7 +91,7 @@ class Tokens:
         if path.exists():
             try:
                 self._records = msgspec.json.decode(path.read_bytes(), type=list[TokenRecord])
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 raise DamagedError(f"{path} is not a list of tokens: {error}", "restore it, or remove it") from None
 
     def __len__(self) -> int:

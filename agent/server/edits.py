@@ -22,6 +22,7 @@ from agent.depot.signing import regraft_home
 from agent.errors import NoImageError, RefusedError, TemporaryError
 from agent.model.edit_request import Edit, EditRequest, check
 from agent.model.image import ImageRef
+from agent.model.undecodable import UNDECODABLE
 from agent.process import run
 
 MOST_WAITING = 20
@@ -106,7 +107,7 @@ class Edits:
             self._keep(running)
             try:
                 said = self._done(running, request)
-            except (RefusedError, TemporaryError, OSError, msgspec.DecodeError) as error:
+            except (RefusedError, TemporaryError, OSError, *UNDECODABLE) as error:
                 self._end(running, state="failed", code=getattr(error, "code", "unexpected"), message=str(error))
             else:
                 self._tell(running, said)

@@ -52,10 +52,12 @@ def machine(name: str) -> Profile:
     return load_profile((MACHINES / f"{name}.xml").read_bytes())
 
 
-def publish_machine(depot: Path, folder: Path) -> ImageRef:
-    """An image of the QEMU machine in MACHINES, with its disk, its layout and a small tree; the key is in this
-    process's REGRAFT_HOME."""
+def publish_machine(depot: Path, folder: Path, kernels: bool = True) -> ImageRef:
+    """An image of the QEMU machine in MACHINES, with its disk, its layout and a small tree (and what lies in
+    ``folder``/root already); the key is in this process's REGRAFT_HOME. Without kernels there is nothing to boot."""
     profile = machine("qemu-i440fx-virtio-bios-debian")
+    if not kernels:
+        profile = replace(profile, os=replace(profile.os, kernels=()))
     (disk,) = profile.disks
     system_tree(folder / "root", disk)
     (folder / "srv").mkdir()

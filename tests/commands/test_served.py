@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,3 +86,21 @@ def test_only_the_program_from_source_has_a_server(regraft: Regraft, tmp_path: P
     done = regraft("serve", tmp_path / "depot", code=2)
     assert "no server" in done.stderr and "next: " in done.stderr
     assert not (tmp_path / "depot").exists()
+
+
+def test_a_capture_that_is_killed_is_continued(regraft: Regraft, served: Served, tmp_path: Path) -> None:
+    tree = tmp_path / "source"
+    tree.mkdir()
+    for number in range(200):
+        (tree / f"{number:03}").write_bytes(os.urandom(1 << 20))
+    words: list[str | Path] = [regraft.program, "capture", "--name", "big", "--root", tree, *served.writing]
+    with background(words, REGRAFT_HOME=str(regraft.home)) as cut:
+        deadline = time.monotonic() + 60
+        while not (packs := list(served.depot.glob("packs/*/*.pack"))):
+            assert time.monotonic() < deadline and cut.poll() is None
+            time.sleep(0.005)
+        cut.kill()
+    assert regraft.json("images", *served.writing) == []
+    result = regraft.json("capture", "--name", "big", "--root", tree, *served.writing)
+    assert result["stored_bytes"] < (200 << 20) - sum(path.stat().st_size for path in packs) + (1 << 20)
+    assert "all is right" in regraft("check", "--depot", served.depot, "--trust", served.key).stdout

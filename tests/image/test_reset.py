@@ -73,8 +73,10 @@ def drift(target: Path) -> None:
 def test_a_drifted_tree_becomes_the_image_again(trust: bool, restored: Carried, tmp_path: Path) -> None:
     target = tmp_path / "target"
     drift(target)
+    untouched = {f"etc/{number}.conf": (target / f"etc/{number}.conf").stat().st_ctime_ns for number in range(10, 200)}
     result = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
     assert describe(target) == describe(tmp_path / "source")
+    assert {path: (target / path).stat().st_ctime_ns for path in untouched} == untouched, "not even its ctime"
     assert result.bytes_written < 3 << 20, "a part of the large file, and little besides"
     assert result.bytes_kept > 60 << 20 and result.removed == 2
     assert result.bytes_fetched < 3 << 20, "nothing is fetched that is there"

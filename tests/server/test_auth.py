@@ -45,6 +45,7 @@ def example(path: str) -> str:
         ("{token_id}", "x"),
         ("{lease}", "0" * 32),
         ("{image}", "web1"),
+        ("{machine}", "web1"),
         ("{edit_id}", "x"),
     ):
         path = path.replace(name, value)

@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.depot.component_xml import dump_component
@@ -15,7 +16,7 @@ from agent.errors import StorageFullError
 from agent.model.image import Component, ComponentFile
 from agent.server import files
 from agent.server.auth import Role
-from tests.server.conftest import Server, make_server
+from tests.server.conftest import Server, make_profile, make_server, reference
 
 DATA = bytes(range(256)) * 5000
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -245,3 +246,24 @@ def test_a_component_is_published_when_its_payload_is_what_it_names(server: Serv
     assert get(server, "components/firmware-x/1:2.0~rc1-1/component.xml")[1] == good
     assert get(server, "components/firmware-x/1:2.0~rc1-1/component.xml.sig")[0] == 200
     assert publish(b"<component/>") == 422
+
+
+def test_a_capture_finds_what_the_one_before_it_stored(server: Server) -> None:
+    def post(path: str, body: bytes = b"") -> tuple[int, bytes]:
+        answer = server.client.post(f"/api/v1/unfinished/{path}", content=body, headers=server.headers(Role.WRITE))
+        return answer.status_code, answer.content
+
+    there, absent = reference(b"a pack"), reference(b"never came")
+    assert server.put(f"packs/{there.sha256[:2]}/{there.sha256}.pack", b"a pack") == 201
+    for pack in (absent, there):
+        assert post("web1", msgspec.json.encode(pack)) == (204, b"")
+    assert post("web1/claim") == (200, msgspec.json.encode([there]))
+    assert post("web2/claim") == (200, b"[]")
+    for machine, body, status in (
+        ("web1", b"{}", 422), ("web1", b'{"sha256":"../x","size_bytes":1}', 400),
+        ("web1", b'{"x":' + b"[" * 100_000, 422), ("we b", msgspec.json.encode(there), 400),
+        ("..%2F..%2Fx", msgspec.json.encode(there), 405),
+    ):  # fmt: skip
+        assert post(machine, body)[0] == status
+    server.publish(make_profile("web1"))
+    assert post("web1/claim") == (200, b"[]"), "what an image needs is its own matter"
