@@ -201,6 +201,7 @@ def test_the_command_takes_it_and_says_so(depot: LocalDepot, file_system: MakeFi
     for name in ("srv/scratch", "srv/kept", "var/cache/dnf"):
         (top / name).mkdir(parents=True)
         (top / name / "file").write_text("x")
+    run(["btrfs", "subvolume", "create", top / "other"])
     (top / "srv/kept/some.iso").write_text("x")
     (top / "srv/kept/node_modules").mkdir()
     regraft = Regraft(FROM_SOURCE, tmp_path / "home", environment={"REGRAFT_DEPOT": str(depot.root)})
@@ -216,4 +217,5 @@ def test_the_command_takes_it_and_says_so(depot: LocalDepot, file_system: MakeFi
     assert "everything" in regraft.refused(
         "capture", "--root", top, "--name", "web-1", "--exclude", "/*", code=2, name="usage"
     )
-    assert subvolumes(top) == 0
+    assert "excluded  /other: another file system\n" in shown
+    assert subvolumes(top) == 1

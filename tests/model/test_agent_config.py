@@ -34,3 +34,8 @@ def test_what_is_not_understood_is_refused(text: str, part: str) -> None:
     with pytest.raises(UsageError) as refused:
         read_config(text, "")
     assert part in str(refused.value)
+
+
+def test_globs_to_exclude_come_from_the_medium_or_the_kernel_line() -> None:
+    assert read_config('exclude = ["/srv/*", "*.iso"]', "").exclude == ("/srv/*", "*.iso")
+    assert read_config("", "regraft.exclude=/srv/*,*.iso").exclude == ("/srv/*", "*.iso")
