@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ import msgspec
 import zstandard
 
 from agent.depot.catalogue import LoadedImage
+from agent.depot.free_times import free_image_time, with_free_time
 from agent.depot.lease import Lease, leased
 from agent.depot.store import WritableDepot, image_path, listing_path
 from agent.errors import UsageError
@@ -135,7 +135,7 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
     """
     started = time.monotonic()
     _check(source)
-    capture_time = _free_time(depot, source.machine)
+    capture_time = free_image_time(depot, source.machine)
     with ExitStack() as stack:
         lease = stack.enter_context(leased(depot, f"capture of {source.machine}"))
         blocks = _hold_blocks(source, emit, stack)
@@ -153,7 +153,7 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
         stack.callback(run.abandon)
         run.read(jobs or default_jobs())
         volumes = tuple(run.publish_listing(number) for number in range(len(source.volumes)))
-        published = depot.publish_profile(dump_profile(source.profile))
+        published = depot.publish_profile(dump_profile(with_free_time(depot, source.profile)))
         profile = ProfileRef(published.time, published.sha256, hardware_fingerprint(source.profile))
         manifest = run.manifest(capture_time, profile, volumes)
         depot.publish_image(msgspec.json.encode(manifest))
@@ -181,14 +181,6 @@ def _hold_blocks(source: CaptureSource, emit: Emit, stack: ExitStack) -> dict[in
             said += f"{used.used_bytes:,} of {used.size_bytes:,} bytes are used"
             emit(Event(seq=0, time="", kind="message", phase="capture", text=said))
     return found
-
-
-def _free_time(depot: WritableDepot, machine: str) -> str:
-    """Now, or the first second after it that no image of this machine has."""
-    moment = datetime.now(UTC)
-    while depot.exists(image_path(machine, moment.strftime("%Y%m%dT%H%M%SZ"))):
-        moment += timedelta(seconds=1)
-    return moment.strftime("%Y%m%dT%H%M%SZ")
 
 
 class _Lines:

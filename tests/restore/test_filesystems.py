@@ -19,7 +19,7 @@ from agent.restore import filesystems
 from tests.restore.loop_disk import MIB, loop_disk
 
 pytestmark = pytest.mark.root
-UUID = "6f1d3c52-2b70-4a52-9f0b-1a50c4b0a102"
+UUID = "b1f0c7d4-6a3e-4d5b-9d0e-7f1e5a2c9a71"  # nobody else's: mkfs.btrfs refuses one that is attached already
 EXT4 = (
     "has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super",
     "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum",
