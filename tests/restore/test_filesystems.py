@@ -140,7 +140,7 @@ def test_a_kind_that_nobody_can_make(tmp_path: Path) -> None:
 
 def test_a_result_that_is_not_what_was_asked_for_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = PlannedFilesystem(kind="ext4", uuid=UUID)
-    other = ["mke2fs", "-q", "-F", "-U", UUID.replace("6f1d", "0000")]
+    other = ["mke2fs", "-q", "-F", "-U", UUID.replace("b1f0", "0000")]
     monkeypatch.setattr(filesystems, "_command", lambda node, _: [*other, str(node)])
     with device(tmp_path, 100 * MIB) as node, pytest.raises(TargetIOError, match="UUID is 0000"):
         filesystems.make_filesystem(node, planned)
