@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import zstandard
 from blake3 import blake3
@@ -16,6 +16,7 @@ from agent.image.pack import MAX_FRAME_BYTES, Frame
 RANGE_BYTES = 8 << 20
 GAP_BYTES = 64 << 10  # cheaper to fetch and drop than to ask again
 KEPT_FRAMES = 6
+WHOLE_FROM = 0.9  # of a frame: more than so much of it is unfolded in one go
 HINT = "copy the pack from a second depot, or restore an older image"
 
 
@@ -28,28 +29,41 @@ class FrameReader:
         self._plain: OrderedDict[int, bytes] = OrderedDict()
         self._stored: dict[int, memoryview] = {}
         self._wanted: dict[int, Frame] = {}
+        self._ends: dict[int, int] = {}  # of frames that are needed in part
+        self._short: set[int] = set()  # of which no more than that was unfolded
         self._buffer = bytearray(RANGE_BYTES)
         self._decompressor = zstandard.ZstdDecompressor()
         self.fetched = 0
 
     def want(self, numbers: Iterable[int]) -> None:
         """The frames that will be asked for; neighbours in a pack are fetched together."""
+        self._ends = {}
         self._wanted = {number: self._frame(number) for number in numbers if number not in self._plain}
 
-    def get(self, number: int) -> bytes:
-        """The plain bytes of a frame, its digest checked."""
+    def want_parts(self, ends: Mapping[int, int]) -> None:
+        """The same of frames of which only the bytes up to an end will be asked for."""
+        self.want(ends)
+        self._ends = dict(ends)
+
+    def get(self, number: int, end: int = 0) -> bytes:
+        """The plain bytes of a frame, its digest checked: all, or with an ``end`` at least those before it."""
         plain = self._plain.get(number)
         if plain is not None:
-            self._plain.move_to_end(number)
-            return plain
+            if number not in self._short or 0 < end <= len(plain):
+                self._plain.move_to_end(number)
+                return plain
+            self._ends.pop(number, None)  # more of it is needed than was thought
+        elif not 0 < end <= self._ends.get(number, 0):
+            self._ends.pop(number, None)
         stored = self._stored.get(number)
         if stored is None:
             stored = self._fetch(number)
         frame = self._frame(number)
         plain = self._unfold(number, frame, stored)
         self._plain[number] = plain
+        (self._short.discard if len(plain) == frame.plain else self._short.add)(number)
         while len(self._plain) > KEPT_FRAMES:
-            self._plain.popitem(last=False)
+            self._short.discard(self._plain.popitem(last=False)[0])
         return plain
 
     def _frame(self, number: int) -> Frame:
@@ -106,6 +120,13 @@ class FrameReader:
             size = zstandard.frame_content_size(stored)
             if size != frame.plain or size > MAX_FRAME_BYTES:
                 raise DamagedError(f"{place}: unfolds to {size:,} bytes, expected {frame.plain:,}", HINT)
-            return self._decompressor.decompress(stored, max_output_size=frame.plain)
+            end = self._ends.get(number, frame.plain)
+            if end > frame.plain * WHOLE_FROM:
+                return self._decompressor.decompress(stored, max_output_size=frame.plain)
+            with self._decompressor.stream_reader(stored) as reader:
+                plain = reader.read(end)
+            if len(plain) < end:
+                raise DamagedError(f"{place}: ends after {len(plain):,} plain bytes, expected {end:,} or more", HINT)
+            return plain
         except zstandard.ZstdError as error:
             raise DamagedError(f"{place}: {error}", HINT) from None

@@ -22,7 +22,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from itertools import compress
+from typing import IO, Protocol, TypeVar
 
 import msgspec
 import zstandard
@@ -37,6 +38,7 @@ from agent.model.undecodable import UNDECODABLE
 FORMAT = 1
 PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
 READ_BYTES = 1 << 20
+BLOCK_BYTES = 256 << 10  # of lines at a time: few objects at once are quicker than many
 LINE_LIMIT_BYTES = 16 << 20
 SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
 MAX_NAME_BYTES = 255
@@ -83,11 +85,11 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def name(self) -> bytes:
         """The path's exact bytes."""
-        return base64.b64decode(self.raw) if self.raw else self.path.encode()
+        return decoded_name(self.path, self.raw)
 
     @property
     def target_name(self) -> bytes:
-        return base64.b64decode(self.raw_target) if self.raw_target else self.target.encode()
+        return decoded_name(self.target, self.raw_target)
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -100,6 +102,12 @@ class Head(msgspec.Struct, frozen=True):
     entries: int
 
 
+class Sliceable(Protocol):
+    """As bytes are, for slices."""
+
+    def __getitem__(self, lines: slice, /) -> bytes: ...
+
+
 T = TypeVar("T")
 FrameLine = tuple[int, int, int, int, int, int, str]  # number, pack, offset, stored, plain, raw, digest
 
@@ -110,6 +118,11 @@ def text_and_raw(name: bytes) -> tuple[str, str]:
         return name.decode(), ""
     except UnicodeDecodeError:
         return name.decode(errors="replace"), base64.b64encode(name).decode()
+
+
+def decoded_name(text: str, raw: str) -> bytes:
+    """The exact bytes again."""
+    return base64.b64decode(raw) if raw else text.encode()
 
 
 class FrameTable:
@@ -161,21 +174,35 @@ class Listing:
 
     def entries_and_lines(self) -> Iterator[tuple[list[Entry], list[bytes]]]:
         """The same, each block with the lines it was made of."""
-        lines = _line_blocks(self._file, self.name)
         check = EntryCheck(self.name, self.frames, self.kind)
         decoder = msgspec.json.Decoder(Entry)
-        skip = 1 + self.head.frames
-        for first, block in lines:
-            start = max(0, skip - first)
-            if start >= len(block):
-                continue
-            entry_lines = block[start:]
-            entries = _decode(decoder, entry_lines, self.name, first + start)
-            for number, entry in enumerate(entries, first + start + 1):
-                check.entry(entry, number)
-            yield entries, entry_lines
+        for first, lines in self._entry_lines():
+            entries = _decode(decoder, lines, self.name, first)
+            check.entries(entries, first + 1)
+            yield entries, lines
         if check.count != self.head.entries:
             raise DamagedError(f"{self.name} holds {check.count:,} entries, its head says {self.head.entries:,}")
+
+    def marked(self, marks: Sliceable) -> Iterator[tuple[list[Entry], list[bytes], bytes]]:
+        """In another pass those entries whose mark is not 0, unchecked, with their lines and marks.
+
+        ``marks`` has a byte a line: entries, and what continues them.
+        """
+        decoder = msgspec.json.Decoder(Entry)
+        begin = 1 + self.head.frames
+        for first, lines in self._entry_lines():
+            block = marks[first - begin : first - begin + len(lines)]
+            chosen = list(compress(lines, block))
+            if chosen:
+                yield _decode(decoder, chosen, self.name, first), chosen, block.replace(b"\0", b"")
+
+    def _entry_lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Blocks of lines behind the frames, each with the number of its first line (from 0)."""
+        begin = 1 + self.head.frames
+        for first, block in _line_blocks(self._file, self.name):
+            start = max(0, begin - first)
+            if start < len(block):
+                yield first + start, block[start:] if start else block
 
     def hard_links(self) -> Iterator[Entry]:
         """The hard links alone, unchecked: a look at the lines, which is cheaper than reading them."""
@@ -274,7 +301,7 @@ def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]
     with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False) as reader:
         while True:
             try:
-                data = reader.read(READ_BYTES)
+                data = reader.read(BLOCK_BYTES)
             except zstandard.ZstdError as error:
                 raise DamagedError(f"{name} does not unfold after line {number:,}: {error}") from None
             if not data:
@@ -345,23 +372,27 @@ class EntryCheck:
         self._plain = 0
         self.count = 0
 
-    def entry(self, entry: Entry, line: int) -> None:
+    def entries(self, entries: list[Entry], line: int) -> None:
+        """Those of neighbouring lines, the first of which has the number ``line``."""
+        entry = None
         try:
-            if entry.type == MORE:
-                self._continued(entry, entry.name)
-            else:
-                self.count += 1
-                self._size, self._reached = entry.size, 0
-                self._more = entry if entry.size > PART_BYTES and entry.type in (FILE, BLOCKS) else None
-                self._place(entry, entry.name)
-                self._kind(entry)
-            if entry.zeros:
-                self._zeros(entry)
-            if entry.chunks:
-                self._chunks(entry)
+            for number, entry in enumerate(entries, line):  # noqa: B007 - names the line that failed
+                if entry.type == MORE:
+                    self._continued(entry, entry.name)
+                else:
+                    self.count += 1
+                    self._size, self._reached = entry.size, 0
+                    self._more = entry if entry.size > PART_BYTES and entry.type in (FILE, BLOCKS) else None
+                    self._place(entry, entry.path.encode() if not entry.raw else entry.name)
+                    self._kind(entry)
+                if entry.zeros:
+                    self._zeros(entry)
+                if entry.chunks:
+                    self._chunks(entry)
         except (ValueError, binascii.Error) as error:
+            assert entry is not None
             raise DamagedError(
-                f"{self._name} line {line:,}, ‘{entry.path}’: {error}", "capture the image again"
+                f"{self._name} line {number:,}, ‘{entry.path}’: {error}", "capture the image again"
             ) from None
 
     def _continued(self, entry: Entry, name: bytes) -> None:
@@ -409,6 +440,8 @@ class EntryCheck:
             raise ValueError(f"type ‘{kind}’ is not known")
         if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
             raise ValueError("mode, size or owner is impossible")
+        if kind == FILE and entry.device is None:
+            return
         if (entry.device is not None) != (kind in (CHAR, BLOCK)):
             raise ValueError("only device nodes have a device number")
         if kind not in (SYMLINK, HARDLINK):
@@ -432,13 +465,15 @@ class EntryCheck:
     def _chunks(self, entry: Entry) -> None:
         if entry.type not in (FILE, MORE, BLOCKS):
             raise ValueError(f"a {entry.type} has no content")
+        reached = self._reached
         for chunk in entry.chunks:
+            at, size, offset = chunk.at, chunk.size, chunk.offset
             if chunk.frame != self._frame:
                 frame = self._frames.get(chunk.frame)
                 self._frame, self._plain = chunk.frame, frame.plain if frame else -1
-            if chunk.offset < 0 or chunk.size <= 0 or chunk.offset + chunk.size > self._plain:
+            if offset < 0 or size <= 0 or offset + size > self._plain:
                 raise ValueError(f"a chunk does not fit frame {chunk.frame}")
-            end = chunk.at + chunk.size
-            if chunk.at < self._reached or end > self._size or len(chunk.id) != HEX_DIGEST_CHARS:
+            if at < reached or at + size > self._size or len(chunk.id) != HEX_DIGEST_CHARS:
                 raise ValueError(f"chunks overlap or reach beyond the file’s {self._size:,} bytes")
-            self._reached = end
+            reached = at + size
+        self._reached = reached

@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from typing import Protocol
 
 from agent.errors import DamagedError
 from agent.image.listing import (
@@ -125,6 +126,28 @@ def _remove(where: int | str | bytes, name: str, follow: bool) -> None:
         os.removexattr(where, name)
     else:
         os.removexattr(where, name, follow_symlinks=False)
+
+
+class Looks(Protocol):
+    """What of an entry a look at its inode can tell."""
+
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int
+
+
+def looks_right(entry: Looks, found: os.stat_result) -> bool:
+    """Whether a file, directory or link has the type, size, time, mode and owner of an entry; a link's mode is none."""
+    return (
+        found.st_mtime_ns == entry.mtime
+        and (found.st_mode == KINDS.get(entry.type, 0) | entry.mode or entry.type == SYMLINK)
+        and (entry.type != FILE or found.st_size == entry.size)
+        and found.st_uid == entry.uid
+        and found.st_gid == entry.gid
+    )
 
 
 # File systems that keep neither owners nor modes, and times to two seconds only (FAT).

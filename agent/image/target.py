@@ -18,6 +18,8 @@ from agent.image.flags import CARRIED, LOCKING, write_flags
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 KEPT = 64
+# Made by mkfs and needed by fsck; it is the file system's, whatever the image says.
+LOST_AND_FOUND = b"lost+found"
 DEFAULT_ACL = "system.posix_acl_default"
 
 

@@ -19,9 +19,9 @@ from agent.errors import TargetIOError
 from agent.image.flags import read_flags
 from agent.image.listing import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Entry, Listing, open_listing
 from agent.image.metadata import COARSE, coarse_differences, differences, read_xattrs
-from agent.image.target import Target
+from agent.image.target import LOST_AND_FOUND, Target
 from agent.image.workers import Ask, default_jobs, pool
-from agent.image.write import LOST_AND_FOUND, TASK_BYTES, TASK_ENTRIES, find_volume
+from agent.image.write import TASK_BYTES, TASK_ENTRIES, find_volume
 from agent.image.write_work import gaps_are_zero
 from agent.model.events import Emit, Event
 from agent.model.image import Volume

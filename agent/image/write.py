@@ -37,12 +37,13 @@ from agent.image.listing import (
     Listing,
     open_listing,
 )
-from agent.image.metadata import apply_xattrs
+from agent.image.metadata import apply_xattrs, looks_right
 from agent.image.pack import check_table
 from agent.image.settle import Settler
-from agent.image.target import Target, remove
+from agent.image.survey import EVERY_NAME, Marks, holds_something, survey
+from agent.image.target import LOST_AND_FOUND, Target, remove
 from agent.image.workers import Ask, default_jobs, pool
-from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode, looks_right
+from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
 from agent.model.image import Volume
 
@@ -50,8 +51,6 @@ TASK_BYTES = 4 << 20
 TASK_ENTRIES = 1024
 PROGRESS_S = 0.5
 KEPT_NOTES = 200
-# Made by mkfs and needed by fsck; it is the file system's, whatever the image says.
-LOST_AND_FOUND = b"lost+found"
 
 T = TypeVar("T")
 Select = Callable[[Entry], bool]
@@ -109,6 +108,8 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
         stack.callback(settler.close)
         run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere)
         stack.enter_context(exact_modes())
+        if trust_metadata and select is None and holds_something(root):
+            run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
         run.write(depot, listing, jobs or default_jobs())
         run.finish()
         settler.finish()
@@ -148,7 +149,13 @@ class _Run:
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
+    _marks: Marks | None = None  # what has to be looked at, where not all has to
+    _whole: set[bytes] = field(default_factory=set)  # marked directories of which all names come
     _told: float = 0.0
+
+    def skip(self, marks: Marks) -> None:
+        """Go on with what is marked, all else is right."""
+        self._marks = marks
 
     def write(self, depot: Depot, listing: Listing, jobs: int) -> None:
         """Directories and files; afterwards all content is there."""
@@ -200,28 +207,44 @@ class _Run:
         all_new = True
         frame = -1
         taken = False
-        for entries, lines in listing.entries_and_lines():
-            for entry, line in zip(entries, lines, strict=True):
-                if entry.type != MORE:
-                    taken = self.select is None or self.select(entry)
-                if not taken:
-                    continue
-                own = self._guarded(self._begin, entry)
-                if not own:
-                    continue
-                elsewhere = not entry.chunks or entry.chunks[0].frame != frame
-                if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
-                    yield task, all_new
-                    task, size, all_new = [], 0, True
-                task.append(line)
-                all_new = all_new and self._is_new
-                for chunk in entry.chunks:
-                    size += chunk.size
-                    frame = chunk.frame
+        for entry, line in self._lines(listing):
+            if entry.type != MORE:
+                taken = self.select is None or self.select(entry)
+            if not taken:
+                continue
+            own = self._guarded(self._begin, entry)
+            if not own:
+                continue
+            elsewhere = not entry.chunks or entry.chunks[0].frame != frame
+            if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
+                yield task, all_new
+                task, size, all_new = [], 0, True
+            task.append(line)
+            all_new = all_new and self._is_new
+            for chunk in entry.chunks:
+                size += chunk.size
+                frame = chunk.frame
         if task:
             yield task, all_new
         while self._names:
             self._leave()
+
+    def _lines(self, listing: Listing) -> Iterator[tuple[Entry, bytes]]:
+        """Entries with their lines: all, or those that are marked and the directories that lead there."""
+        if self._marks is None:
+            for entries, lines in listing.entries_and_lines():
+                yield from zip(entries, lines, strict=True)
+            return
+        taken = 0
+        for entries, lines, marks in listing.marked(self._marks):
+            for entry, line, mark in zip(entries, lines, marks, strict=True):
+                if mark == EVERY_NAME:
+                    self._whole.add(entry.name)
+                taken += sum(chunk.size for chunk in entry.chunks)
+                yield entry, line
+        self.entries = listing.head.entries
+        self.total.kept += self.volume.content_bytes - taken
+        self.total.done += self.volume.content_bytes - taken
 
     def _begin(self, entry: Entry) -> bool:
         """What the parent does with an entry at once; whether a worker has to go on with it."""
@@ -239,6 +262,7 @@ class _Run:
             new = self.target.make_directory(name)
             here = self._folder_is_here(name)
             left_alone = new or self.select or not here or name in self.elsewhere
+            left_alone = left_alone or (self._marks is not None and name not in self._whole)
             self._names.append((name, None if left_alone else set()))
             self._is_new = new
             if here:

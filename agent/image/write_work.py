@@ -19,7 +19,7 @@ from agent.errors import DoesNotFitError, TargetIOError
 from agent.image.flags import CARRIED, FIRST, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.listing import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
-from agent.image.metadata import KINDS, apply_xattrs, differences, read_xattrs
+from agent.image.metadata import KINDS, apply_xattrs, differences, looks_right, read_xattrs
 from agent.image.target import Target, remove
 from agent.image.workers import Ask
 
@@ -64,7 +64,7 @@ class Writer:
             entries = decoder.decode_lines(memoryview(task)[1:])
             if task[:1] == FOUND:  # looked at first, so that nothing is fetched for what is right
                 entries = [entry for entry in entries if not self._stays(entry)]
-            self.frames.want(wanted_frames(entries))
+            self.frames.want_parts(wanted_ends(entries))
             for entry in entries:
                 self._entry(entry)
             self.result.fetched += self.frames.fetched - before
@@ -132,7 +132,7 @@ class Writer:
         return stays
 
     def _write(self, descriptor: int, chunk: Chunk, position: int) -> None:
-        plain = self.frames.get(chunk.frame)
+        plain = self.frames.get(chunk.frame, chunk.offset + chunk.size)
         view = memoryview(plain)[chunk.offset : chunk.offset + chunk.size]
         if position == chunk.at:
             count = os.write(descriptor, view) if position == 0 else os.pwrite(descriptor, view, position)
@@ -264,14 +264,13 @@ def wanted_frames(entries: list[Entry]) -> list[int]:
     return list(dict.fromkeys(chunk.frame for entry in entries for chunk in entry.chunks))
 
 
-def looks_right(entry: Entry, found: os.stat_result) -> bool:
-    """Whether a file or directory has the type, size, time, mode and owner of an entry."""
-    return (
-        found.st_mtime_ns == entry.mtime
-        and found.st_mode == KINDS.get(entry.type, 0) | entry.mode
-        and (entry.type != FILE or found.st_size == entry.size)
-        and (found.st_uid, found.st_gid) == (entry.uid, entry.gid)
-    )
+def wanted_ends(entries: list[Entry]) -> dict[int, int]:
+    """The same, each with the end of what is needed of it."""
+    ends: dict[int, int] = {}
+    for entry in entries:
+        for chunk in entry.chunks:
+            ends[chunk.frame] = max(ends.get(chunk.frame, 0), chunk.offset + chunk.size)
+    return ends
 
 
 def fix_metadata(entry: Entry, descriptor: int, found: os.stat_result, owner: bool) -> None:

@@ -195,6 +195,9 @@ def test_impossible_entries_are_refused(name: str, carried: Carried, tmp_path: P
     forged = forge(carried, FORGERIES[name])
     with pytest.raises(DamagedError, match=r"objects/[0-9a-f]{64}\.jsonl\.zst line \d+"):
         write_volume(carried.depot, forged, "root", target, no_events)
+    (target / "there").touch()
+    with pytest.raises(DamagedError, match=r"objects/[0-9a-f]{64}\.jsonl\.zst line \d+"):
+        write_volume(carried.depot, forged, "root", target, no_events, trust_metadata=True)
     assert not list(tmp_path.rglob("outside"))
 
 
@@ -213,7 +216,8 @@ def test_a_hard_link_never_leaves_through_a_symbolic_link(carried: Carried, tmp_
     assert (outside / "victim").stat().st_nlink == 1
 
 
-def test_links_in_the_target_lead_nowhere(carried: Carried, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trust", [False, True])
+def test_links_in_the_target_lead_nowhere(trust: bool, carried: Carried, tmp_path: Path) -> None:
     """A tree from before may hold links where directories and files are to be."""
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.mkdir()
@@ -224,7 +228,7 @@ def test_links_in_the_target_lead_nowhere(carried: Carried, tmp_path: Path) -> N
     (target / "usr").mkdir()
     (target / "usr/large").symlink_to(outside / "large")
     (target / "usr/sparse").symlink_to(outside / "new")
-    write_volume(carried.depot, carried.loaded, "root", target, no_events)
+    write_volume(carried.depot, carried.loaded, "root", target, no_events, trust_metadata=trust)
     assert describe(target) == describe(tmp_path / "source")
     assert (outside / "hostname").read_text() == (outside / "large").read_text() == "mine"
     assert not (outside / "new").exists()
