@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot, pack_path
+from agent.errors import DamagedError
 from agent.image.chunk_map import ABSENT, ID_BYTES, ChunkMap
 from agent.image.listing import open_listing
 from agent.image.pack import Frame, read_table
@@ -44,12 +45,19 @@ class ChunkIndex:
         self.reused_bytes = 0
 
     def load(self, depot: Depot, last: LoadedImage) -> None:
-        """Make the content of an image known, as far as its packs are there."""
+        """Make the content of an image known, as far as its packs are there. Raises DamagedError, and then knows
+        nothing of it, when a listing is not what it should be."""
         there = {pack.sha256: number for number, pack in enumerate(last.manifest.packs)
                  if depot.exists(pack_path(pack.sha256))}  # fmt: skip
         self._old_packs = list(last.manifest.packs)
-        for volume in last.manifest.volumes:
-            self._moved[volume.id] = self._adopt(depot, last, volume, there)
+        try:
+            for volume in last.manifest.volumes:
+                self._moved[volume.id] = self._adopt(depot, last, volume, there)
+        except DamagedError:  # then it knows nothing of it
+            self._rows.clear()
+            self._moved.clear()
+            self._old_packs.clear()
+            raise
         self._unread = (depot, last)
 
     def adopt_pack(self, depot: Depot, pack: ObjectRef) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections import OrderedDict
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent.image.flags import CARRIED, LOCKING, write_flags
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 KEPT = 64
+MAX_DEPTH = 100  # of directories that are entered while one is removed
 DEFAULT_ACL = "system.posix_acl_default"
 
 
@@ -44,14 +46,19 @@ class Target:
         if found is not None:
             self._open.move_to_end(name)
             return found
-        parent, _, last = name.rpartition(b"/")
-        try:
-            descriptor = os.open(last, _ENTER, dir_fd=self.folder(parent))
-        except OSError as error:
-            raise self._wrong(name, error) from None
-        self._open[name] = descriptor
-        if len(self._open) > KEPT:
-            os.close(self._open.popitem(last=False)[1])
+        missing, at = [name], name.rpartition(b"/")[0]
+        while at and at not in self._open:
+            missing.append(at)
+            at = at.rpartition(b"/")[0]
+        descriptor = self.folder(at)
+        for each in reversed(missing):  # one after the other: trees may be deeper than calls can be
+            try:
+                descriptor = os.open(each.rpartition(b"/")[2], _ENTER, dir_fd=descriptor)
+            except OSError as error:
+                raise self._wrong(each, error) from None
+            self._open[each] = descriptor
+            if len(self._open) > KEPT:
+                os.close(self._open.popitem(last=False)[1])
         return descriptor
 
     def place(self, name: bytes) -> tuple[int, bytes]:
@@ -122,18 +129,49 @@ def remove(folder: int, last: bytes, device: int) -> None:
         if not stat.S_ISDIR(found.st_mode):
             _unlink(folder, last)
             return
-        descriptor = os.open(last, _DIRECTORY, dir_fd=folder)
-        try:
-            write_flags(descriptor, 0, LOCKING)
-            with os.scandir(descriptor) as scan:
-                names = [os.fsencode(child.name) for child in scan]
-            for name in names:
-                remove(descriptor, name, device)
-        finally:
-            os.close(descriptor)
-        os.rmdir(last, dir_fd=folder)
+        _remove_tree(folder, last, device)
     except FileNotFoundError:
         return
+
+
+def _remove_tree(folder: int, last: bytes, device: int) -> None:
+    """A directory and all it holds. Trees may be deeper than calls and open files can be: directories far down are
+    moved up beside the top first."""
+    top = os.open(last, _DIRECTORY, dir_fd=folder)
+    try:
+        write_flags(top, 0, LOCKING)
+        while names := _removable(top, device):
+            for name in names:
+                _remove_below(top, name, device, top, 1)
+    finally:
+        os.close(top)
+    os.rmdir(last, dir_fd=folder)
+
+
+def _remove_below(folder: int, last: bytes, device: int, top: int, depth: int) -> None:
+    """Remove a name in a directory that lies ``depth`` below ``top``; from MAX_DEPTH on it is moved into ``top``."""
+    found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        _unlink(folder, last)
+        return
+    descriptor = os.open(last, _DIRECTORY, dir_fd=folder)
+    try:
+        write_flags(descriptor, 0, LOCKING)
+        if depth > MAX_DEPTH:
+            os.rename(last, f".regraft-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+            return
+        for name in _removable(descriptor, device):
+            _remove_below(descriptor, name, device, top, depth + 1)
+    finally:
+        os.close(descriptor)
+    os.rmdir(last, dir_fd=folder)
+
+
+def _removable(descriptor: int, device: int) -> list[bytes]:
+    """What lies in a directory on this file system; another one mounted there is another volume's."""
+    with os.scandir(descriptor) as scan:
+        names = [os.fsencode(child.name) for child in scan]
+    return [name for name in names if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_dev == device]
 
 
 def _unlink(folder: int, last: bytes) -> None:
