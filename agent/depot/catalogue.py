@@ -7,6 +7,7 @@ an index only: what it names is believed by its own signature and digests.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,12 +26,15 @@ from agent.depot.store import (
     read_info,
 )
 from agent.errors import DamagedError, NoImageError, NotTrustedError
-from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest
+from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest, Volume
 from agent.model.image import FORMAT as IMAGE_FORMAT
 from agent.model.profile import Profile
 from agent.model.undecodable import UNDECODABLE
+from agent.model.wording import printable
 
 PROFILE_LIMIT_BYTES = 16 << 20
+MOST_BYTES = 2**62
+VOLUME_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,12 +217,25 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     ids = [volume.id for volume in manifest.volumes]
     if len(set(ids)) != len(ids) or not all(set(volume.packs) <= known for volume in manifest.volumes):
         raise DamagedError(f"{name}: volumes are named twice or need packs that the manifest does not list")
+    sizes = [each.size_bytes for each in (*manifest.packs, *manifest.objects)]
+    sizes += [number for volume in manifest.volumes for number in (volume.entries, volume.content_bytes)]
+    if not all(0 <= size < MOST_BYTES for size in sizes):
+        raise DamagedError(f"{name} names a size that no file has")
     for volume in manifest.volumes:
+        _check_place(volume, name)
         if volume.kind not in (TREE, BLOCKS) or (volume.kind == BLOCKS) != (volume.size_bytes > 0):
             raise DamagedError(f"{name}: volume {volume.id} is {volume.kind} of {volume.size_bytes:,} bytes")
     if any(len(each.code) != BOOT_CODE_BYTES for each in manifest.boot_code):
         raise DamagedError(f"{name}: boot code has {BOOT_CODE_BYTES} bytes, and one here has not")
     return manifest
+
+
+def _check_place(volume: Volume, name: str) -> None:
+    """Id and mount point of a volume become names of directories."""
+    where = volume.filesystem.mountpoint
+    parts = where.split("/")
+    if not VOLUME_ID.fullmatch(volume.id) or ".." in parts or "\0" in where or (where and parts[0]):
+        raise DamagedError(f"{name}: volume ‘{printable(volume.id, 80)}’ on ‘{printable(where, 80)}’ cannot be")
 
 
 def newest_profile(depot: Depot, machine: str) -> ProfileFacts | None:

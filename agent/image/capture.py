@@ -37,7 +37,7 @@ from agent.image.pack import LEVEL
 from agent.image.previous import Previous, open_previous
 from agent.image.read_blocks import Span, spans
 from agent.image.read_work import Done, Finish, Locate, Packs, Reader, without_reading
-from agent.image.resume import adopt_unfinished
+from agent.image.resume import adopt_image, adopt_unfinished
 from agent.image.staging import room_in
 from agent.image.stamps import MARGIN_NS, encode_head, identity
 from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
@@ -142,11 +142,9 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging)))
         stack.enter_context(room_in(depot, folder))
         run = _Run(source, depot, emit, folder, lease, blocks)
-        # Looked for again, now that there is a lease: an image that is gone by now may lose its packs.
-        if previous is not None and depot.exists(image_path(previous.manifest.machine, previous.manifest.time)):
-            run.index.load(depot, previous)
-            if not read_all:
-                run.build_on(previous, stack)
+        if adopt_image(depot, previous, run.index, emit) and previous is not None and not read_all:
+            run.build_on(previous, stack)
+        # Looked for only now, as the last image is: one that is gone by now may lose its packs.
         if relative is not None and depot.exists(image_path(relative.manifest.machine, relative.manifest.time)):
             run.index.relate(depot, relative)
         adopt_unfinished(depot, source.machine, run.index, emit)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot, pack_path
+from agent.errors import DamagedError
 from agent.image.chunk_map import ABSENT, ID_BYTES, ChunkMap
 from agent.image.listing import open_listing
 from agent.image.pack import Frame, read_table
@@ -45,12 +47,19 @@ class ChunkIndex:
         self.reused_bytes = 0
 
     def load(self, depot: Depot, last: LoadedImage) -> None:
-        """Make the content of an image known, as far as its packs are there."""
+        """Make the content of an image known, as far as its packs are there. Raises DamagedError, and then knows
+        nothing of it, when a listing is not what it should be."""
         there = {pack.sha256: number for number, pack in enumerate(last.manifest.packs)
                  if depot.exists(pack_path(pack.sha256))}  # fmt: skip
         self._old_packs = list(last.manifest.packs)
-        for volume in last.manifest.volumes:
-            self._moved[volume.id] = self._adopt(depot, last, volume, there)
+        try:
+            for volume in last.manifest.volumes:
+                self._moved[volume.id] = self._adopt(depot, last, volume, there)
+        except DamagedError:  # then it knows nothing of it
+            self._rows.clear()
+            self._moved.clear()
+            self._old_packs.clear()
+            raise
         self._unread = (depot, last)
 
     def relate(self, depot: Depot, image: LoadedImage) -> None:
@@ -156,7 +165,8 @@ class ChunkIndex:
             self._read_chunks_of_last(*self._unread)
             self._unread = None
         for depot, image in relatives:
-            self._read_relative(depot, image)
+            with suppress(DamagedError):  # then less of it is known; ‘regraft check’ says what is wrong with it
+                self._read_relative(depot, image)
 
     def _read_chunks_of_last(self, depot: Depot, last: LoadedImage) -> None:
         for volume in last.manifest.volumes:

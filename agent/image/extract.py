@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
-from agent.errors import NoImageError, UsageError
+from agent.errors import NoImageError, RefusedError, UsageError
 from agent.image.listing import DIRECTORY, HARDLINK, MORE, Entry, open_listing
 from agent.image.write import write_volume
 from agent.model.events import Emit
@@ -61,8 +62,7 @@ def extract(  # noqa: PLR0913 - the last has a default
         found |= chosen.found
         if not chosen.names:
             continue
-        root = to.joinpath(*map(os.fsdecode, mount))
-        root.mkdir(parents=True, exist_ok=True)
+        root = _place(to, mount, volume)
         select = None if existing.delete else lambda entry, chosen=chosen: chosen.takes(entry)
         result = write_volume(
             depot, loaded, volume.id, root, emit, select=select, trust_metadata=existing.trust_metadata,
@@ -92,6 +92,23 @@ def _mount_points(loaded: LoadedImage, mount: tuple[bytes, ...]) -> frozenset[by
     """Where other volumes lie in the one that is mounted at ``mount``."""
     others = (_parts(volume.filesystem.mountpoint) for volume in loaded.manifest.volumes)
     return frozenset(b"/".join(parts[len(mount) :]) for parts in others if parts[: len(mount)] == mount != parts)
+
+
+def _place(to: Path, mount: tuple[bytes, ...], volume: Volume) -> Path:
+    """The directory of a volume below ``to``, made where it is not there; no link on the way is followed: the root
+    volume of the same image may have brought one."""
+    place = to
+    for name in mount:
+        place = place / os.fsdecode(name)
+        try:
+            place.mkdir()
+        except FileExistsError:
+            if not stat.S_ISDIR(place.lstat().st_mode):
+                raise RefusedError(
+                    f"volume {volume.id} belongs at {volume.filesystem.mountpoint}, and {place} is no directory",
+                    "move it out of the way, or extract into an empty directory",
+                ) from None
+    return place
 
 
 def _prepare(to: Path) -> None:

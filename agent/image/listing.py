@@ -15,11 +15,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import struct
 import tempfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -34,14 +35,23 @@ from agent.image.pack import MAX_FRAME_BYTES, Frame
 from agent.model import image
 from agent.model.image import Manifest, ObjectRef, Volume
 from agent.model.undecodable import UNDECODABLE
+from agent.model.wording import printable
 
 FORMAT = 1
 PART_BYTES = 32 << 20  # files larger than this continue in lines of type "more"
 READ_BYTES = 1 << 20
 BLOCK_BYTES = 256 << 10  # of lines at a time: few objects at once are quicker than many
 LINE_LIMIT_BYTES = 16 << 20
+# A listing never unfolds to more: lines of real listings compress to a fifth, the most alike ones to a thirtieth.
+UNFOLDS_TO, UNFOLDS_FROM_BYTES = 200, 64 << 20
+WINDOW_BYTES = 8 << 20  # what unfolding may remember; level 3 needs 2 MiB, the highest 8
 SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
 MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 1 << 20  # paths beyond PATH_MAX exist, reached directory by directory; none is so long
+MAX_XATTR_BYTES = 64 << 10  # xattr(7): XATTR_SIZE_MAX
+OFFSETS = 2**63  # of files; of time in seconds, both ways
+TIMES_NS = OFFSETS * 1_000_000_000
+MAJORS, MINORS = 2**12, 2**20  # linux/kdev_t.h
 HEX_DIGEST_CHARS = 64
 IDS = 2**32
 _NO_NAMES = frozenset({b"", b".", b".."})
@@ -179,6 +189,8 @@ class Listing:
         for first, lines in self._entry_lines():
             entries = _decode(decoder, lines, self.name, first)
             check.entries(entries, first + 1)
+            if check.count > self.head.entries:
+                break
             yield entries, lines
         if check.count != self.head.entries:
             raise DamagedError(f"{self.name} holds {check.count:,} entries, its head says {self.head.entries:,}")
@@ -221,7 +233,8 @@ def open_listing(depot: Depot, manifest: Manifest, volume: Volume) -> Iterator[L
     name = listing_path(volume.listing.sha256)
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         _fetch(depot, name, volume.listing.size_bytes, volume.listing.sha256, spool)
-        yield _open(spool, name, volume)
+        sizes = {pack.sha256: pack.size_bytes for pack in manifest.packs}
+        yield _open(spool, name, volume, sizes)
 
 
 def line_blocks(depot: Depot, ref: ObjectRef) -> Iterator[list[bytes]]:
@@ -251,10 +264,10 @@ def _fetch(depot: Depot, name: str, size: int, sha256: str, spool: IO[bytes]) ->
         )
 
 
-def _open(spool: IO[bytes], name: str, volume: Volume) -> Listing:
+def _open(spool: IO[bytes], name: str, volume: Volume, pack_sizes: Mapping[str, int]) -> Listing:
     head: Head | None = None
     table = FrameTable(())
-    ends: dict[int, int] = {}
+    sizes: list[int] = []
     decoder = msgspec.json.Decoder(FrameLine)
     for first, block in _line_blocks(spool, name):
         lines = block
@@ -265,10 +278,11 @@ def _open(spool: IO[bytes], name: str, volume: Volume) -> Listing:
                     f"{name} is not the listing of volume {volume.id}: its head does not fit the manifest"
                 )
             table = FrameTable(head.packs)
+            sizes = [pack_sizes.get(pack, 0) for pack in head.packs]
             lines = lines[1:]
         wanted = head.frames - len(table)
         for number, row in enumerate(_decode(decoder, lines[:wanted], name, first), first + 1):
-            _add_frame(table, row, f"{name} line {number}", ends)
+            _add_frame(table, row, f"{name} line {number}", sizes)
         if len(table) == head.frames:
             break
     if head is None or len(table) != head.frames:
@@ -276,19 +290,20 @@ def _open(spool: IO[bytes], name: str, volume: Volume) -> Listing:
     return Listing(name, head, table, volume.kind, spool)
 
 
-def _add_frame(table: FrameTable, row: FrameLine, place: str, ends: dict[int, int]) -> None:
+def _add_frame(table: FrameTable, row: FrameLine, place: str, pack_sizes: Sequence[int]) -> None:
     number, pack, offset, stored, plain, raw, digest = row
     good = (
         0 <= pack < len(table.packs)
         and offset >= 0
         and 0 < stored <= 2 * MAX_FRAME_BYTES
         and 0 < plain <= MAX_FRAME_BYTES
+        and offset + stored <= pack_sizes[pack]
         and (not raw or stored == plain)
         and len(digest) == HEX_DIGEST_CHARS
     )
     try:
         if not good:
-            raise ValueError(f"frame {number} has impossible sizes")
+            raise ValueError(f"frame {number} has impossible sizes, or lies outside its pack")
         table.add(number, Frame(pack, offset, stored, plain, bool(raw), bytes.fromhex(digest)))
     except (ValueError, struct.error, OverflowError) as error:
         raise DamagedError(f"{place}: {error}", "capture the image again") from None
@@ -296,9 +311,11 @@ def _add_frame(table: FrameTable, row: FrameLine, place: str, ends: dict[int, in
 
 def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]]:
     """Lines in blocks, each with the number of its first line (from 0)."""
+    limit = max(UNFOLDS_FROM_BYTES, UNFOLDS_TO * file.seek(0, os.SEEK_END))
     file.seek(0)
     number, rest = 0, b""
-    with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False) as reader:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
+    with decompressor.stream_reader(file, read_across_frames=True, closefd=False) as reader:
         while True:
             try:
                 data = reader.read(BLOCK_BYTES)
@@ -306,6 +323,9 @@ def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]
                 raise DamagedError(f"{name} does not unfold after line {number:,}: {error}") from None
             if not data:
                 break
+            limit -= len(data)
+            if limit < 0:
+                raise DamagedError(f"{name} unfolds to more than any listing of its size, after line {number:,}")
             lines = (rest + data).split(b"\n")
             rest = lines.pop()
             if len(rest) > LINE_LIMIT_BYTES:
@@ -335,6 +355,14 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
         raise DamagedError(f"{name} line {number + 1:,}: {error}", "capture the image again") from None
 
 
+def _check_xattr(name: str, text: str) -> None:
+    """An extended attribute that a kernel could hold, or ValueError."""
+    if not 0 < len(name.encode()) <= MAX_NAME_BYTES or "\0" in name:
+        raise ValueError("the name of an attribute is impossible")
+    if len(base64.b64decode(text, validate=True)) > MAX_XATTR_BYTES:
+        raise ValueError(f"attribute {name} has more than {MAX_XATTR_BYTES:,} bytes")
+
+
 class _Folder:
     """An open directory of the walk, and what was listed in it: names ascend, files before directories."""
 
@@ -355,6 +383,12 @@ class _Folder:
                 return other == name
             self.at = end + 1
         return False
+
+
+def _possible(name: bytes) -> bytes:
+    if len(name) > MAX_PATH_BYTES:
+        raise ValueError(f"its path has {len(name):,} bytes, {MAX_PATH_BYTES:,} at most are possible")
+    return name
 
 
 class EntryCheck:
@@ -383,7 +417,7 @@ class EntryCheck:
                     self.count += 1
                     self._size, self._reached = entry.size, 0
                     self._more = entry if entry.size > PART_BYTES and entry.type in (FILE, BLOCKS) else None
-                    self._place(entry, entry.path.encode() if not entry.raw else entry.name)
+                    self._place(entry, _possible(entry.path.encode() if not entry.raw else entry.name))
                     self._kind(entry)
                 if entry.zeros:
                     self._zeros(entry)
@@ -391,9 +425,8 @@ class EntryCheck:
                     self._chunks(entry)
         except (ValueError, binascii.Error) as error:
             assert entry is not None
-            raise DamagedError(
-                f"{self._name} line {number:,}, ‘{entry.path}’: {error}", "capture the image again"
-            ) from None
+            path = printable(entry.path, MAX_NAME_BYTES)
+            raise DamagedError(f"{self._name} line {number:,}, ‘{path}’: {error}", "capture the image again") from None
 
     def _continued(self, entry: Entry, name: bytes) -> None:
         if self._more is None or self._more.name != name:
@@ -412,7 +445,7 @@ class EntryCheck:
         if entry.type == BLOCKS:
             raise ValueError("only a whole volume is blocks")
         if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
-            raise ValueError(f"‘{last!r}’ cannot be a name here")
+            raise ValueError(f"‘{last[:MAX_NAME_BYTES]!r}’ cannot be a name here")
         folder = self._open[-1] if self._open else _Folder(b"")
         while folder.name != parent or not self._open:
             if len(self._open) <= 1:
@@ -438,18 +471,26 @@ class EntryCheck:
         kind = entry.type
         if kind not in TYPES:
             raise ValueError(f"type ‘{kind}’ is not known")
-        if not 0 <= entry.mode <= 0o7777 or entry.size < 0 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
-            raise ValueError("mode, size or owner is impossible")
-        if kind == FILE and entry.device is None:
-            return
+        if not 0 <= entry.mode <= 0o7777 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
+            raise ValueError("mode or owner is impossible")
+        if not (0 <= entry.size < OFFSETS and -TIMES_NS <= entry.mtime < TIMES_NS and 0 <= entry.flags < IDS):
+            raise ValueError("size, time or flags are impossible")
+        if kind == FILE and entry.device is None and entry.xattrs is None:
+            return  # most are
         if (entry.device is not None) != (kind in (CHAR, BLOCK)):
             raise ValueError("only device nodes have a device number")
+        if entry.device is not None and not (0 <= entry.device[0] < MAJORS and 0 <= entry.device[1] < MINORS):
+            raise ValueError("its device number is impossible")
+        for attribute, text in (entry.xattrs or {}).items():
+            _check_xattr(attribute, text)
         if kind not in (SYMLINK, HARDLINK):
             return
         if not entry.target_name or b"\0" in entry.target_name:
             raise ValueError("is a link without a target")
         if kind == HARDLINK and any(part in _NO_NAMES for part in entry.target_name.split(b"/")):
             raise ValueError("is a hard link that leads out of the volume")
+        if len(entry.target_name) > MAX_PATH_BYTES:
+            raise ValueError(f"its target has more than {MAX_PATH_BYTES:,} bytes")
 
     def _zeros(self, entry: Entry) -> None:
         if not self._blocks or entry.type not in (BLOCKS, MORE):

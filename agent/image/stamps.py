@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def read_stamps(depot: Depot, image: LoadedImage, volume: Volume, filesystem: st
 
 
 def _stamps(blocks: Iterator[list[bytes]]) -> Iterator[Stamp]:
+    """Up to the first line that is none: what is not known is read again."""
     decoder = msgspec.json.Decoder(tuple[int, ...])
-    for lines in blocks:
-        for found in decoder.decode_lines(b"\n".join(lines)):
-            yield (found[0], found[1]) if len(found) == 2 else NONE
+    with suppress(DamagedError, *UNDECODABLE):
+        for lines in blocks:
+            for found in decoder.decode_lines(b"\n".join(lines)):
+                yield (found[0], found[1]) if len(found) == 2 else NONE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections import OrderedDict
 from pathlib import Path
@@ -20,6 +21,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 KEPT = 64
 # Made by mkfs and needed by fsck; it is the file system's, whatever the image says.
 LOST_AND_FOUND = b"lost+found"
+MAX_DEPTH = 100  # of directories that are entered while one is removed
 DEFAULT_ACL = "system.posix_acl_default"
 
 
@@ -134,18 +136,49 @@ def remove(folder: int, last: bytes, device: int) -> None:
         if not stat.S_ISDIR(found.st_mode):
             _unlink(folder, last)
             return
-        descriptor = os.open(last, _DIRECTORY, dir_fd=folder)
-        try:
-            write_flags(descriptor, 0, LOCKING)
-            with os.scandir(descriptor) as scan:
-                names = [os.fsencode(child.name) for child in scan]
-            for name in names:
-                remove(descriptor, name, device)
-        finally:
-            os.close(descriptor)
-        os.rmdir(last, dir_fd=folder)
+        _remove_tree(folder, last, device)
     except FileNotFoundError:
         return
+
+
+def _remove_tree(folder: int, last: bytes, device: int) -> None:
+    """A directory and all it holds. Trees may be deeper than calls and open files can be: directories far down are
+    moved up beside the top first."""
+    top = os.open(last, _DIRECTORY, dir_fd=folder)
+    try:
+        write_flags(top, 0, LOCKING)
+        while names := _removable(top, device):
+            for name in names:
+                _remove_below(top, name, device, top, 1)
+    finally:
+        os.close(top)
+    os.rmdir(last, dir_fd=folder)
+
+
+def _remove_below(folder: int, last: bytes, device: int, top: int, depth: int) -> None:
+    """Remove a name in a directory that lies ``depth`` below ``top``; from MAX_DEPTH on it is moved into ``top``."""
+    found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        _unlink(folder, last)
+        return
+    descriptor = os.open(last, _DIRECTORY, dir_fd=folder)
+    try:
+        write_flags(descriptor, 0, LOCKING)
+        if depth > MAX_DEPTH:
+            os.rename(last, f".regraft-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+            return
+        for name in _removable(descriptor, device):
+            _remove_below(descriptor, name, device, top, depth + 1)
+    finally:
+        os.close(descriptor)
+    os.rmdir(last, dir_fd=folder)
+
+
+def _removable(descriptor: int, device: int) -> list[bytes]:
+    """What lies in a directory on this file system; another one mounted there is another volume's."""
+    with os.scandir(descriptor) as scan:
+        names = [os.fsencode(child.name) for child in scan]
+    return [name for name in names if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_dev == device]
 
 
 def _unlink(folder: int, last: bytes) -> None:
