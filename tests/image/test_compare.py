@@ -162,7 +162,7 @@ def test_a_listing_out_of_order_is_refused() -> None:
 def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times the entries, all of them changed: about the same memory."""
     monkeypatch.setattr(compare, "SPOOL_BYTES", 1000)
-    monkeypatch.setattr(listing, "READ_BYTES", 16 << 10)  # small images shall not fit into one block
+    monkeypatch.setattr(listing, "BLOCK_BYTES", 16 << 10)  # small images shall not fit into one block
     monkeypatch.setattr(listing, "SPOOL_BYTES", 1000)
 
     def side(folders: int, mtime: int) -> Iterator[Entry]:
