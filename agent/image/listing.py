@@ -59,6 +59,7 @@ _NO_NAMES = frozenset({b"", b".", b".."})
 FILE, DIRECTORY, SYMLINK, HARDLINK = "file", "dir", "link", "hardlink"
 CHAR, BLOCK, FIFO, SOCKET, MORE = "char", "block", "fifo", "socket", "more"
 BLOCKS = "blocks"  # the one entry of a volume that is a partition's used blocks
+_DEVICES = frozenset({CHAR, BLOCK})
 _HARDLINK = b'"hardlink"'
 TYPES = frozenset({FILE, DIRECTORY, SYMLINK, HARDLINK, CHAR, BLOCK, FIFO, SOCKET, MORE, BLOCKS})
 
@@ -355,6 +356,13 @@ def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, fir
         raise DamagedError(f"{name} line {number + 1:,}: {error}", "capture the image again") from None
 
 
+def _check_device(kind: str, device: tuple[int, int] | None) -> None:
+    if kind not in _DEVICES or device is None:
+        raise ValueError("only device nodes have a device number, and each has one")
+    if not (0 <= device[0] < MAJORS and 0 <= device[1] < MINORS):
+        raise ValueError("its device number is impossible")
+
+
 def _check_xattr(name: str, text: str) -> None:
     """An extended attribute that a kernel could hold, or ValueError."""
     if not 0 < len(name.encode()) <= MAX_NAME_BYTES or "\0" in name:
@@ -471,18 +479,16 @@ class EntryCheck:
         kind = entry.type
         if kind not in TYPES:
             raise ValueError(f"type ‘{kind}’ is not known")
-        if not 0 <= entry.mode <= 0o7777 or not (0 <= entry.uid < IDS and 0 <= entry.gid < IDS):
-            raise ValueError("mode or owner is impossible")
-        if not (0 <= entry.size < OFFSETS and -TIMES_NS <= entry.mtime < TIMES_NS and 0 <= entry.flags < IDS):
-            raise ValueError("size, time or flags are impossible")
-        if kind == FILE and entry.device is None and entry.xattrs is None:
-            return  # most are
-        if (entry.device is not None) != (kind in (CHAR, BLOCK)):
-            raise ValueError("only device nodes have a device number")
-        if entry.device is not None and not (0 <= entry.device[0] < MAJORS and 0 <= entry.device[1] < MINORS):
-            raise ValueError("its device number is impossible")
-        for attribute, text in (entry.xattrs or {}).items():
-            _check_xattr(attribute, text)
+        # All bits of several numbers at once: this is asked of every entry.
+        if not (0 <= entry.mode <= 0o7777 and 0 <= entry.uid | entry.gid | entry.flags < IDS):
+            raise ValueError("mode, owner or flags are impossible")
+        if not (0 <= entry.size < OFFSETS and -TIMES_NS <= entry.mtime < TIMES_NS):
+            raise ValueError("size or time is impossible")
+        if entry.device is not None or kind in _DEVICES:
+            _check_device(kind, entry.device)
+        if entry.xattrs:
+            for attribute, text in entry.xattrs.items():
+                _check_xattr(attribute, text)
         if kind not in (SYMLINK, HARDLINK):
             return
         if not entry.target_name or b"\0" in entry.target_name:

@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import listing_path, pack_path
+from agent.errors import DamagedError
 from agent.image.image_tree import ImageTree
 from agent.image.listing import DIRECTORY, MORE, Chunk, Entry, Head, text_and_raw
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
@@ -37,7 +38,8 @@ class MemoryDepot:
     def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
         self.asked.append((path, offset, len(buffer)))
         data = self.read(path)[offset : offset + len(buffer)]
-        assert len(data) == len(buffer)
+        if offset < 0 or len(data) != len(buffer):
+            raise DamagedError(f"{path} ends before byte {offset + len(buffer):,}")
         buffer[:] = data
 
     def exists(self, path: str) -> bool:

@@ -184,6 +184,19 @@ FORGERIES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "content of a directory": lambda entries: by_path(entries, "usr").update(
         chunks=by_path(entries, "etc/hostname")["chunks"]
     ),
+    "a time beyond all time": lambda entries: by_path(entries, "etc/hostname").update(mtime=10**30),
+    "a size beyond all files": lambda entries: by_path(entries, "etc/empty").update(size=2**63),
+    "an attribute with a zero": lambda entries: by_path(entries, "etc").update(xattrs={"user.a\0b": ""}),
+    "an attribute that is no base64": lambda entries: by_path(entries, "etc").update(xattrs={"user.a": "!"}),
+    "a large attribute": lambda entries: by_path(entries, "etc").update(
+        xattrs={"user.a": base64.b64encode(bytes(65537)).decode()}
+    ),
+    "flags beyond a word": lambda entries: by_path(entries, "etc").update(flags=2**32),
+    "a device that is none": insert({"path": "d", "type": "char", "device": [2**40, -1]}),
+    "a path too long": insert({"path": "/".join(["d" * 250] * 17), "type": "dir"}),
+    "blocks in a tree": insert({"path": "", "type": "blocks", "size": 5}),
+    "zeros in a tree": lambda entries: by_path(entries, "usr/sparse").update(zeros=[[0, 4096]]),
+    "no UTF-8 in a link": insert({"path": "l", "type": "link", "target": "x", "raw_target": "AA=="}),
     "not even JSON": lambda entries: by_path(entries, "etc").update(mode="0755"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 from agent.depot.forget import forget
 from agent.depot.local import LocalDepot
 from agent.depot.prune import prune
+from agent.depot.store import listing_path
 from agent.depot.stored import stored_objects
 from agent.errors import DamagedError
 from agent.image import pack
@@ -95,7 +96,7 @@ def test_what_a_forgotten_image_leaves_is_freed_or_dead(three: list[Carried]) ->
 
 def test_a_depot_that_is_damaged_is_not_guessed_about(three: list[Carried]) -> None:
     depot = three[0].depot
-    next((depot.root / "objects").iterdir()).unlink()
+    (depot.root / listing_path(three[0].loaded.manifest.volumes[0].listing.sha256)).unlink()
     with pytest.raises(DamagedError, match="is absent"):
         measured(three)
 
