@@ -31,8 +31,9 @@ from agent.depot.lease import Lease, leased
 from agent.depot.store import WritableDepot, image_path, listing_path
 from agent.errors import UsageError
 from agent.image.chunk_index import ChunkIndex
+from agent.image.entry import HARDLINK, MORE, Entry
 from agent.image.listing import FORMAT as LISTING_FORMAT
-from agent.image.listing import HARDLINK, MORE, Entry, Head
+from agent.image.listing import Head
 from agent.image.pack import LEVEL
 from agent.image.previous import Previous, open_previous
 from agent.image.read_blocks import Span, spans

@@ -19,8 +19,9 @@ from blake3 import blake3
 from agent.depot.fetch import is_whole_length
 from agent.depot.store import Depot, listing_path, pack_path
 from agent.errors import DamagedError
+from agent.image.entry import Entry, FrameTable
 from agent.image.frames import RANGE_BYTES
-from agent.image.listing import Entry, FrameTable, open_listing
+from agent.image.listing import open_listing
 from agent.image.pack import MAX_FRAME_BYTES, Frame, read_table
 from agent.image.workers import Ask
 from agent.model.image import Manifest, ObjectRef, Volume

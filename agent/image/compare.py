@@ -12,8 +12,8 @@ import msgspec
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
+from agent.image.entry import DIRECTORY, FILE, text_and_raw
 from agent.image.image_tree import file_volumes, mountpoint
-from agent.image.listing import DIRECTORY, FILE, text_and_raw
 from agent.image.ordered import Item, in_order
 from agent.model.image_changes import ADDED, CHANGED, REMOVED, Counts, FileChange
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import NoImageError, RefusedError, UsageError
-from agent.image.listing import DIRECTORY, HARDLINK, MORE, Entry, open_listing
+from agent.image.entry import DIRECTORY, HARDLINK, MORE, Entry
+from agent.image.listing import open_listing
 from agent.image.write import write_volume
 from agent.model.events import Emit
 from agent.model.image import Volume

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from agent.depot.store import Depot
 from agent.errors import RegraftError
+from agent.image.entry import FrameTable
 from agent.image.frames import FrameReader
-from agent.image.listing import FrameTable
 
 LIMIT_BYTES = 32 << 20
 FETCHERS = 2  # each with its own connection and a buffer of 8 MiB

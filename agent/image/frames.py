@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from agent.depot.store import Depot, pack_path
 from agent.errors import DamagedError
-from agent.image.listing import FrameTable
+from agent.image.entry import FrameTable
 from agent.image.pack import MAX_FRAME_BYTES, Frame
 
 RANGE_BYTES = 8 << 20

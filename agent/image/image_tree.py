@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError
+from agent.image.entry import FrameTable
 from agent.image.frame_cache import DirectFrames, Frames
-from agent.image.listing import FrameTable, open_listing
+from agent.image.listing import open_listing
 from agent.image.tree_index import TreeIndex
 from agent.model.image import Volume
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import zstandard
 
-from agent.image.listing import Entry
+from agent.image.entry import Entry
 
 BLOCK_ENTRIES = 1024
 

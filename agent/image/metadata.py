@@ -11,16 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from agent.errors import DamagedError
-from agent.image.listing import (
-    BLOCK,
-    CHAR,
-    DIRECTORY,
-    FIFO,
-    FILE,
-    SOCKET,
-    SYMLINK,
-    Entry,
-)
+from agent.image.entry import BLOCK, CHAR, DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry
 
 KINDS = {
     FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK, CHAR: stat.S_IFCHR, BLOCK: stat.S_IFBLK,

@@ -16,9 +16,10 @@ from operator import attrgetter
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError
+from agent.image.entry import DIRECTORY, HARDLINK, MORE, Chunk, Entry, FrameTable
 from agent.image.frames import FrameReader
 from agent.image.image_tree import file_volumes, mountpoint
-from agent.image.listing import DIRECTORY, HARDLINK, MORE, Chunk, Entry, FrameTable, Listing, open_listing
+from agent.image.listing import Listing, open_listing
 from agent.model.image import Volume
 
 BLOCK_BYTES = 1 << 20

@@ -16,7 +16,8 @@ import msgspec
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
-from agent.image.listing import DIRECTORY, FILE, HARDLINK, MORE, Chunk, Entry, Listing, open_listing
+from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, Chunk, Entry
+from agent.image.listing import Listing, open_listing
 from agent.image.metadata import TYPE_OF
 from agent.image.stamps import NONE, Stamp, read_stamps
 from agent.model.image import Volume

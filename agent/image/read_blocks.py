@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from agent.errors import TargetIOError
-from agent.image.listing import BLOCKS, MORE, PART_BYTES, Chunk, Entry
+from agent.image.entry import BLOCKS, MORE, PART_BYTES, Chunk, Entry
 from agent.image.pack import CHUNK_BYTES
 from agent.model.block_map import Run, joined, parts
 

@@ -19,8 +19,8 @@ from blake3 import blake3
 
 from agent.depot.store import WritableDepot, pack_path
 from agent.errors import RegraftError
+from agent.image.entry import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
 from agent.image.flags import read_flags
-from agent.image.listing import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
 from agent.image.long_path import open_path
 from agent.image.metadata import TYPE_OF, mtime_of, read_xattrs
 from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter

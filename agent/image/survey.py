@@ -18,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.image.listing import DIRECTORY, Entry, Listing
+from agent.image.entry import DIRECTORY, Entry
+from agent.image.listing import Listing
 from agent.image.survey_work import DIFFERS, RIGHT, Seen, Surveyor, encode_task
 from agent.image.target import LOST_AND_FOUND, Target
 from agent.image.workers import Ask, pool

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent.errors import RegraftError
+from agent.image.entry import DIRECTORY, FILE, MORE, SYMLINK, decoded_name
 from agent.image.flags import LOCKING, read_flags
-from agent.image.listing import DIRECTORY, FILE, MORE, SYMLINK, decoded_name
 from agent.image.metadata import looks_right, read_xattrs
 from agent.image.target import LOST_AND_FOUND, Target
 from agent.image.workers import Ask

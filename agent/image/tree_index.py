@@ -23,7 +23,8 @@ from typing import NamedTuple
 import msgspec
 
 from agent.errors import DamagedError
-from agent.image.listing import BLOCK, CHAR, DIRECTORY, HARDLINK, MORE, SYMLINK, Chunk, Entry, FrameTable, Listing
+from agent.image.entry import BLOCK, CHAR, DIRECTORY, HARDLINK, MORE, SYMLINK, Chunk, Entry, FrameTable
+from agent.image.listing import Listing
 from agent.image.metadata import KINDS
 from agent.model.tree import MAX_LINKS
 

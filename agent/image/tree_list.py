@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from agent.errors import NoImageError, UsageError
+from agent.image.entry import Entry, text_and_raw
 from agent.image.image_tree import ImageTree
-from agent.image.listing import Entry, text_and_raw
 from agent.image.metadata import TYPE_OF
 from agent.image.tree_index import TreeIndex
 from agent.model.tree import Tree, read_text

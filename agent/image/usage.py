@@ -15,7 +15,7 @@ from agent.image.listing import open_listing
 from agent.image.pack import table_bytes
 from agent.model.image import ImageRef, Manifest, ObjectRef
 
-# A frame's place and size in one number: no pack has 2^38 bytes, no stored frame 2^25 (listing.MAX_FRAME_BYTES).
+# A frame's place and size in one number: no pack has 2^38 bytes, no stored frame 2^25 (pack.MAX_FRAME_BYTES).
 SIZE_BITS = 25
 SIZE_MASK = (1 << SIZE_BITS) - 1
 SHARED = -1

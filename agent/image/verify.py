@@ -16,8 +16,9 @@ from blake3 import blake3
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import TargetIOError
+from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Entry
 from agent.image.flags import read_flags
-from agent.image.listing import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Entry, Listing, open_listing
+from agent.image.listing import Listing, open_listing
 from agent.image.metadata import COARSE, coarse_differences, differences, read_xattrs
 from agent.image.target import LOST_AND_FOUND, Target
 from agent.image.workers import Ask, default_jobs, pool

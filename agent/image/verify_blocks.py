@@ -12,7 +12,8 @@ from blake3 import blake3
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
-from agent.image.listing import Entry, Listing, open_listing
+from agent.image.entry import Entry
+from agent.image.listing import Listing, open_listing
 from agent.image.verify import KEPT_MISMATCHES, PROGRESS_S, Compared, VerifyResult
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_blocks import PIECE_BYTES, ZEROS, block_entries, find_blocks, refuse_smaller

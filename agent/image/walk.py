@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent.image.entry import DIRECTORY, PART_BYTES, Entry, text_and_raw
 from agent.image.flags import read_flags
-from agent.image.listing import DIRECTORY, PART_BYTES, Entry, text_and_raw
 from agent.image.long_path import open_path
 from agent.image.metadata import mtime_of, read_xattrs
 from agent.image.previous import Known, Previous, folder_key

@@ -24,19 +24,11 @@ import msgspec
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, NoImageError, TargetIOError, UsageError
+from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, Entry
 from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.kept import Kept
-from agent.image.listing import (
-    DIRECTORY,
-    FILE,
-    HARDLINK,
-    MORE,
-    PART_BYTES,
-    Entry,
-    Listing,
-    open_listing,
-)
+from agent.image.listing import Listing, open_listing
 from agent.image.metadata import apply_xattrs, looks_right
 from agent.image.pack import check_table
 from agent.image.settle import Settler

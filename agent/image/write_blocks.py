@@ -26,8 +26,9 @@ from blake3 import blake3
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, TargetIOError, UsageError
+from agent.image.entry import Chunk, Entry
 from agent.image.frames import FrameReader
-from agent.image.listing import Chunk, Entry, Listing, open_listing
+from agent.image.listing import Listing, open_listing
 from agent.image.pack import check_table
 from agent.image.used_blocks import device_bytes
 from agent.image.workers import Ask, default_jobs, pool

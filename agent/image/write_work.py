@@ -16,9 +16,9 @@ import msgspec
 from blake3 import blake3
 
 from agent.errors import DoesNotFitError, TargetIOError
+from agent.image.entry import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
 from agent.image.flags import CARRIED, FIRST, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
-from agent.image.listing import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
 from agent.image.metadata import KINDS, apply_xattrs, differences, looks_right, read_xattrs
 from agent.image.target import Target, remove
 from agent.image.workers import Ask

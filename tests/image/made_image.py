@@ -14,8 +14,9 @@ from blake3 import blake3
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import listing_path, pack_path
 from agent.errors import DamagedError
+from agent.image.entry import DIRECTORY, MORE, Chunk, Entry, text_and_raw
 from agent.image.image_tree import ImageTree
-from agent.image.listing import DIRECTORY, MORE, Chunk, Entry, Head, text_and_raw
+from agent.image.listing import Head
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.profile import FileSystem, Profile
 from agent.model.profile_xml import dump_profile

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import DamagedError
-from agent.image.listing import DIRECTORY, FILE, MORE, PART_BYTES, Chunk, Entry, EntryCheck, FrameTable
+from agent.image.entry import DIRECTORY, FILE, MORE, PART_BYTES, Chunk, Entry, FrameTable
+from agent.image.entry_check import EntryCheck
 from agent.image.pack import Frame
 from agent.model.image import BLOCKS, TREE
 

@@ -10,7 +10,7 @@ import pytest
 from agent.errors import DamagedError
 from agent.image import compare, listing
 from agent.image.compare import file_changes
-from agent.image.listing import PART_BYTES, Entry
+from agent.image.entry import PART_BYTES, Entry
 from agent.model.image_changes import Counts, FileChange
 from tests.image.made_image import Content, MemoryDepot, entry, folder, made_image, made_tree
 

@@ -23,8 +23,9 @@ from agent.depot.signing import trusted_keys
 from agent.depot.store import listing_path
 from agent.errors import DamagedError, NoImageError, NotTrustedError, RegraftError
 from agent.image import capture
+from agent.image.entry import FrameTable
 from agent.image.frames import FrameReader
-from agent.image.listing import FrameTable, open_listing
+from agent.image.listing import open_listing
 from agent.image.pack import Frame, read_table
 from agent.image.write import write_volume
 from agent.model.image import ImageRef, ObjectRef

@@ -10,8 +10,8 @@ from blake3 import blake3
 
 from agent.depot.local import LocalDepot
 from agent.errors import DamagedError
+from agent.image.entry import FrameTable
 from agent.image.frames import FrameReader
-from agent.image.listing import FrameTable
 from agent.image.pack import Frame
 from tests.image.source_tree import random_bytes
 

@@ -17,7 +17,8 @@ from agent.depot.catalogue import LoadedImage
 from agent.depot.local import LocalDepot
 from agent.depot.store import listing_path, pack_path
 from agent.image import capture, flags, stamps
-from agent.image.listing import PART_BYTES, open_listing
+from agent.image.entry import PART_BYTES
+from agent.image.listing import open_listing
 from agent.image.read_work import Reader
 from agent.image.write import write_volume
 from agent.model.image import ObjectRef

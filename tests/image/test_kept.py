@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from agent.image.entry import Entry
 from agent.image.kept import BLOCK_ENTRIES, Kept
-from agent.image.listing import Entry
 
 
 def test_order_and_reverse() -> None:

@@ -15,8 +15,8 @@ from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
 from agent.errors import UsageError
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
+from agent.image.entry import PART_BYTES
 from agent.image.extract import Existing, extract
-from agent.image.listing import PART_BYTES
 from agent.image.verify import verify_volume
 from agent.image.write import write_volume
 from agent.model.profile import FileSystem

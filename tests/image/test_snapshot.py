@@ -17,8 +17,9 @@ from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
 from agent.image import snapshot
 from agent.image.capture import CaptureSource, capture_image
+from agent.image.entry import Entry
 from agent.image.image_tree import ImageTree
-from agent.image.listing import Entry, open_listing
+from agent.image.listing import open_listing
 from agent.image.snapshot import held_still
 from agent.image.write import write_volume
 from agent.model.events import Event

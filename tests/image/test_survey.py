@@ -12,7 +12,8 @@ import pytest
 
 from agent.depot.local import LocalDepot
 from agent.image import survey
-from agent.image.listing import PART_BYTES, Entry, open_listing
+from agent.image.entry import PART_BYTES, Entry
+from agent.image.listing import open_listing
 from agent.image.survey import EVERY_NAME, Marks
 from agent.image.survey_work import DIFFERS, Seen
 from agent.image.write import WriteResult, write_volume

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agent.errors import DamagedError
+from agent.image.entry import PART_BYTES, Entry
 from agent.image.image_tree import load_index
-from agent.image.listing import PART_BYTES, Entry
 from agent.image.tree_index import TreeIndex
 from tests.image.made_image import Content, MemoryDepot, entry, folder, made_image, made_tree
 
