@@ -29,6 +29,7 @@ from agent.image.write import write_volume
 from agent.image.write_blocks import write_blocks
 from agent.model.image import BLOCKS, ObjectRef
 from agent.model.profile import FileSystem
+from agent.process import run
 from tests.image.hostile import changed, flipped, json_lines
 from tests.image.source_tree import Carried, carry, describe, no_events, plain_tree, profile
 
@@ -132,6 +133,13 @@ def test_a_link_where_a_volume_belongs_is_not_followed(depot: LocalDepot, tmp_pa
 DEPTH = 1500
 
 
+@pytest.fixture
+def deep_path(tmp_path: Path) -> Iterator[Path]:
+    """Emptied by a program that can: who cleans up after tests cannot remove what is so deep."""
+    yield tmp_path
+    run(["rm", "-rf", *tmp_path.iterdir()])
+
+
 def make_deep(top: Path, depth: int) -> None:
     here = os.open(top, os.O_RDONLY)
     for number in range(depth):
@@ -143,23 +151,23 @@ def make_deep(top: Path, depth: int) -> None:
     os.close(here)
 
 
-def test_a_tree_deeper_than_calls_is_carried(depot: LocalDepot, tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir()
-    make_deep(tmp_path / "s", DEPTH)
-    carried = carry(tmp_path / "s", depot)
+def test_a_tree_deeper_than_calls_is_carried(depot: LocalDepot, deep_path: Path) -> None:
+    (deep_path / "s").mkdir()
+    make_deep(deep_path / "s", DEPTH)
+    carried = carry(deep_path / "s", depot)
     assert carried.loaded.manifest.unreadable == () and carried.loaded.manifest.volumes[0].entries == 2 * DEPTH + 1
-    (tmp_path / "t").mkdir()
+    (deep_path / "t").mkdir()
     for trust in (False, True):
-        result = write_volume(depot, carried.loaded, "root", tmp_path / "t", no_events, trust_metadata=trust)
+        result = write_volume(depot, carried.loaded, "root", deep_path / "t", no_events, trust_metadata=trust)
         assert (result.entries, result.removed) == (2 * DEPTH + 1, 0)
     assert check_images(depot, trusted_keys(depot), [carried.result.ref], DECODE, no_events).findings == ()
 
 
-def test_what_is_deeper_than_any_path_gives_way(depot: LocalDepot, tmp_path: Path) -> None:
+def test_what_is_deeper_than_any_path_gives_way(depot: LocalDepot, deep_path: Path) -> None:
     """A user of a laboratory can make such a tree, and the reset must remove it."""
-    plain_tree(tmp_path / "source")
-    carried = carry(tmp_path / "source", depot)
-    target = tmp_path / "target"
+    plain_tree(deep_path / "source")
+    carried = carry(deep_path / "source", depot)
+    target = deep_path / "target"
     target.mkdir()
     write_volume(depot, carried.loaded, "root", target, no_events)
     (target / "mine").mkdir()
@@ -168,7 +176,7 @@ def test_what_is_deeper_than_any_path_gives_way(depot: LocalDepot, tmp_path: Pat
     (target / "etc/hostname").mkdir()
     make_deep(target / "etc/hostname", 300)
     write_volume(depot, carried.loaded, "root", target, no_events)
-    assert describe(target) == describe(tmp_path / "source")
+    assert describe(target) == describe(deep_path / "source")
 
 
 # --- captures and what they build on --------------------------------------------------------------------------------
