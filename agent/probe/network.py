@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from agent.model.profile import Address, NetworkConfig, Nic
 from agent.probe.hardware import Inventory, bus_order, chain_of, driver_of, pci_address
 from agent.probe.kernel_files import names_in, number_of, text_of
@@ -32,6 +29,9 @@ class Links:
 
 def read_links() -> Links:
     """Asks the kernel; where it does not answer, sysfs still knows the cards but not their addresses."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 - 70 ms, and a tree or an image has no links
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+
     try:
         with IPRoute() as route:
             links = list(route.get_links())
