@@ -14,6 +14,7 @@ from agent.errors import UsageError
 from agent.model.recipe import PHASES
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)+")
+ROW = re.compile(r"[A-Z]\d{1,2}")
 PLACEHOLDER = re.compile(r"@(from|to|key|name)@")
 EACH = re.compile(r"|(diff|add|remove|change|map)(:[a-z0-9-]+)?")
 TIERS = ("must", "should", "later")
@@ -119,6 +120,7 @@ class Recipe:
     os: str = "*"
     mode: str = ""  # restore, clone; "" for both
     origin: str = "shipped"
+    rows: tuple[str, ...] = ()  # of docs/adaptation.md, which is made from them
     all: tuple[Condition, ...] = ()
     any: tuple[Condition, ...] = ()
     actions: tuple[Action, ...] = ()
@@ -134,7 +136,7 @@ def load_recipe(text: str, name: str) -> Recipe:
         raise UsageError(f"{name}: not TOML: {error}", "correct the line named") from error
     place = _Place(name)
     place.keys(table, required=("id", "title", "tier", "phase", "why", "when", "do", "check"),
-               optional=("os", "mode", "test"))  # fmt: skip
+               optional=("os", "mode", "rows", "test"))  # fmt: skip
     head = {
         key: place.text(table, key) for key in ("id", "title", "tier", "phase", "why", "os", "mode") if key in table
     }
@@ -143,10 +145,14 @@ def load_recipe(text: str, name: str) -> Recipe:
     place.one_of("tier", head["tier"], TIERS)
     place.one_of("phase", head["phase"], PHASES)
     place.one_of("mode", head.get("mode", ""), ("", "restore", "clone"))
+    rows = table.get("rows", [])
+    if not isinstance(rows, list) or not all(isinstance(row, str) and ROW.fullmatch(row) for row in rows):
+        raise place.error("rows", rows, "a list of rows of docs/adaptation.md, such as B4")
     every, some = _when(table["when"], place / "when")
     return Recipe(
         **head,
         file=name,
+        rows=tuple(rows),
         all=every,
         any=some,
         actions=_actions(table["do"], VERBS, place / "do"),

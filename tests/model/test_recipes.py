@@ -42,6 +42,7 @@ def test_a_good_recipe_loads_and_its_test_passes() -> None:
     ("find", "put", "says"),
     [
         ('id = "site.scale"', 'id = "Scale"', r"scale.toml: id: found 'Scale'"),
+        ('id = "site.scale"', 'id = "site.scale"\nrows = ["b4"]', r"scale.toml: rows: found \['b4'\]"),
         ('tier = "should"', 'tier = "maybe"', r"tier: found 'maybe', expected one of must, should, later"),
         ('phase = "site"', 'phase = "late"', r"phase: found 'late'"),
         ('why = "It hangs on another port."', "", r"why: found 'nothing'"),
