@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from agent.commands.luks_keys import key_source, luks_options
 from agent.commands.options import Access, console, depot_options, json_option, one_document
 from agent.console.recorder import Recorder
 from agent.depot.catalogue import last_image
@@ -23,6 +24,7 @@ from agent.probe.live_tree import LiveTree
 from agent.probe.machine import probe_hardware
 from agent.probe.naming import machine_name
 from agent.probe.source import directory_source, live_source, offline_source
+from agent.probe.stack_open import KeyOf, no_keys
 
 MOUNT_ROOT = Path("/run/regraft/source")
 SHOWN = 20
@@ -62,6 +64,7 @@ SHOWN = 20
 @click.option(
     "--read-all", is_flag=True, help="Read every file, also those that have not changed since the last image."
 )
+@luks_options
 @depot_options
 @json_option
 def capture(
@@ -72,6 +75,8 @@ def capture(
     whole: tuple[str, ...],
     globs: tuple[str, ...],
     read_all: bool,
+    luks_passphrases: tuple[str, ...],
+    luks_key_files: tuple[str, ...],
     location: str,
     token: str,
     trust: tuple[str, ...],
@@ -92,7 +97,9 @@ def capture(
     recorder = Recorder([] if as_json else [console(as_json)])
     access, choice = Access(location, token, trust), Choice(named(without), named(whole))
     if selector:
-        result = capture_disk(access, name, selector, probe_hardware(name), recorder, choice, excludes, read_all)
+        key_of = key_source(luks_passphrases, luks_key_files)
+        machine = probe_hardware(name)
+        result = capture_disk(access, name, selector, machine, recorder, choice, excludes, read_all, key_of)
     else:
         with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
             source = directory_source(root, name) if root else live_source(name, choice)
@@ -145,11 +152,12 @@ def capture_disk(
     choice: Choice = NO_CHOICE,
     excludes: tuple[Excluded, ...] = (),
     read_all: bool = False,
+    key_of: KeyOf = no_keys,
 ) -> CaptureResult:
     """Capture a disk whose own system does not run; the PE's way."""
     refuse_bad_name(name)
     disk = select_disk(selector or "only-eligible", machine.disks, for_reading=True)
-    with offline_source(disk.name, name, MOUNT_ROOT, choice) as source:
+    with offline_source(disk.name, name, MOUNT_ROOT, choice, key_of) as source:
         return capture_source(access, leaving_out(source, excludes), recorder, read_all)
 
 

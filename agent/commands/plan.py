@@ -19,6 +19,7 @@ from agent.console.report_text import difference_table, plan_text
 from agent.model.plan import digest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
+from agent.model.stack_layout import KEEP, PLAIN
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers
 from agent.restore.prepare import Prepared, prepare
@@ -28,6 +29,11 @@ mode_option = click.option("--mode", type=click.Choice(["restore", "clone"]), de
 trust_metadata_option = click.option(
     "--trust-metadata", is_flag=True,
     help="On a disk that holds the image already: keep files of the right size, time, mode and owner unread.",
+)  # fmt: skip
+arrays_option = click.option(
+    "--arrays", type=click.Choice([PLAIN, KEEP]), default=PLAIN, show_default=True,
+    help="md RAID on one disk: plain puts what lies on an array onto the partition, keep makes a RAID 1 with its other "
+         "members missing, to be added later.",
 )  # fmt: skip
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
@@ -71,6 +77,7 @@ def diff(
     metavar="SELECTOR",
     help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
 )
+@arrays_option
 @mode_option
 @trust_metadata_option
 @recipes_option
@@ -78,12 +85,12 @@ def diff(
 @json_option
 def plan(
     image: str, target: Path | None, selector: str, mode: str, trust_metadata: bool, site_recipes: Path | None,
-    location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    arrays: str, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show every step of a restore; writes nothing."""
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata)
+    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata, arrays)
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
@@ -99,8 +106,8 @@ def read_profile(path: Path) -> Profile:
 
 def prepared_for(
     access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
-    trust_metadata: bool = False,
+    trust_metadata: bool = False, arrays: str = PLAIN,
 ) -> Prepared:  # fmt: skip
     depot = access.open()
     ref = parse_image(image)
-    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata)
+    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, arrays)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from agent.commands.luks_keys import key_source, luks_options
 from agent.commands.options import Access, console, depot_options, json_option, print_json
-from agent.commands.plan import mode_option, prepared_for, recipes_option, trust_metadata_option
+from agent.commands.plan import arrays_option, mode_option, prepared_for, recipes_option, trust_metadata_option
 from agent.commands.restoring import carry_out, report_json
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
@@ -39,6 +40,8 @@ from agent.restore.preflight import refuse_blockers
     metavar="FILE",
     help="Write the report of the run to FILE as JSON.",
 )
+@arrays_option
+@luks_options
 @mode_option
 @trust_metadata_option
 @recipes_option
@@ -46,17 +49,19 @@ from agent.restore.preflight import refuse_blockers
 @json_option
 def restore(
     image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, trust_metadata: bool,
-    site_recipes: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    site_recipes: Path | None, arrays: str, luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...],
+    location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Restore an image onto a disk of this machine.
 
     Without --erase the plan is printed and nothing is written. On a disk that holds an older or a drifted copy of the
     image, with the planned partition table, only what differs is fetched and written.
     """
+    key_of = key_source(luks_passphrases, luks_key_files, new=True)
     recorder = Recorder([console(as_json)])
     target = probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata)
+    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata, arrays)
     if not as_json:
         click.echo(difference_table(prepared.difference))
         click.echo(plan_text(prepared.plan))
@@ -68,7 +73,7 @@ def restore(
             click.echo(f"Nothing was written. To ERASE this disk: --erase {erase_word(prepared.plan)}")
         return
     refuse_wrong_consent(prepared.plan, erase)
-    report = carry_out(prepared, recorder)
+    report = carry_out(prepared, recorder, key_of=key_of)
     if report_path:
         report_path.write_bytes(report_json(report))
     if as_json:

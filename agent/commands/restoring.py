@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from agent.commands.luks_keys import asked_before
 from agent.console.recorder import Recorder, now
 from agent.errors import RegraftError, StoppedAfterWritesError, StoppedError
 from agent.model.plan import digest, encode
 from agent.model.report import Report
+from agent.probe.stack_open import KeyOf, no_keys
 from agent.restore.preflight import check_before_writing
 from agent.restore.prepare import Prepared
 from agent.restore.report import Outcome, make_report
@@ -18,7 +20,7 @@ from agent.restore.run import Execution
 MOUNT_ROOT = Path("/run/regraft/target")
 
 
-def carry_out(prepared: Prepared, recorder: Recorder, mount_root: Path = MOUNT_ROOT) -> Report:
+def carry_out(prepared: Prepared, recorder: Recorder, mount_root: Path = MOUNT_ROOT, key_of: KeyOf = no_keys) -> Report:
     """Preflight, then every step of the plan. Never raises for a restore that failed: the report says so."""
     started = now()
     execution = Execution(
@@ -33,6 +35,7 @@ def carry_out(prepared: Prepared, recorder: Recorder, mount_root: Path = MOUNT_R
     try:
         with recorder.phase("preflight", "checking everything that can be checked before the first write"):
             check_before_writing(prepared)
+        execution.key_of = asked_before(prepared.plan, key_of)
         recorder.message(f"executing plan {digest(prepared.plan)[:16]}", "plan")
         execution.run()
     except RegraftError as failed:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from agent.commands.luks_keys import key_source, luks_options
 from agent.commands.options import Access, console, depot_options, json_option, one_document, parse_image
 from agent.console.recorder import Recorder
 from agent.depot.catalogue import find_image
@@ -24,9 +25,13 @@ SHOWN = 50
 @click.command()
 @click.argument("image")
 @click.option("--disk", "selector", required=True, metavar="SELECTOR", help="serial=…, wwn=…, path=… or name=….")
+@luks_options
 @depot_options
 @json_option
-def verify(image: str, selector: str, location: str, token: str, trust: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    image: str, selector: str, luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...], location: str,
+    token: str, trust: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Compare a restored disk with its image: every digest and all metadata. Mounts read-only, writes nothing.
 
     Files that the restore adapted differ, and are listed; so are blocks that a system changed since it was started.
@@ -34,10 +39,12 @@ def verify(image: str, selector: str, location: str, token: str, trust: tuple[st
     access = Access(location, token, trust)
     depot = access.open()
     loaded = find_image(depot, access.keys(depot), parse_image(image))
-    disk = select_disk(selector, read_disks(), for_reading=True)
+    disks = read_disks()
+    disk = select_disk(selector, disks, for_reading=True)
+    key_of = key_source(luks_passphrases, luks_key_files)
     recorder = Recorder([] if as_json else [console(as_json)])
     found: list[str] = []
-    with mounted_volumes(disk, loaded.manifest, MOUNT_ROOT) as root:
+    with mounted_volumes(disk, loaded.manifest, MOUNT_ROOT, disks, key_of) as root:
         for volume in loaded.manifest.trees:
             below = root / volume.filesystem.mountpoint.lstrip("/")
             with recorder.phase("verify", f"reading volume {volume.id} and comparing"):

@@ -9,13 +9,14 @@ from agent.errors import DamagedError, RefusedError
 from agent.model.profile import Disk
 from agent.probe.disks import partition_name
 from agent.probe.filesystems import unclean
-from agent.probe.source import KINDS, contents
+from agent.probe.source import KINDS
+from agent.probe.stack_open import Places
 from agent.process import ProcessError, run
 
 
 def dirty(disk: Disk) -> Iterator[tuple[int, Path, str, str]]:
     """Partition number, node, kind and reason of every file system that was not unmounted cleanly."""
-    for number, held in contents(disk):
+    for number, held in Places(disk).contents():
         node = Path("/dev") / (partition_name(Path("/"), disk.name, number) if number else disk.name)
         reason = unclean(node, held.kind) if held.kind in KINDS else ""
         if reason:

@@ -28,6 +28,7 @@ from agent.probe.disks import Surroundings, read_disk
 from agent.probe.live_tree import LiveTree
 from agent.probe.machine import now, probe_root
 from agent.probe.source import disk_source, find_root, mounted_system, source_of
+from agent.probe.stack_open import Places
 from agent.version import TOOL
 
 CLONEZILLA = "clonezilla"
@@ -95,12 +96,12 @@ def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterat
         refuse_dirty(disk)
     with ExitStack() as stack:
         try:
-            root = find_root(disk, mount_root)
+            root = find_root(Places(disk), mount_root)
             if root is None:
                 refuse_nothing(disk)
                 yield _of_image(disk_source(disk, Profile(machine, now(), TOOL), NO_CHOICE))
                 return
-            system = stack.enter_context(mounted_system(disk, root, mount_root))
+            system = stack.enter_context(mounted_system(Places(disk), root, mount_root))
         except RefusedError as error:  # it names the loop device, of which nobody knows
             said = error.message.replace(f"on {name}", "in the image")
             raise RefusedError(said, "name another image") from error

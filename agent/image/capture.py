@@ -61,7 +61,7 @@ from agent.model.image import (
     ProfileRef,
     Volume,
 )
-from agent.model.profile import Disk, FileSystem, Profile
+from agent.model.profile import NO_STACK, Disk, FileSystem, Profile, Stack
 from agent.model.profile_xml import dump_profile
 from agent.version import TOOL
 
@@ -88,6 +88,7 @@ class SourceVolume:
     whole: bool = False
     read: str = LIVE
     live: Path | None = None  # where it is in use, when ``path`` is a snapshot of it
+    device: str = ""  # of the stack, in place of disk and partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class CaptureSource:
     excludes: tuple[Excluded, ...] = ()
     left_out: tuple[Excluded, ...] = ()
     boot_code: tuple[BootCode, ...] = ()
+    stack: Stack = NO_STACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,8 +340,8 @@ class _Run:
         return Volume(
             id=volume.id, kind=volume.kind, filesystem=known, listing=ref, entries=lines.entries,
             content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
-            size_bytes=blocks.size_bytes if blocks else 0, stamps=self._publish_stamps(number, ref),
-            read=AT_REST if volume.kind == BLOCKS else volume.read,
+            device=volume.device, size_bytes=blocks.size_bytes if blocks else 0,
+            stamps=self._publish_stamps(number, ref), read=AT_REST if volume.kind == BLOCKS else volume.read,
         )  # fmt: skip
 
     def _publish_stamps(self, number: int, listing: ObjectRef) -> ObjectRef | None:
@@ -369,6 +371,7 @@ class _Run:
             excluded=tuple(excluded[path] for path in sorted(excluded)),
             changed_while_read=tuple(sorted(self.changed))[:LISTED],
             unreadable=tuple(sorted(unreadable, key=lambda each: each.path)), boot_code=self.source.boot_code,
+            stack=self.source.stack,
         )  # fmt: skip
 
     def result(self, manifest: Manifest, seconds: float) -> CaptureResult:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from agent.model.profile import Disk, FileSystem
+from agent.model.profile import NO_STACK, Disk, FileSystem, Stack
 
 FORMAT = 1
 # Names become parts of paths, URLs and kernel parameters: an allow-list, never an escape.
@@ -61,11 +61,12 @@ class Volume:
     entries: int
     content_bytes: int  # plain bytes of all files or blocks, holes and zeros not counted, hard links counted once
     packs: tuple[str, ...]  # sha256 of the packs its chunks lie in, in order of first use
-    disk: str = ""  # Disk.name in `disks`; "" for the tree of a bare directory
+    disk: str = ""  # Disk.name in `disks`; "" for the tree of a bare directory, and on a stack
     partition: int = 0  # 0: the whole disk, or a bare directory
     size_bytes: int = 0  # of blocks: the partition they were read from
     stamps: ObjectRef | None = None  # what tells the next capture which files are unchanged; restores do not need it
     read: str = ""  # snapshot, at-rest or live; "" in images of older versions
+    device: str = ""  # its place in `stack` (luks:…, array:…, lv:…); "" on a partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Manifest:
     changed_while_read: tuple[str, ...] = ()  # files that never held still; listed, contents as last read
     unreadable: tuple[Excluded, ...] = ()
     boot_code: tuple[BootCode, ...] = ()
+    stack: Stack = NO_STACK  # LUKS, md RAID and LVM on the disks
 
     @property
     def objects(self) -> tuple[ObjectRef, ...]:

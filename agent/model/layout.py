@@ -18,8 +18,9 @@ from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
 from agent.model.image import BLOCKS, Manifest
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
 from agent.model.placing import ALIGN_BYTES, GROWING_BLOCKS, MBR_SECTORS, Placed, place
-from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition
+from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Disk, Firmware, Profile, TableKind
+from agent.model.stack_layout import PLAIN, StackLayout, on_partitions, refuse_unmade
 from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
 from agent.model.wording import size_text
 
@@ -35,27 +36,31 @@ class Layout:
     table: str  # gpt, mbr
     table_id: str
     partitions: tuple[PlannedPartition, ...]  # in order of place on the disk
-    filesystems: Mapping[int, PlannedFilesystem]  # by partition number
-    volumes: Mapping[str, int]  # volume id → partition number
+    filesystems: Mapping[int, PlannedFilesystem]  # by partition number, or place in the stack
+    volumes: Mapping[str, int]  # volume id → partition number, or place in the stack
     fits: tuple[FitFilesystem, ...] = ()  # blocks whose partition is larger, or begins elsewhere
+    stack: tuple[StackStep, ...] = ()  # what stands between partitions and file systems, in the order of making
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
-def fit(
+def fit(  # noqa: PLR0913 - the inputs of a layout
     manifest: Manifest,
     source: Profile,
     target_firmware: Firmware,
     disk: Disk,
     headroom_bytes: int = HEADROOM_BYTES,
+    arrays: str = PLAIN,
 ) -> Layout:
     """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
 
     Raises DoesNotFitError with needed and available sizes of every volume, RefusedError for what cannot be laid out.
     """
     _refuse_what_cannot_be_made(manifest)
+    refuse_unmade(manifest, boots=bool(source.os.kernels))
     _refuse_bios_on_large_sectors(source, target_firmware, disk)
     main = main_disk(manifest)
-    wanted = wanted_partitions(manifest, main, headroom_bytes)
+    storeys = StackLayout(manifest, main, headroom_bytes, arrays)
+    wanted = storeys.with_bases(wanted_partitions(on_partitions(manifest), main, headroom_bytes))
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
         wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)
@@ -63,31 +68,34 @@ def fit(
         wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
     placed, left_out = place(wanted, main, table, disk)
     table_id = _table_id(main, table, manifest)
+    stack = storeys.build(placed)
+    made = (*placed, *stack.leaves)
     return Layout(
         table=table,
         table_id=table_id,
         partitions=_with_identities(placed, main, table, table_id, manifest),
-        filesystems={p.want.number: _planned(p, manifest) for p in placed if p.want.filesystem},
-        volumes={p.want.volume: p.want.number for p in placed if p.want.volume},
+        filesystems={p.want.number: _planned(p, manifest) for p in made if p.want.filesystem},
+        volumes={p.want.volume: p.want.number for p in made if p.want.volume},
         fits=_fits(placed, disk.logical_sector_bytes),
-        notes=(*notes, *left_out, *_size_notes(placed), *_moved_notes(placed, table)),
+        stack=stack.steps,
+        notes=(*notes, *left_out, *stack.notes, *_size_notes(placed), *_moved_notes(placed, table)),
     )
 
 
 def _refuse_what_cannot_be_made(manifest: Manifest) -> None:
-    seen: dict[tuple[str, int], str] = {}
+    seen: dict[tuple[str, int, str], str] = {}
     for volume in manifest.volumes:
-        place_of = (volume.disk, volume.partition)
+        place_of = (volume.disk, volume.partition, volume.device)
         if volume.kind != BLOCKS and manifest.disks and volume.filesystem.kind not in WRITABLE:
             raise RefusedError(
                 f"volume {volume.id} is {volume.kind} in {volume.filesystem.kind or 'an unknown file system'}; "
                 f"expected blocks, or a tree in one of {', '.join(WRITABLE)}",
                 "extract its files with ‘regraft extract’",
             )
-        if manifest.disks and not volume.disk:
+        if manifest.disks and not volume.disk and not volume.device:
             raise RefusedError(
-                f"volume {volume.id} ({volume.filesystem.mountpoint}) lies on no partition of the image's disks "
-                "(LVM, RAID or encryption); expected a file system on a partition",
+                f"volume {volume.id} ({volume.filesystem.mountpoint}) lies on no partition of the image's disks, and "
+                "on no LVM, RAID or encryption that the image describes; expected a place on the disks",
                 "extract its files with ‘regraft extract’",
             )
         if volume.disk and place_of in seen:

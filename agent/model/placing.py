@@ -150,7 +150,7 @@ def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: bool) -> dict[
 def _growing(wanted: Sequence[Wanted]) -> Wanted | None:
     """The largest volume, the last of several equals; a boot partition only if there is nothing else."""
     able = [want for want in wanted if want.filesystem and want.volume and want.filesystem.kind != "vfat"]
-    able += [want for want in wanted if want.blocks and want.blocks.kind in GROWING_BLOCKS]
+    able += [want for want in wanted if want.stack or (want.blocks and want.blocks.kind in GROWING_BLOCKS)]
     able = [want for want in able if want.name != "/boot"] or able
     return max(able, key=lambda want: (want.source_bytes, want.start_bytes), default=None)
 

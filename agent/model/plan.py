@@ -67,6 +67,82 @@ class MakeFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="make-filesy
     filesystem: PlannedFilesystem
 
 
+# Partition numbers of a plan from here on are places above the partitions, which these steps make: an opened LUKS
+# device, an array, a logical volume.
+FIRST_STACKED = 1001
+
+
+class PlannedLuks(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
+    uuid: str
+    name: str  # of the mapping, as crypttab gives it
+    label: str = ""
+    cipher: str = ""
+    key_bytes: int = 0
+    sector_bytes: int = 512
+    offset_bytes: int = 0  # of the data
+    kdf: str = ""
+
+
+class PlannedArray(msgspec.Struct, frozen=True, kw_only=True):
+    uuid: str
+    level: str  # raid1
+    node: str  # md0
+    name: str = ""
+    devices: int = 1  # those that are not there are missing
+    metadata: str = "1.2"
+    chunk_bytes: int = 0
+    layout: str = ""
+    offset_bytes: int = 0
+    bitmap: bool = False
+
+
+class PlannedPhysicalVolume(msgspec.Struct, frozen=True, kw_only=True):
+    on: int  # partition or place
+    uuid: str
+    size_bytes: int
+    offset_bytes: int
+    extents: int
+
+
+class PlannedLogicalVolume(msgspec.Struct, frozen=True, kw_only=True):
+    place: int
+    name: str
+    uuid: str
+    extents: int
+
+
+class PlannedGroup(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    uuid: str
+    extent_bytes: int
+    physical: tuple[PlannedPhysicalVolume, ...]
+    logical: tuple[PlannedLogicalVolume, ...]
+
+
+class MakeLuks(msgspec.Struct, frozen=True, kw_only=True, tag="make-luks"):
+    """Make a LUKS device with the key that is asked for when the plan is carried out, and open it as ``place``."""
+
+    place: int
+    on: int
+    luks: PlannedLuks
+
+
+class MakeArray(msgspec.Struct, frozen=True, kw_only=True, tag="make-array"):
+    place: int
+    on: tuple[int, ...]
+    array: PlannedArray
+
+
+class MakeVolumeGroup(msgspec.Struct, frozen=True, kw_only=True, tag="make-volume-group"):
+    """Make physical volumes, their group and its logical volumes, all with the identities they had."""
+
+    group: PlannedGroup
+
+
+StackStep = MakeLuks | MakeArray | MakeVolumeGroup
+
+
 class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
     volume: str
     partition: int
@@ -155,8 +231,9 @@ class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
 
 
 Step = (
-    ClearDisk | WriteTable | MakeFilesystem | WriteTree | VerifyTree | WriteBlocks | VerifyBlocks | FitFilesystem
-    | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader | VerifyBoot
+    ClearDisk | WriteTable | MakeLuks | MakeArray | MakeVolumeGroup | MakeFilesystem | WriteTree | VerifyTree
+    | WriteBlocks | VerifyBlocks | FitFilesystem | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader
+    | VerifyBoot
 )  # fmt: skip
 
 
@@ -205,10 +282,10 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
             return f"ERASE {disk.name}: {disk.model} serial {disk.serial or '-'}, {disk.size_bytes:,} bytes"
         case WriteTable(table=table, partitions=parts):
             return f"write {table.upper()} partition table with {len(parts)} partitions"
+        case MakeLuks() | MakeArray() | MakeVolumeGroup():
+            return _describe_stack(step)
         case MakeFilesystem(partition=number, filesystem=fs):
-            return f"make {fs.kind} {fs.uuid} on partition {number}" + (
-                f" for {fs.mountpoint}" if fs.mountpoint else ""
-            )
+            return f"make {fs.kind} {fs.uuid} on {_place(number)}" + (f" for {fs.mountpoint}" if fs.mountpoint else "")
         case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size, trust_metadata=trusting):
             what = f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
             return what + (", keeping files whose size, time, mode and owner are right" if trusting else "")
@@ -230,6 +307,26 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
             return f"install boot loader for {firmware.upper()}"
         case VerifyBoot():
             return "prove that it will boot"
+
+
+def _place(number: int) -> str:
+    return f"partition {number}" if number < FIRST_STACKED else f"place {number}"
+
+
+def _describe_stack(step: StackStep) -> str:
+    match step:
+        case MakeLuks(place=place, on=on, luks=luks):
+            return f"encrypt {_place(on)} as LUKS{luks.version} {luks.uuid}, opened as {luks.name} (place {place})"
+        case MakeArray(place=place, on=on, array=array):
+            missing = array.devices - len(on)
+            return (
+                f"make {array.level} {array.uuid} of {', '.join(map(_place, on))}"
+                + (f" and {missing} missing" if missing else "")
+                + f" as {array.node} (place {place})"
+            )
+        case MakeVolumeGroup(group=group):
+            volumes = ", ".join(f"{each.name} (place {each.place})" for each in group.logical)
+            return f"make volume group {group.name} on {', '.join(_place(p.on) for p in group.physical)}: {volumes}"
 
 
 def _describe_fit(step: FitFilesystem) -> str:

@@ -34,6 +34,7 @@ from agent.model.plan import (
 )
 from agent.model.profile import Disk, Firmware, Kernel, Profile
 from agent.model.recipe import BoundRecipe, Install, RemovePackage, Request
+from agent.model.stack_layout import boot_modules
 from agent.model.target_disk import identity
 from agent.model.wanted import main_disk
 from agent.model.wording import size_text
@@ -128,6 +129,7 @@ def disk_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
     layout = decisions.layout
     yield ClearDisk(disk=disk)
     yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
+    yield from layout.stack
     for number in sorted(layout.filesystems):
         yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number])
 
@@ -202,7 +204,8 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         label=decisions.source.os.id or "regraft",
         distributor=decisions.source.os.id or "debian",
     )
-    yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=modules)
+    needed = dict.fromkeys((*modules, *boot_modules(decisions.manifest, decisions.layout.stack)))
+    yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=tuple(needed))
 
 
 def own_boot_code(decisions: Decisions) -> tuple[BootCode, ...]:

@@ -162,6 +162,90 @@ class Disk:
     chain: tuple[ChainLink, ...] = ()
 
 
+# --- what stands on partitions: LUKS, md RAID, LVM --------------------------------------------------------------------
+#
+# A *place* is where something lies: ``vda:3`` (disk and partition number, 0: the whole disk), or what stands on it:
+# ``luks:UUID``, ``array:UUID``, ``lv:GROUP/VOLUME``. `agent.model.stack` makes and reads these words.
+
+
+@dataclass(frozen=True, slots=True)
+class Luks:
+    """An encrypted device, opened: its header, and what lies in it. Never a key."""
+
+    uuid: str
+    on: str  # place
+    version: int = 2
+    label: str = ""
+    name: str = ""  # of the mapping, as crypttab gives it: vda3_crypt
+    cipher: str = ""  # aes-xts-plain64
+    key_bytes: int = 0
+    sector_bytes: int = 512
+    offset_bytes: int = 0  # of the data, behind the header
+    size_bytes: int = 0  # of the data
+    kdf: str = ""  # pbkdf2, argon2i, argon2id
+    passphrases: int = 0  # key slots that a passphrase or key file opens
+    tokens: tuple[str, ...] = ()  # kinds of what opens the others: systemd-tpm2, clevis, systemd-fido2, …
+    holds: FileSystem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An md RAID array."""
+
+    uuid: str  # as mdadm writes it: four groups of eight digits
+    members: tuple[str, ...]  # places
+    level: str = ""  # raid1
+    name: str = ""  # in the superblock: debian:0
+    node: str = ""  # kernel name: md0
+    devices: int = 0
+    metadata: str = "1.2"
+    chunk_bytes: int = 0
+    layout: str = ""  # of RAID 10: near=2
+    offset_bytes: int = 0  # of the data on each member
+    bitmap: bool = False
+    size_bytes: int = 0
+    holds: FileSystem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalVolume:
+    uuid: str
+    on: str  # place
+    size_bytes: int = 0
+    offset_bytes: int = 0  # of the first extent
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalVolume:
+    name: str
+    uuid: str
+    size_bytes: int = 0
+    kind: str = "linear"  # as lvs has it in lv_layout: linear, striped, thin,sparse, raid,raid1, cache, …
+    holds: FileSystem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGroup:
+    name: str
+    uuid: str
+    extent_bytes: int = 0
+    extents: int = 0
+    physical: tuple[PhysicalVolume, ...] = ()
+    logical: tuple[LogicalVolume, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Everything that stands between partitions and file systems."""
+
+    luks: tuple[Luks, ...] = ()
+    arrays: tuple[Array, ...] = ()
+    groups: tuple[VolumeGroup, ...] = ()
+
+
+NO_STACK = Stack()
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     cidr: str
@@ -269,6 +353,7 @@ class Profile:
     platform: Platform = field(default_factory=Platform)
     devices: tuple[Device, ...] = ()
     disks: tuple[Disk, ...] = ()
+    stack: Stack = NO_STACK
     network: Network = field(default_factory=Network)
     os: OperatingSystem = field(default_factory=OperatingSystem)
     packages: tuple[Package, ...] = ()

@@ -22,7 +22,7 @@ from lxml import etree
 
 from agent.errors import DamagedError
 from agent.model.difference import Difference, Item
-from agent.model.profile import Mention, Network, OperatingSystem, Platform, Profile
+from agent.model.profile import Mention, Network, OperatingSystem, Platform, Profile, Stack
 
 NAMESPACE = "urn:regraft:profile:1"
 FORMAT = "1"
@@ -46,6 +46,10 @@ ELEMENTS = {
     "kernels": "kernel",
     "loader_packages": "loader-package",
     "mentions": "mention",
+    "members": "member",
+    "tokens": "token",
+    "physical": "physical-volume",
+    "logical": "logical-volume",
 }
 # Where the lists of a profile stand: field, section element, child element.
 LISTS = (
@@ -56,6 +60,8 @@ LISTS = (
     ("config_files", "hw-config", "file"),
     ("identity", "identity", "item"),
 )
+# Beside the disks: field of the stack, child element of the section.
+STACK = (("luks", "luks"), ("arrays", "array"), ("groups", "volume-group"))
 # The one field of a class that is its element's text.
 TEXT: Mapping[type, str] = {Mention: "text"}
 
@@ -83,6 +89,9 @@ def dump_profile(profile: Profile) -> bytes:
     for field, section, element in LISTS:
         for value in getattr(profile, field):
             _write(sections[section], element, value)
+    for field, element in STACK:
+        for value in getattr(profile.stack, field):
+            _write(sections["storage"], element, value)
     return _bytes(root)
 
 
@@ -98,6 +107,7 @@ def load_profile(xml: bytes, limit_bytes: int = LIMIT_BYTES) -> Profile:
         network=_read(Network, _section(root, "network")),
         os=_read(OperatingSystem, _section(root, "os")),
         hostname=unescape(_section(root, "identity").get("hostname", "")),
+        stack=Stack(**{field: _read_list(Stack, field, root, "storage", element) for field, element in STACK}),
         **{field: _read_list(Profile, field, root, section, element) for field, section, element in LISTS},
     )
 

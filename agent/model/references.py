@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.model.edits import mount_fields, shell_values
-from agent.model.plan import PlannedFilesystem, PlannedPartition
+from agent.model.plan import PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Disk, FileSystem
 from agent.model.situation import Situation
+from agent.model.stack_layout import names_of
 from agent.model.tree import Tree, read_text
 
 _NETWORK = re.compile(r"nfs\d?|cifs|smb3?|sshfs|fuse\..*|9p|virtiofs|ceph|glusterfs|afs|davfs")
@@ -59,6 +60,7 @@ class Planned:
         filesystems: Mapping[int, PlannedFilesystem],
         disks: Iterable[Disk],
         blocks: Iterable[FileSystem] = (),  # that come as they were
+        stack: Iterable[StackStep] = (),
     ) -> None:
         parts = tuple(partitions)
         self._filesystems = filesystems
@@ -68,15 +70,18 @@ class Planned:
         named = [(fs.uuid, fs.label) for fs in filesystems.values()] + [(fs.uuid, fs.label) for fs in blocks]
         for fs_uuid, label in named:
             self._names |= {("UUID", fs_uuid.lower())} | ({("LABEL", label)} if label else set())
+        self._names |= names_of(stack)
 
     @classmethod
     def of(cls, situation: Situation) -> Planned:
         disks = situation.manifest.disks or situation.source.disks
         blocks = [volume.filesystem for volume in situation.manifest.blocks]
-        return cls(situation.partitions, situation.filesystems, disks, blocks)
+        return cls(situation.partitions, situation.filesystems, disks, blocks, situation.stack)
 
     def has(self, device: str) -> bool:
-        """Whether UUID=…, LABEL=…, PARTUUID=… or /dev/disk/by-…/… names something that will be there."""
+        """Whether UUID=…, LABEL=…, PARTUUID=…, /dev/disk/by-…/… or a path that the stack gives will be there."""
+        if ("PATH", device) in self._names:
+            return True
         tag, value = self._tagged(device)
         return (tag, value.lower() if tag in ("UUID", "PARTUUID") else value) in self._names
 

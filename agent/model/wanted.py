@@ -47,6 +47,7 @@ class Wanted:
     volume: str = ""
     entries: int = 0
     logical: bool = False
+    stack: str = ""  # LVM, md RAID or LUKS on it: the place, as in agent.model.stack
     may_go: bool = False  # dropped, with a note, when there is no room
 
     @property
@@ -139,6 +140,12 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
         volume=volume.id,
         entries=volume.entries,
     )
+
+
+def of_stacked(volume: Volume, size_bytes: int, headroom_bytes: int) -> Wanted:
+    """What a volume on a stack needs of the device of ``size_bytes`` that it lies on."""
+    want = _of_volume(volume, None, headroom_bytes)
+    return replace(want, source_bytes=size_bytes, minimum_bytes=min(want.minimum_bytes, size_bytes))
 
 
 def _of_blocks(volume: Volume, part: Partition | None) -> Wanted:

@@ -22,8 +22,10 @@ from agent.model.profile import (
     Platform,
     Profile,
     Section,
+    Stack,
     Status,
 )
+from agent.model.stack import storeys, with_holds
 from agent.model.tree import Tree, read_text
 from agent.probe.config import read_config_files, read_hostname, read_identity
 from agent.probe.disks import Surroundings, survey, with_filesystems
@@ -34,6 +36,7 @@ from agent.probe.mounts import FstabEntry, disks_below, fstab_entries
 from agent.probe.network import read_links, read_nics
 from agent.probe.network_config import read_configs
 from agent.probe.software import DPKG_STATUS, package_format, read_os, read_packages, read_units
+from agent.probe.stack import read_stack
 from agent.probe.udev import UdevDatabase
 from agent.version import TOOL
 
@@ -51,7 +54,8 @@ def probe_machine(machine: str) -> Profile:
     software = probe_root(tree, machine, text_of(root / "proc/cmdline"))
     entries = fstab_entries(read_text(tree, "/etc/fstab"))
     disks = with_boot_role(with_fstab_options(hardware.disks, entries), boot_disks(root))
-    return merged(replace(hardware, disks=disks), software)
+    stack = stack_with_fstab_options(hardware.stack, entries)
+    return merged(replace(hardware, disks=disks, stack=stack), software)
 
 
 def probe_hardware(machine: str, root: Path = Path("/")) -> Profile:
@@ -60,6 +64,7 @@ def probe_hardware(machine: str, root: Path = Path("/")) -> Profile:
     inventory = read_devices(root, udev)
     around = Surroundings.of(root)
     disks = survey(around)
+    stack = read_stack(disks, around).stack
     links = read_links()
     platform = read_platform(root)
     return Profile(
@@ -75,6 +80,7 @@ def probe_hardware(machine: str, root: Path = Path("/")) -> Profile:
         platform=platform,
         devices=inventory.devices,
         disks=disks,
+        stack=stack,
         network=Network(nics=read_nics(inventory, links, root)),
     )
 
@@ -121,6 +127,7 @@ def merged(hardware: Profile, software: Profile) -> Profile:
         platform=hardware.platform,
         devices=hardware.devices,
         disks=hardware.disks,
+        stack=hardware.stack,
         network=replace(software.network, nics=hardware.network.nics),
     )
 
@@ -143,6 +150,15 @@ def with_fstab_options(disks: Iterable[Disk], entries: Iterable[FstabEntry]) -> 
         return replace(held, options=options.get(held.mountpoint, "")) if held.mountpoint else held
 
     return with_filesystems(disks, changed)
+
+
+def stack_with_fstab_options(stack: Stack, entries: Iterable[FstabEntry]) -> Stack:
+    """The same for what lies on LVM, md RAID and LUKS."""
+    options = {entry.mountpoint: entry.options for entry in entries}
+    mounted = {place: held for place, held, _ in storeys(stack) if held is not None and held.mountpoint}
+    return with_holds(
+        stack, {place: replace(held, options=options.get(held.mountpoint, "")) for place, held in mounted.items()}
+    )
 
 
 def with_boot_role(disks: Iterable[Disk], names: Iterable[str]) -> tuple[Disk, ...]:

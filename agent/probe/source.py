@@ -8,7 +8,7 @@ read-only, and only when reading it does not need a journal to be played back: n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,19 @@ from agent.errors import DamagedError, ReadBackError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.model.excludes import site_excludes
 from agent.model.image import AT_REST, Excluded, Manifest, Volume
-from agent.model.profile import SECTIONS, Disk, FileSystem, Network, Partition, Profile, Section, Status
+from agent.model.profile import (
+    NO_STACK,
+    SECTIONS,
+    Disk,
+    FileSystem,
+    Network,
+    Partition,
+    Profile,
+    Section,
+    Stack,
+    Status,
+)
+from agent.model.stack import disks_of, held_at, on_disks, with_holds
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, boot_code, refuse_unknown
 from agent.probe.disks import Surroundings, mount_of, partition_name, read_disk
@@ -26,6 +38,9 @@ from agent.probe.live_tree import LiveTree
 from agent.probe.machine import merged, probe_hardware, probe_machine, probe_root, with_boot_role
 from agent.probe.mounts import FstabEntry, Mount, disks_below, fstab_entries
 from agent.probe.network import named_by_system
+from agent.probe.stack import OpenStack, read_stack
+from agent.probe.stack_open import KeyOf, Places, no_keys, opened_places
+from agent.probe.stack_source import crypttab_names, left_out_of, refuse_unmade
 from agent.process import run
 
 KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"})
@@ -42,12 +57,14 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     blocks. Raises RefusedError for what cannot travel."""
     profile = probe_machine(name)
     around = Surroundings.of()
+    opened = read_stack(profile.disks, around)
     volumes: list[SourceVolume] = []
-    for mount in sorted(captured_mounts(profile.disks, around), key=lambda mount: mount.mountpoint):
+    for mount in sorted(captured_mounts(profile.disks, around, opened), key=lambda mount: mount.mountpoint):
         if choice.names(mount.device):
             refuse_without_root(mount)
             continue
-        disk, partition, held = place_of(profile.disks, mount.device)
+        device = opened.stacked_place_of(mount.device)
+        disk, partition, held = place_of(profile, mount.device, device)
         if not held.uuid:
             raise RefusedError(
                 f"the file system of {mount.mountpoint} on {mount.device} cannot be read: {profile_reason(profile)}",
@@ -57,14 +74,16 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
         volumes.append(
             SourceVolume(
                 volume_id(mount.mountpoint, {v.id for v in volumes}), mounted_use(filesystem, Path(mount.mountpoint)),
-                Path(mount.mountpoint), disk.name, partition,
+                Path(mount.mountpoint), disk, partition, device=device,
             )
         )  # fmt: skip
-    disks = [disk for disk in profile.disks if disk.name in {volume.disk for volume in volumes}]
+    names = disk_names(volumes, profile.stack)
+    disks = [disk for disk in profile.disks if disk.name in names]
     refuse_unknown(choice, disks)
     found = [blocks_of(disk, volumes, choice, around) for disk in disks]
     source = source_of(profile, [*volumes, *(volume for each in found for volume in each.volumes)])
-    left_out = tuple(each for one in found for each in one.left_out)
+    refuse_unmade(source)
+    left_out = (*(each for one in found for each in one.left_out), *left_out_of(source))
     return replace(source, left_out=left_out, excludes=site_excludes(LiveTree(Path("/"))))
 
 
@@ -77,7 +96,7 @@ def profile_reason(profile: Profile) -> str:
     return next((section.reason for section in profile.sections if section.name == "storage"), "") or "it has no UUID"
 
 
-def captured_mounts(disks: tuple[Disk, ...], around: Surroundings) -> Iterator[Mount]:
+def captured_mounts(disks: tuple[Disk, ...], around: Surroundings, opened: OpenStack) -> Iterator[Mount]:
     """One mount of every file system that belongs to the system; what is plugged in for a while does not."""
     known = {disk.name: disk for disk in disks}
     root = next((mount for mount in around.mounts if mount.mountpoint == "/"), None)
@@ -93,40 +112,53 @@ def captured_mounts(disks: tuple[Disk, ...], around: Surroundings) -> Iterator[M
         attached = [known[name] for name in below]
         if mount is not root and any(disk.removable or disk.transport == "usb" for disk in attached):
             continue
-        refuse_stacks(mount, below, around.root)
+        refuse_stacks(mount, below, around.root, opened)
         yield mount
 
 
-def refuse_stacks(mount: Mount, disks: frozenset[str], root: Path) -> None:
-    """A part of a file system, or one on LVM, RAID or LUKS, would come back as something else."""
+def refuse_stacks(mount: Mount, disks: frozenset[str], root: Path, opened: OpenStack) -> None:
+    """A part of a file system, or one on a stack that is not known, would come back as something else."""
     device = (root / "sys/class/block" / mount.device).resolve()
-    direct = mount.device in disks or device.parent.name in disks
+    direct = mount.device in disks or device.parent.name in disks or bool(opened.stacked_place_of(mount.device))
     hint = "capture the tree with ‘regraft capture --root DIR’"
     if not direct:
-        raise RefusedError(f"{mount.mountpoint} lies on {mount.device} (LVM, RAID or LUKS), expected a partition", hint)
+        raise RefusedError(
+            f"{mount.mountpoint} lies on {mount.device}; expected a partition, or LVM, md RAID or LUKS that can be "
+            "read (lvm2, mdadm and cryptsetup tell of them)",
+            hint,
+        )
     if mount.root != "/":
         raise RefusedError(
             f"{mount.mountpoint} is ‘{mount.root}’ of {mount.device}, expected a whole file system", hint
         )
 
 
-def place_of(disks: tuple[Disk, ...], device: str) -> tuple[Disk, int, FileSystem]:
-    """Disk, partition number (0: the whole disk) and what lies there."""
-    for disk in disks:
+def place_of(profile: Profile, device: str, stacked: str) -> tuple[str, int, FileSystem]:
+    """Disk, partition number (0: the whole disk) and what lies there; no disk for a place in the stack."""
+    if stacked:
+        return "", 0, held_at(profile.stack, stacked) or FileSystem("")
+    for disk in profile.disks:
         if disk.name == device:
-            return disk, 0, disk.holds or FileSystem("")
+            return disk.name, 0, disk.holds or FileSystem("")
         for partition in disk.partitions:
             if partition_name(Path("/"), disk.name, partition.number) == device:
-                return disk, partition.number, partition.holds or FileSystem("")
+                return disk.name, partition.number, partition.holds or FileSystem("")
     raise RefusedError(f"{device} is mounted, but no partition table names it", "write the table, or run partprobe")
 
 
 def source_of(profile: Profile, volumes: list[SourceVolume]) -> CaptureSource:
     """The source, with the disks that its volumes lie on; the one that boots first."""
-    names = {volume.disk for volume in volumes}
+    names = disk_names(volumes, profile.stack)
     disks = sorted((disk for disk in profile.disks if disk.name in names), key=lambda disk: disk.role != "boot")
     hostname = profile.hostname or profile.machine
-    return CaptureSource(profile.machine, hostname, profile, tuple(disks), tuple(volumes))
+    stack = on_disks(profile.stack, names)
+    return CaptureSource(profile.machine, hostname, profile, tuple(disks), tuple(volumes), stack=stack)
+
+
+def disk_names(volumes: Iterable[SourceVolume], stack: Stack) -> frozenset[str]:
+    """The disks that volumes lie on, directly or at the bottom of their stack."""
+    direct = {volume.disk for volume in volumes if volume.disk}
+    return frozenset(direct.union(*(disks_of(stack, volume.device) for volume in volumes if volume.device)))
 
 
 def volume_id(mountpoint: str, taken: set[str]) -> str:
@@ -159,55 +191,61 @@ class MountedSystem:
     disk: Disk  # as its own system would describe it
     volumes: list[SourceVolume]
     left_out: tuple[Excluded, ...]
+    stack: Stack = NO_STACK
 
 
 @contextmanager
-def mounted_system(disk: Disk, root: int, mount_root: Path, choice: Choice = NO_CHOICE) -> Iterator[MountedSystem]:
-    """The system on partition ``root``, mounted read-only below ``mount_root`` as its fstab says, and what lies beside
+def mounted_system(places: Places, root: int, mount_root: Path, choice: Choice = NO_CHOICE) -> Iterator[MountedSystem]:
+    """The system on place ``root``, mounted read-only below ``mount_root`` as its fstab says, and what lies beside
     it on the disk; unmounted at the end."""
     with ExitStack() as stack:
-        mount_read_only(disk, root, mount_root, stack)
+        mount_read_only(places, root, mount_root, stack)
         tree = LiveTree(mount_root)
         entries = fstab_entries(read_text(tree, "/etc/fstab"))
-        volumes = [volume_of(disk, root, "/", mount_root, set())]
-        for entry, number in fstab_places(entries, disk):
-            if entry.mountpoint == "/" or number == root or choice.names(node_name(disk, number)):
+        places = replace(places, stack=crypttab_names(places.stack, places.disk, tree))
+        volumes = [volume_of(places, root, "/", mount_root, set())]
+        for entry, number in fstab_places(entries, places):
+            if entry.mountpoint == "/" or number == root or choice.names(places.node_name(number)):
                 continue
             where = inside(tree, entry.mountpoint)
-            mount_read_only(disk, number, where, stack)
-            volumes.append(volume_of(disk, number, entry.mountpoint, where, {volume.id for volume in volumes}))
-        blocks = blocks_of(disk, volumes, choice)
-        described = described_disk(disk, volumes, entries)
-        yield MountedSystem(tree, described, [*volumes, *blocks.volumes], blocks.left_out)
+            mount_read_only(places, number, where, stack)
+            volumes.append(volume_of(places, number, entry.mountpoint, where, {volume.id for volume in volumes}))
+        blocks = blocks_of(places.disk, volumes, choice)
+        described = described_disk(places, volumes, entries)
+        stacked = described_stack(places, volumes, entries)
+        yield MountedSystem(tree, described, [*volumes, *blocks.volumes], blocks.left_out, stacked)
 
 
 @contextmanager
 def offline_source(
-    disk_name: str, machine: str, mount_root: Path, choice: Choice = NO_CHOICE
+    disk_name: str, machine: str, mount_root: Path, choice: Choice = NO_CHOICE, key_of: KeyOf = no_keys
 ) -> Iterator[CaptureSource]:
-    """The system on a disk of this machine, and this machine's hardware.
+    """The system on a disk of this machine, and this machine's hardware. ``key_of`` opens what is encrypted.
 
     Without a system whose files are read (Windows, or only data), the disk as it is, by its blocks.
     """
     hardware = probe_hardware(machine)
     disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
     refuse_unknown(choice, [disk])
-    root = find_root(disk, mount_root, choice)
-    if root is None:
-        yield disk_source(disk, hardware, choice)
-        return
-    with mounted_system(disk, root, mount_root, choice) as system:
-        software = probe_root(system.tree, machine)
-        nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
-        others = tuple(each for each in hardware.disks if each.name != disk.name)
-        hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics))
-        source = source_of(merged(hardware, software), system.volumes)
-        yield replace(source, left_out=system.left_out, excludes=site_excludes(system.tree))
+    with opened_places(disk, hardware.disks, key_of) as places:
+        root = find_root(places, mount_root, choice)
+        if root is None:
+            yield disk_source(disk, hardware, choice)
+            return
+        with mounted_system(places, root, mount_root, choice) as system:
+            software = probe_root(system.tree, machine)
+            nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
+            others = tuple(each for each in hardware.disks if each.name != disk.name)
+            hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics), stack=system.stack)
+            source = source_of(merged(hardware, software), system.volumes)
+            refuse_unmade(source)
+            left_out = (*system.left_out, *left_out_of(source))
+            yield replace(source, left_out=left_out, excludes=site_excludes(system.tree))
 
 
 def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
     """A disk without a system that is read as files: every partition by its blocks, and what BIOS starts from it."""
-    stacks = sorted({held.kind for _, held in contents(disk) if held.kind in STACKS})
+    stacks = sorted({held.kind for _, held in Places(disk).contents() if held.kind in STACKS})
     if stacks:
         raise RefusedError(
             f"no file system on {disk.name} holds a system (/etc/os-release and /etc/fstab); it may lie on "
@@ -227,17 +265,17 @@ def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
     return replace(source, left_out=blocks.left_out, boot_code=boot_code(disk))
 
 
-def find_root(disk: Disk, mount_root: Path, choice: Choice = NO_CHOICE) -> int | None:
-    """Number of the partition with the system: the only one that has both an os-release and an fstab. None: none.
+def find_root(places: Places, mount_root: Path, choice: Choice = NO_CHOICE) -> int | None:
+    """Number of the place with the system: the only one that has both an os-release and an fstab. None: none.
 
     What the caller decided on is not looked into.
     """
     found: list[int] = []
-    for number, held in contents(disk):
-        if held.kind not in KINDS - {"vfat"} or choice.names(node_name(disk, number)):
+    for number, held in places.contents():
+        if held.kind not in KINDS - {"vfat"} or choice.names(places.node_name(number)):
             continue
         with ExitStack() as stack:
-            mount_read_only(disk, number, mount_root, stack)
+            mount_read_only(places, number, mount_root, stack)
             tree = LiveTree(mount_root)
             # os-release may point into a /usr of its own
             system = tree.read_link("/etc/os-release") or tree.is_file("/etc/os-release")
@@ -245,28 +283,17 @@ def find_root(disk: Disk, mount_root: Path, choice: Choice = NO_CHOICE) -> int |
                 found.append(number)
     if len(found) > 1:
         raise RefusedError(
-            f"{len(found)} file systems on {disk.name} hold a system (/etc/os-release and /etc/fstab), expected 1",
+            f"{len(found)} file systems on {places.disk.name} hold a system (/etc/os-release and /etc/fstab), "
+            "expected 1",
             "capture another disk, or mount the system and use ‘regraft capture --root DIR’",
         )
     return found[0] if found else None
 
 
-def contents(disk: Disk) -> list[tuple[int, FileSystem]]:
-    """What lies where on the disk; 0 is the whole disk."""
-    whole = () if disk.partitions else ((0, disk.holds),)
-    found = (*whole, *((part.number, part.holds) for part in disk.partitions))
-    return [(number, held) for number, held in found if held is not None]
-
-
-def node_name(disk: Disk, number: int) -> str:
-    """Kernel name of a partition, or of the whole disk (0)."""
-    return partition_name(Path("/"), disk.name, number) if number else disk.name
-
-
-def mount_read_only(disk: Disk, number: int, where: Path, stack: ExitStack) -> None:
-    """Mount a partition so that nothing is written to it; RefusedError when its journal would have to be."""
-    held = dict(contents(disk))[number]
-    node = Path("/dev") / node_name(disk, number)
+def mount_read_only(places: Places, number: int, where: Path, stack: ExitStack) -> None:
+    """Mount a place so that nothing is written to it; RefusedError when its journal would have to be."""
+    held = dict(places.contents())[number]
+    node = Path("/dev") / places.node_name(number)
     problem = unclean(node, held.kind)
     if problem:
         raise RefusedError(
@@ -279,33 +306,33 @@ def mount_read_only(disk: Disk, number: int, where: Path, stack: ExitStack) -> N
     stack.callback(run, ["umount", where])
 
 
-def fstab_places(entries: tuple[FstabEntry, ...], disk: Disk) -> list[tuple[FstabEntry, int]]:
+def fstab_places(entries: tuple[FstabEntry, ...], places: Places) -> list[tuple[FstabEntry, int]]:
     """The entries that are about this disk, parents before what is mounted in them."""
     found = []
     for entry in entries:
-        number = partition_named(entry.device, disk)
+        number = place_named(entry.device, places)
         if number is not None and entry.kind in KINDS | {"auto"} and entry.mountpoint.startswith("/"):
             found.append((entry, number))
     return sorted(found, key=lambda each: len(PurePosixPath(each[0].mountpoint).parts))
 
 
-def partition_named(device: str, disk: Disk) -> int | None:
-    """Partition that fstab calls ``device``. Kernel names change with the machine: of them the number counts."""
+def place_named(device: str, places: Places) -> int | None:
+    """The place that fstab calls ``device``. Kernel names change with the machine: of them the number counts."""
     tag, equals, value = device.partition("=")
     value = value.strip("\"'")
     link = re.fullmatch(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)", device)
     if link:
         tag, equals, value = link[1].upper(), "=", link[2]
-    for number, held in contents(disk):
+    for number, held in places.contents():
         if equals and tag in TAGS and getattr(held, TAGS[tag]).lower() == value.lower():
             return number
-    for part in disk.partitions:
+    for part in places.disk.partitions:
         if equals and value and value.lower() in _part_names(tag, part):
             return part.number
         named = re.fullmatch(r"/dev/(?:[shv]d[a-z]|xvd[a-z]|(?:nvme\d+n|mmcblk)\d+p)(\d+)", device)
         if not equals and named and int(named[1]) == part.number:
             return part.number
-    return None
+    return places.named(device)
 
 
 def _part_names(tag: str, part: Partition) -> tuple[str, ...]:
@@ -319,16 +346,27 @@ def inside(tree: LiveTree, mountpoint: str) -> Path:
     return where
 
 
-def volume_of(disk: Disk, number: int, mountpoint: str, where: Path, taken: set[str]) -> SourceVolume:
-    held = replace(dict(contents(disk))[number], mountpoint=mountpoint)
-    return SourceVolume(volume_id(mountpoint, taken), mounted_use(held, where), where, disk.name, number, read=AT_REST)
+def volume_of(places: Places, number: int, mountpoint: str, where: Path, taken: set[str]) -> SourceVolume:
+    held = replace(dict(places.contents())[number], mountpoint=mountpoint)
+    word = places.word(number)
+    disk, partition = ("", 0) if word else (places.disk.name, number)
+    id_ = volume_id(mountpoint, taken)
+    return SourceVolume(id_, mounted_use(held, where), where, disk, partition, read=AT_REST, device=word)
 
 
-def described_disk(disk: Disk, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:
+def described_stack(places: Places, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Stack:
+    """The stack as its own system would describe it."""
+    options = {places.word(number): entry.options for entry, number in fstab_places(entries, places)}
+    known = {volume.device: volume.filesystem for volume in volumes if volume.device}
+    return with_holds(places.stack, {w: replace(fs, options=options.get(w, "")) for w, fs in known.items()})
+
+
+def described_disk(places: Places, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:
     """The disk as its own system would describe it."""
-    options = {number: entry.options for entry, number in fstab_places(entries, disk)}
-    swaps = {partition_named(entry.device, disk): entry.options for entry in entries if entry.kind == "swap"}
-    known = {volume.partition: volume.filesystem for volume in volumes}
+    disk = places.disk
+    options = {number: entry.options for entry, number in fstab_places(entries, places)}
+    swaps = {place_named(entry.device, places): entry.options for entry in entries if entry.kind == "swap"}
+    known = {volume.partition: volume.filesystem for volume in volumes if volume.disk}
 
     def described(number: int, held: FileSystem | None) -> FileSystem | None:
         if held is None:
@@ -346,10 +384,13 @@ def described_disk(disk: Disk, volumes: list[SourceVolume], entries: tuple[Fstab
 
 
 @contextmanager
-def mounted_volumes(disk: Disk, manifest: Manifest, mount_root: Path) -> Iterator[Path]:
+def mounted_volumes(
+    disk: Disk, manifest: Manifest, mount_root: Path, machine: tuple[Disk, ...] = (), key_of: KeyOf = no_keys
+) -> Iterator[Path]:
     """The volumes of an image, as they lie on a disk, mounted read-only below one root; unmounted at the end."""
-    found = {held.uuid: number for number, held in contents(disk) if held.uuid}
     with ExitStack() as stack:
+        places = stack.enter_context(opened_places(disk, machine, key_of))
+        found = {held.uuid: number for number, held in places.contents() if held.uuid}
         for volume in sorted(manifest.trees, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
             number = found.get(volume.filesystem.uuid)
             if number is None:
@@ -360,7 +401,7 @@ def mounted_volumes(disk: Disk, manifest: Manifest, mount_root: Path) -> Iterato
                 )
             mountpoint = volume.filesystem.mountpoint
             where = mount_root if mountpoint == "/" else inside(LiveTree(mount_root), mountpoint)
-            mount_read_only(disk, number, where, stack)
+            mount_read_only(places, number, where, stack)
         yield mount_root
 
 

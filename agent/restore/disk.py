@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import parted
@@ -76,10 +76,13 @@ class DiskHandle:
     node: Path
     sysfs: Path
     claimed: bool = True
+    stacked: dict[int, Path] = field(default_factory=dict)  # place → node of what stands on the partitions
+    links: dict[str, str] = field(default_factory=dict)  # mapper/vg-root → dm-0: names that udev gives such nodes
 
     def nodes(self) -> tuple[Path, ...]:
-        """The disk's own device nodes: the whole disk, then its partitions."""
-        return (self.node, *(Path("/dev") / self.partition_name(number) for number in self.partition_numbers()))
+        """The disk's own device nodes: the whole disk, its partitions, then what stands on them."""
+        partitions = (Path("/dev") / self.partition_name(number) for number in self.partition_numbers())
+        return (self.node, *partitions, *self.stacked.values())
 
     def partition_numbers(self) -> tuple[int, ...]:
         """What the kernel knows of."""
@@ -266,7 +269,9 @@ def table_matches(handle: DiskHandle, step: WriteTable) -> bool:
 
 
 def partition_node(handle: DiskHandle, number: int) -> Path:
-    """Device node of a partition, once it is there. From the first on, the disk is no longer claimed as a whole."""
+    """Device node of a partition or place, once it is there. From the first on, the disk is no longer claimed whole."""
+    if number in handle.stacked:
+        return handle.stacked[number]
     handle.release_claim()
     node = Path("/dev") / handle.partition_name(number)
     expected = (handle.sysfs / node.name / "dev").read_text().strip()

@@ -63,11 +63,12 @@ def edited_source(loaded: LoadedImage, root: Path, places: dict[str, Path], grow
     volumes = tuple(
         SourceVolume(
             volume.id, edited_filesystem(volume.filesystem, grown[volume.id], volume.id), places[volume.id],
-            volume.disk, volume.partition, read=AT_REST,
+            volume.disk, volume.partition, read=AT_REST, device=volume.device,
         )
         for volume in manifest.volumes
     )  # fmt: skip
-    return CaptureSource(source.machine, profile.hostname or manifest.hostname, profile, manifest.disks, volumes)
+    hostname = profile.hostname or manifest.hostname
+    return CaptureSource(source.machine, hostname, profile, manifest.disks, volumes, stack=manifest.stack)
 
 
 @contextmanager

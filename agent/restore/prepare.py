@@ -28,6 +28,7 @@ from agent.model.profile import Profile
 from agent.model.profile_xml import dump_difference, dump_profile
 from agent.model.recipe_match import bind_all
 from agent.model.situation import Situation
+from agent.model.stack_layout import PLAIN
 from agent.model.target_disk import select_disk
 from agent.probe.live_tree import LiveTree
 from agent.restore.recipe_folder import read_recipes
@@ -54,12 +55,13 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     mode: str,
     site_recipes: Path | None = None,
     trust_metadata: bool = False,
+    arrays: str = PLAIN,
 ) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
     components = list_components(depot, trust)
     disk = select_disk(selector, target.disks)
-    layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk)
+    layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk, arrays=arrays)
     tree = ImageTree(depot, loaded)
     situation = Situation(
         manifest=loaded.manifest,
@@ -71,6 +73,7 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
         components=components,
         partitions=layout.partitions,
         filesystems=layout.filesystems,
+        stack=layout.stack,
         live=running_kernel(),
     )
     bound, difference = bind_all(read_recipes(site_recipes), compare(situation), situation)

@@ -1,6 +1,7 @@
 """Executes a plan, one step at a time; the only place where the steps of a plan become deeds.
 
     ClearDisk, WriteTable, MakeFilesystem      on the disk, through one descriptor whose identity was compared
+    MakeLuks, MakeArray, MakeVolumeGroup       between partitions and file systems; closed again at the end
     WriteTree, VerifyTree                      below one mounted root
     WriteBlocks, VerifyBlocks, FitFilesystem   on a partition that is not mounted
     ApplyRecipe, RebuildInitramfs              inside that root, programs of the image in the sandbox only
@@ -34,7 +35,10 @@ from agent.model.plan import (
     ClearDisk,
     FitFilesystem,
     InstallBootloader,
+    MakeArray,
     MakeFilesystem,
+    MakeLuks,
+    MakeVolumeGroup,
     Plan,
     RebuildInitramfs,
     Step,
@@ -49,14 +53,19 @@ from agent.model.plan import (
 )
 from agent.model.recipe import BoundRecipe, Install
 from agent.model.report import CheckResult, RecipeResult
+from agent.probe.stack_open import KeyOf, no_keys
 from agent.restore import blocks, boot, disk, filesystems, initramfs, mounts, patch, verify
 from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
 from agent.restore.sandbox import Sandbox
+from agent.restore.stack import StackMaker
 
 PHASES: dict[type[Step], str] = {
     ClearDisk: "partition",
     WriteTable: "partition",
+    MakeLuks: "partition",
+    MakeArray: "partition",
+    MakeVolumeGroup: "partition",
     MakeFilesystem: "partition",
     WriteTree: "write",
     VerifyTree: "verify",
@@ -99,9 +108,11 @@ class Execution:
     depot: Depot
     recorder: Recorder
     mount_root: Path
+    key_of: KeyOf = no_keys  # opens what the plan encrypts
     keep: tuple[tuple[str, bytes], ...] = ()  # documents left in the restored system, below KEPT
     done: Done = field(default_factory=Done)
     _disk: disk.DiskHandle | None = None
+    _stack: StackMaker | None = None
     _root: Path | None = None
     _sandbox: Sandbox | None = None
     _continued: bool = False
@@ -112,6 +123,7 @@ class Execution:
         with ExitStack() as stack:
             self._disk = stack.enter_context(disk.open_disk(self.plan.disk))
             self._continued = self._holds_the_plan()
+            self._stack = StackMaker(self._disk, self.key_of, stack, self._continued)
             for phase, text, steps in self._phases():
                 with self.recorder.phase(phase, text):
                     for step in steps:
@@ -142,6 +154,9 @@ class Execution:
         match step:
             case ClearDisk() | WriteTable() | MakeFilesystem():
                 self._on_the_disk(step)
+            case MakeLuks() | MakeArray() | MakeVolumeGroup():
+                assert self._stack is not None
+                self._stack.make(step)
             case WriteTree() | VerifyTree():
                 self._on_a_volume(step, self._mounted(stack))
             case WriteBlocks() | VerifyBlocks() | FitFilesystem():
@@ -289,7 +304,7 @@ class Execution:
     def _the_sandbox(self, root: Path) -> Sandbox:
         if self._sandbox is None:
             assert self._disk is not None
-            self._sandbox = Sandbox(root, self._disk.nodes())
+            self._sandbox = Sandbox(root, self._disk.nodes(), self._disk.links)
         return self._sandbox
 
     def _payloads(self, recipe: BoundRecipe, stack: ExitStack) -> dict[str, list[Path]]:

@@ -34,7 +34,7 @@ for dir in dev proc sys run tmp; do
     [ -d "$dir" ] && [ ! -L "$dir" ] || { echo "no directory /$dir in the restored system" >&2; exit 125; }
 done
 mount -t tmpfs -o mode=755,size=4m dev dev
-mkdir dev/pts dev/shm dev/disk dev/disk/by-uuid dev/disk/by-partuuid
+mkdir dev/pts dev/shm dev/disk dev/disk/by-uuid dev/disk/by-partuuid dev/mapper
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
@@ -47,7 +47,7 @@ while [ "$count" -gt 0 ]; do
 done
 count=$1; shift
 while [ "$count" -gt 0 ]; do
-    ln -s "$2" "dev/$1"; shift 2; count=$((count - 1))
+    mkdir -p "dev/${1%/*}"; ln -s "$2" "dev/$1"; shift 2; count=$((count - 1))
 done
 mount -t proc -o nosuid,nodev,noexec proc proc
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
@@ -85,12 +85,18 @@ _MISSING = re.compile(r"^ (\S+) depends on (.+?); however:\n\s+(.+)$", re.MULTIL
 class Sandbox:
     """The restored system below ``root``, ready to run its own programs."""
 
-    def __init__(self, root: Path, disk_nodes: Sequence[Path] = ()) -> None:
+    def __init__(self, root: Path, disk_nodes: Sequence[Path] = (), names: Mapping[str, str] | None = None) -> None:
+        """``names``: what udev calls a device-mapper or md node, below /dev → kernel name: mapper/vg-root → dm-0."""
         self.root = root
         self._nodes = [list(map(str, node)) for node in _NODES]
         self._links: list[list[str]] = []
         for node in disk_nodes:
             self._add_disk_node(node)
+        for name, node_name in (names or {}).items():
+            # LVM's own commands, which grub-probe asks, speak to the kernel through this node.
+            self._links.append([name, f"{'../' * name.count('/')}{node_name}"])
+        if any(node.name.startswith("dm-") for node in disk_nodes):
+            self._nodes.append(["mapper/control", "600", "c", *_control_number()])
 
     def _add_disk_node(self, node: Path) -> None:
         status = node.stat()
@@ -188,6 +194,12 @@ class Sandbox:
                 inside.remove(path)
             else:
                 inside.write(path, before)
+
+
+def _control_number() -> tuple[str, str]:
+    """Device number of /dev/mapper/control: a misc device, its minor given by the kernel (devices.txt: 10, 236)."""
+    lines = (line.split() for line in Path("/proc/misc").read_text().splitlines())
+    return "10", next((words[0] for words in lines if words[1] == "device-mapper"), "236")
 
 
 def _counted(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -46,7 +46,9 @@ def present_names(disk: DiskHandle) -> dict[str, frozenset[str]]:
         for tag, key in _TAGS.items():
             if seen.get(key):
                 found[tag].add(_folded(tag, seen[key]))
-    return {tag: frozenset(values) for tag, values in found.items()}
+    return {tag: frozenset(values) for tag, values in found.items()} | {
+        "PATH": frozenset(f"/dev/{n}" for n in disk.links)
+    }
 
 
 def _folded(tag: str, value: str) -> str:
@@ -99,7 +101,7 @@ def reference_checks(tree: Tree, names: dict[str, frozenset[str]]) -> Iterator[C
 
 
 def _resolves(where: str, device: str, said: str, names: dict[str, frozenset[str]]) -> CheckResult:
-    tag, value = _tag_of(device)
+    tag, value = ("PATH", device) if device in names.get("PATH", ()) else _tag_of(device)
     ok = bool(tag) and _folded(tag, value) in names[tag]
     return CheckResult(name=where, ok=ok, detail=f"{said} {'is there' if ok else 'is not on the disk'}")
 
