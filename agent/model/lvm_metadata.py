@@ -16,7 +16,7 @@ SECTOR = 512
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}")
 _UUID = re.compile(r"[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}")
 _RESERVED = re.compile(
-    r"snapshot|pvmove|.*(_mlog|_mimage|_rimage|_rmeta|_tdata|_tmeta|_cdata|_cmeta|_vorigin|_pmspare)"
+    r"(snapshot|pvmove).*|.*_(mlog|mimage|rimage|rmeta|tdata|tmeta|cdata|cmeta|vorigin|pmspare)"
 )
 
 

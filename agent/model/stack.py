@@ -60,8 +60,7 @@ def below(stack: Stack, place: str) -> tuple[str, ...]:
     if kind == "luks":
         return tuple(luks.on for luks in stack.luks if luks.uuid == name)
     if kind == "array":
-        named = [array_names(array.node, array.name) for array in stack.arrays if array.uuid == name]
-        return named[0] if named else ()
+        return tuple(member for array in stack.arrays if array.uuid == name for member in array.members)
     if kind == "lv":
         group = name.partition("/")[0]
         return tuple(physical.on for each in stack.groups if each.name == group for physical in each.physical)
