@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -183,7 +185,7 @@ def test_names_below_dev_are_those_that_udev_makes() -> None:
     assert device_names(stack, f"luks:{LUKS_UUID}") == ("/dev/mapper/vda3_crypt",)
     assert "/dev/md/0" in device_names(on_raid(lvm=False).stack, f"array:{ARRAY_UUID}")
     assert place_named(stack, "/dev/mapper/debian--vg-home") == HOME
-    assert place_named(stack, f"UUID={guid(0x6f).upper()}") == ROOT
+    assert place_named(stack, f"UUID={guid(0x6F).upper()}") == ROOT
     assert place_named(stack, "/dev/mapper/other") == ""
 
 
@@ -193,7 +195,7 @@ def test_names_below_dev_are_those_that_udev_makes() -> None:
 @pytest.mark.parametrize("make", [on_lvm, on_luks, lambda: on_raid(lvm=True), lambda: on_raid(lvm=False)])
 @pytest.mark.parametrize("size", [9 * GIB, 20 * GIB, 20 * GIB + MIB, 100 * GIB])
 @pytest.mark.parametrize("arrays", ["plain", "keep"])
-def test_every_storey_lies_within_the_one_below(make, size: int, arrays: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_storey_lies_within_the_one_below(make: Callable[[], Manifest], size: int, arrays: str) -> None:
     holds_together(laid(make(), size, arrays=arrays))
 
 
@@ -235,7 +237,7 @@ def test_identities_of_every_storey_are_kept() -> None:
     assert (made.on, planned.physical[0].on) == (3, made.place)
     assert [planned.uuid, planned.physical[0].uuid] == [lvm_uuid(1), lvm_uuid(2)]
     assert [volume.uuid for volume in planned.logical] == [lvm_uuid(3), lvm_uuid(4), lvm_uuid(5)]
-    assert layout.filesystems[layout.volumes["root"]].uuid == guid(0x6f)
+    assert layout.filesystems[layout.volumes["root"]].uuid == guid(0x6F)
     assert min(layout.volumes["root"], layout.volumes["home"]) >= FIRST_STACKED
     assert [fs.uuid for fs in layout.filesystems.values() if fs.kind == "swap"] == [guid(12)]
 
@@ -360,7 +362,7 @@ def test_volumes_lie_one_after_the_other_over_all_physical_volumes() -> None:
     pieces = segments(half)
     assert sum(count for piece in pieces.values() for _, _, count in piece) == sum(v.extents for v in half.logical)
     taken = sorted((number, first, count) for piece in pieces.values() for number, first, count in piece)
-    for (number, first, count), after in zip(taken, taken[1:], strict=False):
+    for (number, first, count), after in pairwise(taken):
         assert after[0] > number or after[1] >= first + count
     assert all(first + count <= half.physical[number].extents for number, first, count in taken)
     text = metadata(half)

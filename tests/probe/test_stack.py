@@ -111,8 +111,10 @@ def test_key_slots_that_a_chip_opens_are_no_passphrases(
 
 
 def physical(**more: str) -> dict[str, str]:
-    row = {"pv_name": "/dev/null", "pv_uuid": "P", "dev_size": "1073741824", "pe_start": "1048576", "vg_name": "t",
-           "vg_uuid": "G", "vg_extent_size": "4194304", "vg_extent_count": "255", "vg_missing_pv_count": "0"}  # fmt: skip
+    row = {
+        "pv_name": "/dev/null", "pv_uuid": "P", "dev_size": "1073741824", "pe_start": "1048576", "vg_name": "t",
+        "vg_uuid": "G", "vg_extent_size": "4194304", "vg_extent_count": "255", "vg_missing_pv_count": "0",
+    }  # fmt: skip
     return row | more
 
 
@@ -122,8 +124,12 @@ def logical(**more: str) -> dict[str, str]:
 
 
 def test_a_group_is_read_from_the_rows_of_the_reports() -> None:
-    rows = [logical(), logical(lv_name="s", lv_role="public,snapshot,thicksnapshot"),
-            logical(lv_name="o", lv_role="public,origin,thickorigin"), logical(lv_name="p", lv_layout="thin,pool")]  # fmt: skip
+    rows = [
+        logical(),
+        logical(lv_name="s", lv_role="public,snapshot,thicksnapshot"),
+        logical(lv_name="o", lv_role="public,origin,thickorigin"),
+        logical(lv_name="p", lv_layout="thin,pool"),
+    ]
     found = volume_group([physical()], ["vda:3"], rows, {"x": FileSystem("ext4")})
     assert (found.name, found.extent_bytes, found.extents, found.physical[0].on) == ("t", 4 << 20, 255, "vda:3")
     assert [volume.kind for volume in found.logical] == ["linear", "snapshot", "origin of a snapshot", "thin,pool"]
