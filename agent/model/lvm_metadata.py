@@ -15,9 +15,7 @@ SECTOR = 512
 # lvm(8), "VALID NAMES"; no name is one of a path's dots.
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}")
 _UUID = re.compile(r"[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}")
-_RESERVED = re.compile(
-    r"(snapshot|pvmove).*|.*_(mlog|mimage|rimage|rmeta|tdata|tmeta|cdata|cmeta|vorigin|pmspare)"
-)
+_RESERVED = re.compile(r"(snapshot|pvmove).*|.*_(mlog|mimage|rimage|rmeta|tdata|tmeta|cdata|cmeta|vorigin|pmspare)")
 
 
 def metadata(group: PlannedGroup) -> str:

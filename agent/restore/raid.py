@@ -50,7 +50,7 @@ def create_words(made: Path, array: PlannedArray, nodes: Sequence[Path]) -> list
     """The words for mdadm. ``--run``: it asks where a partition looks used, or is small."""
     words = ["mdadm", "--create", str(made), "--run", "--force", "--level", array.level.removeprefix("raid")]
     words += ["--raid-devices", str(array.devices), "--metadata", array.metadata, "--uuid", array.uuid]
-    words += ["--name", array.name] if array.name else []
+    words += ["--name", array.name] if array.name and array.metadata != "0.90" else []
     words += ["--chunk", str(array.chunk_bytes // KIB)] if array.chunk_bytes else []
     words += ["--layout", array.layout] if array.layout else []
     offset = array.offset_bytes // KIB
