@@ -202,7 +202,14 @@ def groups_on(report: LvmReport, own: frozenset[str]) -> list[str]:
 
 def refuse_unopenable(name: str, uuid: str) -> None:
     """No passphrase can open what a chip opens alone."""
-    luks = luks_of(*read_header(name), "", "", (None, 0))
+    try:
+        luks = luks_of(*read_header(name), "", "", (None, 0))
+    except (ProcessError, KeyError, ValueError) as error:
+        raise RefusedError(
+            f"/dev/{name} is LUKS {uuid or 'without a UUID'}, and its header cannot be read: expected what cryptsetup "
+            "reads (lvm2, mdadm and cryptsetup must be installed where a stack is captured)",
+            "start that system and capture it while it runs, or its tree with ‘regraft capture --root DIR’",
+        ) from error
     if not luks.passphrases:
         raise RefusedError(
             f"/dev/{name} (LUKS {uuid}) is opened by {', '.join(luks.tokens) or 'no key slot'} only; expected a key "

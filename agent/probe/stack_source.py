@@ -23,7 +23,10 @@ def crypttab_names(stack: Stack, disk: Disk, tree: Tree) -> Stack:
         names = [name for name, device in lines if _means(device, luks, stack, disk)]
         return replace(luks, name=names[0] if names else luks.name)
 
-    return replace(stack, luks=tuple(named(luks) for luks in stack.luks))
+    # mdadm makes md0 of the superblock's name host:0; to be read, the array had the next free number.
+    shorts = [(array, array.name.rpartition(":")[2]) for array in stack.arrays]
+    arrays = tuple(replace(array, node=f"md{short}") if short.isdigit() else array for array, short in shorts)
+    return replace(stack, luks=tuple(named(luks) for luks in stack.luks), arrays=arrays)
 
 
 def _means(device: str, luks: Luks, stack: Stack, disk: Disk) -> bool:
