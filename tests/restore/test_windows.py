@@ -246,5 +246,5 @@ def test_linux_stacks_are_not_taken_for_disks_without_a_system(depot: LocalDepot
     with loop_disk(tmp_path / "luks.img", 40 * MIB, "label: gpt\nsize=20480\nsize=20480\n") as disk:
         with disk.part(1).open("r+b", buffering=0) as device:
             device.write(b"LUKS\xba\xbe\x00\x01" + bytes(4088))
-        with pytest.raises(RefusedError, match="is LUKS .* and its header cannot be read"):
+        with pytest.raises(RefusedError, match=r"is LUKS .* and its header cannot be read"):
             capture(depot, disk, tmp_path)
