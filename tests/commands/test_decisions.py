@@ -48,6 +48,7 @@ def test_differences_are_told_in_every_form(regraft: Regraft, published: Path) -
     assert all(f" {item['id']} " in table for item in items) and "BLOCKED" in table
 
 
+@pytest.mark.adapts("D1", "T5")
 def test_a_plan_that_would_not_boot_is_shown_and_refused(regraft: Regraft, published: Path) -> None:
     words = ("plan", "web1", "--target", OTHER, "--disk", "serial=TARGET-0001", "--depot", published)
     done = regraft(*words, code=12)
@@ -67,6 +68,7 @@ def test_a_plan_that_would_not_boot_is_shown_and_refused(regraft: Regraft, publi
         (SAME, "serial=SOURCE-0001", ("SOURCE-0001", "is what this system runs from")),
     ],
 )
+@pytest.mark.adapts("B0", "T1")
 def test_exactly_one_disk_must_be_left(
     regraft: Regraft, published: Path, target: Path, selector: str, said: tuple[str, ...]
 ) -> None:
@@ -118,6 +120,7 @@ def digest_of(path: Path) -> str:
 
 @pytest.mark.root
 @pytest.mark.parametrize("erase", [(), ("--erase", SERIAL)])
+@pytest.mark.adapts("B0", "T1")
 def test_this_machines_own_disks_are_never_taken(
     regraft: Regraft, published: Path, loop: Path, erase: tuple[str, ...]
 ) -> None:
@@ -163,6 +166,7 @@ def test_without_consent_the_plan_is_shown_and_nothing_is_written(
 
 @pytest.mark.root
 @pytest.mark.parametrize("wrong", [f"{SERIAL} ", SERIAL.lower(), DISK, f"/dev/{DISK}", ""])
+@pytest.mark.adapts("B0", "T1")
 def test_consent_to_another_disk_is_refused(machine: Regraft, published: Path, wrong: str) -> None:
     words = ("restore", "web1", "--disk", f"serial={SERIAL}", "--erase", wrong, "--depot", published)
     done = machine(*words, code=12)

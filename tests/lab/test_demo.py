@@ -23,6 +23,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     yield tell(tmp_path_factory.mktemp("demo"), negative=False, bench=False)
 
 
+@pytest.mark.adapts("B1", "B3", "B5", "B12", "B13", "D1", "N1", "T2", "T3", systems=("Debian 12",))
 def test_every_proof_of_the_demo_holds(demo: Demo) -> None:
     failed = [f"{check.name}: {check.found}" for check in demo.checks if not check.good]
     assert not failed
@@ -39,12 +40,14 @@ def test_the_report_accounts_for_the_restore(demo: Demo) -> None:
     assert any(item["kind"].startswith("nic") or "net" in item["kind"] for item in report["difference"])
 
 
+@pytest.mark.adapts("B3", "D1", "T5", systems=("Debian 12",))
 def test_without_adaptation_it_does_not_come_up(demo: Demo) -> None:
     negative_control(demo, cached_source())
     assert demo.checks[-1].good, demo.checks[-1].found
 
 
 @pytest.mark.long
+@pytest.mark.adapts("B1", "B14", "D1", "I1", "T3", systems=("Debian 12",))
 def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: Demo) -> None:
     out = demo.out / "clone"
     out.mkdir()

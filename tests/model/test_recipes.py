@@ -41,8 +41,8 @@ def test_a_good_recipe_loads_and_its_test_passes() -> None:
 @pytest.mark.parametrize(
     ("find", "put", "says"),
     [
-        ('id = "site.scale"', 'id = "Scale"', r"scale.toml: id: found 'Scale'"),
-        ('id = "site.scale"', 'id = "site.scale"\nrows = ["b4"]', r"scale.toml: rows: found \['b4'\]"),
+        ('id = "site.scale"', 'id = "Scale"', r"scale.toml:2: id: found 'Scale'"),
+        ('id = "site.scale"', 'id = "site.scale"\nrows = ["b4"]', r"scale.toml:3: rows: found \['b4'\]"),
         ('tier = "should"', 'tier = "maybe"', r"tier: found 'maybe', expected one of must, should, later"),
         ('phase = "site"', 'phase = "late"', r"phase: found 'late'"),
         ('why = "It hangs on another port."', "", r"why: found 'nothing'"),
@@ -56,8 +56,8 @@ def test_a_good_recipe_loads_and_its_test_passes() -> None:
         ('op = "add", kind = "device" } } ]\n[[do]]', 'opp = "add" } } ]\n[[do]]', r"when\.all\[1\]\.diff\.opp"),
         ("[[check]]\ngrep", "[[check]]\nfeels", r"check\[1\]\.feels"),
         ("[when]\nall = [ { diff", "[when]\nall = []\nany = []\n[x]\nall = [ { diff", r"x: found 'x'"),
-        ("expect =", "expects =", r"test\[1\]\.expects"),
-        ("[when]", "[when", r"scale.toml: not TOML: .*line"),
+        ("expect =", "expects =", r"scale.toml:15: test\.expects"),
+        ("[when]", "[when", r"scale.toml:7: not TOML: .*column"),
         ('path = "/etc/scale", line', 'path = "/etc/scale", lines = [], line', "either line or lines"),
     ],
 )  # fmt: skip
@@ -105,7 +105,7 @@ SETTER = GOOD.replace('write = { path = "/etc/scale", line = "port @to@", each =
 )
 def test_two_recipes_that_set_one_key_are_refused(other: str) -> None:
     with pytest.raises(
-        UsageError, match=r"recipes site\.scale \(a\.toml\) and site\.other \(b\.toml\) both set /etc/s"
+        UsageError, match=r"recipes site\.scale \(a\.toml:10\) and site\.other \(b\.toml:10\) both set /etc/s"
     ):
         load_all({"a.toml": SETTER, "b.toml": other.replace("site.scale", "site.other")})
     apart = other.replace("site.scale", "site.other").replace('phase = "site"', 'phase = "site"\nmode = "clone"')

@@ -49,6 +49,7 @@ def lay(root: Path, *paths: str, data: bytes = b"x") -> None:
 # --- the EFI system partition -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.adapts("B13", "T1")
 def test_loaders_stand_in_the_own_folder_and_on_the_fallback_path(tmp_path: Path) -> None:
     text = esp.stub(UUID, "/boot")
     written = esp.install(tmp_path, LOADERS, "debian", text)
@@ -64,6 +65,7 @@ def test_loaders_stand_in_the_own_folder_and_on_the_fallback_path(tmp_path: Path
     ]  # fmt: skip
 
 
+@pytest.mark.adapts("B13", "T1")
 def test_the_fallback_is_written_last(tmp_path: Path) -> None:
     written = esp.install(tmp_path, LOADERS, "debian", "x")
     assert written[-1] == "EFI/BOOT/BOOTX64.EFI"
@@ -182,6 +184,7 @@ def efivars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@pytest.mark.adapts("B13", "T1")
 def test_one_entry_is_left_whatever_was_there(efivars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     firmware = Firmware()
     monkeypatch.setattr(nvram, "run", firmware.run)
@@ -233,6 +236,7 @@ def test_an_image_without_grub_is_refused(tmp_path: Path) -> None:
         boot.make_configuration(InsideRoot(tmp_path), Sandbox())  # type: ignore[arg-type]
 
 
+@pytest.mark.adapts("B14", "T1")
 def test_bios_uses_the_images_own_grub_install(tmp_path: Path) -> None:
     lay(tmp_path, "/usr/sbin/grub-install", "/usr/lib/grub/i386-pc/kernel.img")
     sandbox = Sandbox()
@@ -241,6 +245,7 @@ def test_bios_uses_the_images_own_grub_install(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("modules", [True, False])
+@pytest.mark.adapts("B12", "B14", "T1")
 def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: bool) -> None:
     if modules:
         lay(tmp_path, "/usr/lib/grub/i386-pc/kernel.img")
@@ -256,6 +261,7 @@ def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("firmware", "devices", "empty"), [("bios", "/dev/sdx", "false"), ("uefi", "", "true")])
+@pytest.mark.adapts("B14", "T1")
 def test_grub_pc_does_not_look_for_the_old_disk(tmp_path: Path, firmware: str, devices: str, empty: str) -> None:
     """An upgrade of grub-pc writes to the disks it remembers, and fails where they are gone."""
     step = InstallBootloader(firmware=firmware, disk=IDENTITY)

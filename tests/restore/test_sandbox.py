@@ -145,6 +145,7 @@ def test_a_missing_dependency_is_named(root: Path) -> None:
     Sandbox(root).remove_deb(["linux-image-amd64"])
 
 
+@pytest.mark.adapts("B3", "T1")
 def test_a_kernel_package_is_installed_by_a_recipe_and_its_initramfs_left_for_later(root: Path) -> None:
     """The core of a restore onto dissimilar hardware, with Debian's own package in Debian's own tree."""
     deb = kernel_package("cloud-amd64")

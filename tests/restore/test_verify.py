@@ -129,6 +129,7 @@ FSTAB, CFG = "etc/fstab", "boot/grub/grub.cfg"
         (write("boot/efi/EFI/BOOT/grub.cfg", b"normal"), "EFI/BOOT/grub.cfg looks for nothing"),
     ],
 )
+@pytest.mark.adapts("B1", "B4", "B6", "B13", "T5")
 def test_each_missing_thing_is_red(root: Path, break_it: Callable[[Path], object], said: str) -> None:
     break_it(root)
     assert any(said in line for line in red(root)), red(root)
@@ -146,6 +147,7 @@ def test_a_link_that_leads_out_of_the_root_is_not_followed(root: Path, tmp_path:
     assert any("is not there" in line for line in red(root))
 
 
+@pytest.mark.adapts("B14", "T1")
 def test_bios_needs_boot_code_and_a_core_image(root: Path, tmp_path: Path) -> None:
     step = VerifyBoot(firmware="bios", esp_partition=0, releases=(RELEASE,), modules=("nvme",))
     image = tmp_path / "disk"
