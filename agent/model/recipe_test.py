@@ -19,6 +19,7 @@ from agent.model.recipe import (
     EnableUnit,
     Install,
     MaskUnit,
+    Move,
     MoveAside,
     RemovePackage,
     Request,
@@ -78,6 +79,9 @@ def apply(operations: Iterable[AnyOperation], files: Mapping[str, str]) -> dict[
             text = edits.edit(operation, after.get(operation.path))
             if text is not None:
                 after[operation.path] = text
+        elif isinstance(operation, Move):
+            if operation.path in after and operation.to not in after:
+                after[operation.to] = after.pop(operation.path)
         elif isinstance(operation, MoveAside):
             for path in [path for path in after if fnmatchcase(path, operation.path)]:
                 del after[path]
