@@ -101,6 +101,7 @@ def not_awaited(text: str, name: str) -> str:
         node = _get(_get(_get(_compose(text), "network"), kind), key)
         after = _with_key(text, node, "optional", "true")
         before = dict(_values(_compose(text)))
+        before.pop(("network", kind, key), None)  # had no settings at all
         _prove(after, {**before, ("network", kind, key, "optional"): "true"})
         text = after
     return text

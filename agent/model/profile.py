@@ -190,6 +190,14 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Assigned:
+    """A static address and the interface that a file gives it to."""
+
+    interface: str
+    cidr: str
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """One file that configures interfaces."""
 
@@ -202,6 +210,7 @@ class NetworkConfig:
     sets_macs: tuple[str, ...] = ()  # MAC addresses that it gives to interfaces
     match_paths: tuple[str, ...] = ()  # slots it binds to, as udev's ID_PATH: pci-0000:00:03.0
     match_drivers: tuple[str, ...] = ()  # drivers it binds to
+    assigned: tuple[Assigned, ...] = ()  # of a file about several interfaces: whose its addresses are
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ ELEMENTS = {
     "sets_macs": "sets-mac",
     "match_paths": "match-path",
     "match_drivers": "match-driver",
+    "assigned": "assigned",
     "kernels": "kernel",
     "loader_packages": "loader-package",
     "mentions": "mention",

@@ -169,10 +169,10 @@ AnyOperation = (
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What must hold after the recipe ran. ``kind``: grep, no-grep, exists, absent, empty, unit-on, unit-off,
+    """What must hold after the recipe ran. ``kind``: grep, no-grep, no-match, exists, absent, empty, unit-on, unit-off,
     initrd-has, kernel-installed, package-installed, package-absent, requested.
 
-    ``path`` is a file, ``text`` a literal text (grep), unit, module or package, ``release`` a kernel.
+    ``path`` is a file, ``text`` a literal text (grep), a pattern (no-match), unit, module or package, ``release`` a kernel.
     """
 
     kind: str

@@ -56,6 +56,7 @@ VERBS: Mapping[str, Verb] = {
 CHECKS: Mapping[str, Verb] = {
     "grep": Verb({"path": str, "text": str}),
     "no-grep": Verb({"path": str, "text": str}),
+    "no-match": Verb({"path": str, "pattern": str}),
     "exists": Verb({"path": str}, alone="path"),
     "absent": Verb({"path": str}, alone="path"),
     "empty": Verb({"path": str}, alone="path"),
@@ -303,7 +304,7 @@ def _typed(key: str, value: Any, wanted: type, place: _Place) -> None:
         raise place.error(key, value, "a list of texts")
     if key in ALLOWED:
         place.one_of(key, value, ALLOWED[key])
-    if key in ("path", "to") and (not value.startswith(("/", "@key@")) or "/../" in f"{value}/"):
+    if key in ("path", "to") and (not value.startswith(("/", "@key@", "@to@")) or "/../" in f"{value}/"):
         raise place.error(key, value, "an absolute path inside the restored system")
     if key == "pattern":
         try:

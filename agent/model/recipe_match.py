@@ -253,6 +253,6 @@ def _checks(recipe: Recipe, items: Sequence[Item], situation: Situation) -> Iter
     for action in recipe.checks:
         for fields in _looped(action, items, situation):
             text = next(
-                (str(fields[key]) for key in ("text", "unit", "module", "package", "what") if key in fields), ""
+                (str(fields[key]) for key in ("text", "pattern", "unit", "module", "package", "what") if key in fields), ""
             )
             yield Check(kind=action.verb, path=fields.get("path", ""), text=text, release=fields.get("release", ""))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from agent.model.mac_address import macs_in
-from agent.model.profile import Made, NetworkConfig
+from agent.model.profile import Assigned, Made, NetworkConfig
 from agent.model.tree import Tree, read_text
 from agent.probe.addresses import static
 
@@ -25,7 +25,7 @@ _IP_LINK_ADD = re.compile(r"\bip\s+link\s+add\s+(?:link\s+(\S+)\s+)?(?:name\s+|d
 @dataclass(slots=True)
 class _Found:
     names: list[str] = field(default_factory=list)
-    addresses: list[str] = field(default_factory=list)
+    addresses: list[tuple[str, str]] = field(default_factory=list)  # (interface, cidr)
     macs: list[str] = field(default_factory=list)
     sets_macs: list[str] = field(default_factory=list)
     made: dict[str, list[str]] = field(default_factory=dict)
@@ -63,7 +63,8 @@ def interfaces_file(path: str, text: str) -> NetworkConfig:
         word, _, rest = line.partition(" ")
         value = rest.strip()
         if word in _BEGINS or word.startswith("allow-"):
-            found.addresses += static(stanza.get("address", ""), stanza.get("netmask", ""))
+            given = static(stanza.get("address", ""), stanza.get("netmask", ""))
+            found.addresses += [(stanza.get("iface", ""), cidr) for cidr in given]
             stanza = {"iface": value.split()[0]} if word == "iface" and value else {}
             _begin(found, word, value)
         elif word == "map":
@@ -77,9 +78,10 @@ def interfaces_file(path: str, text: str) -> NetworkConfig:
         path=path,
         interfaces=_once(name for name in found.names if name != "lo"),
         macs=_once(found.macs),
-        addresses=_once(found.addresses),
+        addresses=_once(cidr for _, cidr in found.addresses),
         made=tuple(Made(name, _once(of)) for name, of in found.made.items()),
         sets_macs=_once(found.sets_macs),
+        assigned=tuple(Assigned(name, cidr) for name, cidr in found.addresses if name),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from agent.model import netplan
 from agent.model.mac_address import macs_in
 from agent.model.network_backends import FOLDERS, named_as
-from agent.model.profile import Made, NetworkConfig
+from agent.model.profile import Assigned, Made, NetworkConfig
 from agent.model.tree import Tree, read_text
 from agent.probe.addresses import static
 from agent.probe.ifupdown import interfaces_file, interfaces_files
@@ -60,6 +60,7 @@ def netplan_file(path: str, text: str) -> Iterator[NetworkConfig]:
         made={one.name: [names.get(id, id) for id in one.members] for one in found if one.kind in netplan.MADE},
         sets_macs=[mac for one in found for text in one.sets_macs for mac in macs_in(text)],
         match_drivers=[word for one in found for word in one.drivers],
+        assigned=[(one.name, cidr) for one in found for word in one.addresses for cidr in static(word)],
     )
 
 
@@ -212,7 +213,7 @@ READERS: dict[str, Callable[[str, str], Iterator[NetworkConfig]]] = {
 def config(  # noqa: PLR0913 - what a file may say
     backend: str, path: str, names: Iterable[str], *, macs: Iterable[str] = (), addresses: Iterable[str] = (),
     made: Mapping[str, Iterable[str]] | None = None, sets_macs: Iterable[str] = (), match_paths: Iterable[str] = (),
-    match_drivers: Iterable[str] = (),
+    match_drivers: Iterable[str] = (), assigned: Iterable[tuple[str, str]] = (),
 ) -> NetworkConfig:  # fmt: skip
     """Everything once; the loopback interface is no card."""
     return NetworkConfig(
@@ -225,4 +226,5 @@ def config(  # noqa: PLR0913 - what a file may say
         sets_macs=tuple(dict.fromkeys(sets_macs)),
         match_paths=tuple(dict.fromkeys(match_paths)),
         match_drivers=tuple(dict.fromkeys(match_drivers)),
+        assigned=tuple(Assigned(name, cidr) for name, cidr in assigned if name),
     )
