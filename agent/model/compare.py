@@ -170,8 +170,8 @@ def identity_items(situation: Situation) -> Iterator[Item]:
         yield replace(item, tier=Tier.SHOULD)
     given = sorted({mac for config in situation.source.network.configs for mac in config.sets_macs})
     if given:
-        item = _identity(Op.CHANGE, "identity", "MAC addresses", f"the clone's configuration gives its cards "
-                         f"{', '.join(given)}, as the source's does: change them before both are on one network")  # fmt: skip
+        item = _identity(Op.CHANGE, "identity", "MAC addresses", f"the clone's cards are given {', '.join(given)} "
+                         "as the source's are: change them before both machines are on one network")  # fmt: skip
         yield replace(item, tier=Tier.SHOULD)
 
 

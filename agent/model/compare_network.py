@@ -204,7 +204,7 @@ def absent_items(situation: Situation, pairs: Iterable[Pair]) -> Iterator[Item]:
                     id="", op=Op.CHANGE, kind="absent-nic", key=config.path, tier=Tier.SHOULD, source=name,
                     reason=f"{config.path} has the start wait for {name}, which has no card here",
                 )  # fmt: skip
-    yield from _mentions(situation, {name: "" for name in lost})
+    yield from _mentions(situation, dict.fromkeys(lost, ""))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -267,4 +267,3 @@ def tied(items: Iterable[Item]) -> list[Item]:
 def candidates(item: Item) -> list[str]:
     """The cards of a tie, the one that was taken first."""
     return [text for section, text in item.evidence if section == TIE or text.startswith("new card ")]
-

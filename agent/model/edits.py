@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from agent.model import network_edits
-from agent.model.recipe import AddTo, AnyOperation, DropFrom, EditMounts, EditNetwork, Replace, SetValue, Truncate, Write
+from agent.model.recipe import (
+    AddTo,
+    AnyOperation,
+    DropFrom,
+    EditMounts,
+    EditNetwork,
+    Replace,
+    SetValue,
+    Truncate,
+    Write,
+)
 
 MARK = "# regraft: "
 FileEdit = Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Replace | Truncate

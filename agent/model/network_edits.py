@@ -116,10 +116,10 @@ def _nm_not_awaited(text: str, name: str) -> str:
     return re.sub(r"^(\s*wait-device-timeout\s*=\s*).*$", r"\g<1>0", text, flags=re.MULTILINE)
 
 
-def _ifcfg_not_awaited(text: str, name: str) -> str:  # noqa: ARG001 - the file is about this interface
+def _ifcfg_not_awaited(text: str, name: str) -> str:
     """RHEL: not at start (``ONBOOT``). SUSE: when its card comes (``STARTMODE``)."""
-    text = re.sub(r"^(\s*ONBOOT\s*=\s*)([\"']?)yes\2\s*$", r"\1\2no\2", text, flags=re.MULTILINE | re.IGNORECASE)
-    return re.sub(r"^(\s*STARTMODE\s*=\s*)([\"']?)(?:auto|boot|onboot|on)\2\s*$", r"\1\2hotplug\2", text,
+    text = re.sub(r"^(\s*ONBOOT\s*=\s*)([\"']?)yes\2[ \t]*$", r"\1\2no\2", text, flags=re.MULTILINE | re.IGNORECASE)
+    return re.sub(r"^(\s*STARTMODE\s*=\s*)([\"']?)(?:auto|boot|onboot|on)\2[ \t]*$", r"\1\2hotplug\2", text,
                   flags=re.MULTILINE | re.IGNORECASE)  # fmt: skip
 
 

@@ -137,7 +137,9 @@ class _Mapping:
                 have = ", ".join(nic.name for nic in self.wanted) or "none"
                 raise UsageError(f"--nic {old}={new}: the image knows no interface ‘{old}’, expected one of {have}")
             if card is None and new != NO_CARD:
-                raise UsageError(f"--nic {old}={new}: this machine has no card {new}, expected one of\n{_list(self.cards)}")
+                raise UsageError(
+                    f"--nic {old}={new}: this machine has no card {new}, expected one of\n{_list(self.cards)}"
+                )
             if nic.name in self.pairs or new in self.taken:
                 raise UsageError(f"--nic {old}={new}: {old if nic.name in self.pairs else new} was given already")
             self.give(nic, card, "chosen by the operator" if card else "left without one by the operator", wished=True)

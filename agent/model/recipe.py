@@ -163,8 +163,8 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
 
 AnyOperation = (
-    Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Move | Replace | MoveAside | Truncate | Install | RemovePackage
-    | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
+    Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Move | Replace | MoveAside | Truncate
+    | Install | RemovePackage | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
 )  # fmt: skip
 
 
@@ -172,7 +172,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """What must hold after the recipe ran. ``kind``: grep, no-grep, no-match, exists, absent, empty, unit-on, unit-off,
     initrd-has, kernel-installed, package-installed, package-absent, requested.
 
-    ``path`` is a file, ``text`` a literal text (grep), a pattern (no-match), unit, module or package, ``release`` a kernel.
+    ``path`` is a file, ``text`` a literal text (grep), a pattern (no-match), unit, module or package, ``release`` a
+    kernel.
     """
 
     kind: str
