@@ -31,11 +31,13 @@ from agent.errors import (
 )
 from agent.model.agent_config import AgentConfig, read_config
 from agent.model.excludes import exclude
+from agent.model.nic_map import NO_WISHES, NicWishes, parse_wishes
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
 from agent.model.report import Report
 from agent.pe import ending, medium, settle
 from agent.probe.machine import probe_machine
+from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import Prepared, prepare
 
 CONFIG = Path("/etc/regraft/agent.toml")
@@ -54,6 +56,7 @@ class Assignment:
     on_success: str
     job: Job | None
     reason: str
+    nic_wishes: NicWishes = NO_WISHES
 
 
 @click.command()
@@ -123,7 +126,7 @@ def restore_assigned(
         ref = parse_image(assignment.image)
         prepared = prepare(
             depot, access.keys(depot), ref, target, assignment.disk, assignment.mode,
-            trust_metadata=config.trust_metadata,
+            trust_metadata=config.trust_metadata, nic_wishes=assignment.nic_wishes,
         )  # fmt: skip
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
@@ -205,7 +208,7 @@ def find_assignment(config: AgentConfig, target: Profile, control: Control | Non
         if not config.disk:
             raise UsageError("this medium names an image but no disk", 'set disk, e.g. disk = "only-eligible"')
         return Assignment(config.image, config.disk, config.mode, config.unattended, config.on_success, None,
-                          "named by the medium")  # fmt: skip
+                          "named by the medium", parse_wishes(config.nic, config.on_nic_tie))  # fmt: skip
     if control is None:
         raise NoImageError("this medium names no image, and a depot without a server cannot assign one",
                            "set image and disk in agent.toml")  # fmt: skip
@@ -223,10 +226,12 @@ def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Ass
     if answer.decision == "job" and answer.job:
         job = control.claim(answer.job.id)
         return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job,
-                          f"job {job.id}")  # fmt: skip
+                          f"job {job.id}",
+                          parse_wishes(job.nic or config.nic, job.on_nic_tie or config.on_nic_tie))  # fmt: skip
     if answer.decision == "match":
         return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
-                          config.on_success, None, "the same machine")  # fmt: skip
+                          config.on_success, None, "the same machine",
+                          parse_wishes(config.nic, config.on_nic_tie))  # fmt: skip
     return None
 
 
@@ -239,6 +244,8 @@ def show_candidates(answer: TargetAnswer) -> None:
 def consent(prepared: Prepared, assignment: Assignment) -> None:
     """A job's selector, or the medium's ``unattended``, is consent given; else a person types the disk's serial."""
     if assignment.unattended:
+        refuse_blockers(prepared.difference)
+        refuse_ties(prepared.difference)
         return
     wanted = prepared.plan.disk.serial or prepared.plan.disk.name
     typed = click.prompt(f"Type {wanted} to ERASE this disk, anything else stops", default="", show_default=False)

@@ -8,6 +8,7 @@ import click
 
 from agent.commands.options import (
     Access,
+    Command,
     depot_options,
     json_option,
     one_document,
@@ -16,11 +17,12 @@ from agent.commands.options import (
     write_or_print,
 )
 from agent.console.report_text import difference_table, plan_text
+from agent.model.nic_map import NO_WISHES, ORDER, STOP, NicWishes, parse_wishes
 from agent.model.plan import digest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
 from agent.probe.machine import probe_machine
-from agent.restore.preflight import refuse_blockers
+from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import Prepared, prepare
 
 mode_option = click.option("--mode", type=click.Choice(["restore", "clone"]), default="restore", show_default=True,
@@ -29,8 +31,22 @@ trust_metadata_option = click.option(
     "--trust-metadata", is_flag=True,
     help="On a disk that holds the image already: keep files of the right size, time, mode and owner unread.",
 )  # fmt: skip
+nic_options = (
+    click.option("--nic", "nics", multiple=True, metavar="OLD=NEW",
+                 help="Interface or old MAC address = MAC address of the card that takes its place, or ‘none’; "
+                      "may be given several times."),
+    click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), default=STOP, show_default=True,
+                 help="Where several cards fit equally well: stop, or take the first in the order of the slots."),
+)  # fmt: skip
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
+
+
+def nic_option(command: Command) -> Command:
+    """--nic and --on-nic-tie, handed on as ``nics`` and ``on_nic_tie``."""
+    for option in reversed(nic_options):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -40,14 +56,17 @@ recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exist
 @click.option("--xml", "as_xml", is_flag=True, help="Print the difference document.")
 @mode_option
 @recipes_option
+@nic_option
 @depot_options
 @json_option
 def diff(
-    image: str, target: Path, selector: str, as_xml: bool, mode: str, site_recipes: Path | None, location: str,
-    token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path, selector: str, as_xml: bool, mode: str, site_recipes: Path | None,
+    nics: tuple[str, ...], on_nic_tie: str, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show how a target differs from the machine an image was made of, and what handles each difference."""
-    prepared = prepared_for(Access(location, token, trust), image, read_profile(target), selector, mode, site_recipes)
+    wishes = parse_wishes(nics, on_nic_tie)
+    access = Access(location, token, trust)
+    prepared = prepared_for(access, image, read_profile(target), selector, mode, site_recipes, nic_wishes=wishes)
     if as_json:
         print_json(prepared.difference)
     elif as_xml:
@@ -74,23 +93,27 @@ def diff(
 @mode_option
 @trust_metadata_option
 @recipes_option
+@nic_option
 @depot_options
 @json_option
 def plan(
     image: str, target: Path | None, selector: str, mode: str, trust_metadata: bool, site_recipes: Path | None,
-    location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    nics: tuple[str, ...], on_nic_tie: str, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show every step of a restore; writes nothing."""
+    wishes = parse_wishes(nics, on_nic_tie)
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata)
+    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata, wishes)
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
+            refuse_ties(prepared.difference)
         return
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
     refuse_blockers(prepared.difference)
+    refuse_ties(prepared.difference)
 
 
 def read_profile(path: Path) -> Profile:
@@ -99,8 +122,8 @@ def read_profile(path: Path) -> Profile:
 
 def prepared_for(
     access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
-    trust_metadata: bool = False,
+    trust_metadata: bool = False, nic_wishes: NicWishes = NO_WISHES,
 ) -> Prepared:  # fmt: skip
     depot = access.open()
     ref = parse_image(image)
-    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata)
+    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes)

@@ -8,14 +8,15 @@ from pathlib import Path
 import click
 
 from agent.commands.options import Access, console, depot_options, json_option, print_json
-from agent.commands.plan import mode_option, prepared_for, recipes_option, trust_metadata_option
+from agent.commands.plan import mode_option, nic_option, prepared_for, recipes_option, trust_metadata_option
 from agent.commands.restoring import carry_out, report_json
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
 from agent.errors import RefusedError
+from agent.model.nic_map import parse_wishes
 from agent.model.plan import Plan, digest
 from agent.probe.machine import probe_machine
-from agent.restore.preflight import refuse_blockers
+from agent.restore.preflight import refuse_blockers, refuse_ties
 
 
 @click.command()
@@ -42,25 +43,29 @@ from agent.restore.preflight import refuse_blockers
 @mode_option
 @trust_metadata_option
 @recipes_option
+@nic_option
 @depot_options
 @json_option
 def restore(
     image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, trust_metadata: bool,
-    site_recipes: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, location: str, token: str,
+    trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Restore an image onto a disk of this machine.
 
     Without --erase the plan is printed and nothing is written. On a disk that holds an older or a drifted copy of the
     image, with the planned partition table, only what differs is fetched and written.
     """
+    wishes = parse_wishes(nics, on_nic_tie)
     recorder = Recorder([console(as_json)])
     target = probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata)
+    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata, wishes)
     if not as_json:
         click.echo(difference_table(prepared.difference))
         click.echo(plan_text(prepared.plan))
     refuse_blockers(prepared.difference)
+    refuse_ties(prepared.difference)
     if erase is None:
         if as_json:
             print_json({"digest": digest(prepared.plan), "plan": prepared.plan})

@@ -9,14 +9,13 @@ Pure. What stands in ``handled_by`` here needs no recipe: the "kernel" has the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
-from agent.model import compare_firmware, compare_hardware, compare_storage
+from agent.model import compare_firmware, compare_hardware, compare_network, compare_storage
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.drivers import KernelIndex, flavour_of
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
-from agent.model.nic_map import KERNEL_NAME, Pair, map_nics
 from agent.model.references import command_line_words
 from agent.model.situation import CLONE, Situation
 from agent.model.tree import read_text
@@ -31,7 +30,7 @@ def compare(situation: Situation) -> Difference:
         *compare_hardware.platform_items(situation),
         *(boot_items(situation, choice) if choice else ()),
         *(compare_firmware.firmware_items(situation, choice) if choice else ()),
-        *nic_items(situation, choice),
+        *compare_network.network_items(situation, choice),
         *compare_storage.storage_items(situation),
         *console_items(situation),
         *identity_items(situation),
@@ -135,60 +134,6 @@ def driver_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
         )  # fmt: skip
 
 
-def nic_items(situation: Situation, choice: KernelChoice | None) -> Iterator[Item]:
-    pairs = choice.pairs if choice else map_nics(situation.source, situation.target)
-    reachable = any(pair.carries and pair.target for pair in pairs)
-    for pair in pairs:
-        if pair.target is None:
-            yield _lost_nic(pair, reachable)
-        elif pair.target.mac != pair.mac:
-            yield _mapped_nic(pair, situation)
-    yield from config_items(situation, pairs)
-
-
-def _lost_nic(pair: Pair, reachable: bool) -> Item:
-    tier = Tier.LATER if not pair.carries else Tier.SHOULD if reachable else Tier.MUST
-    return Item(
-        id="", op=Op.REMOVE, kind="nic", key=pair.mac or pair.name, tier=tier, source=pair.name,
-        reason=f"interface {pair.name} has no card on this machine: {pair.reason}"
-        + ("" if reachable or not pair.carries else "; the restored system would be out of reach"),
-    )  # fmt: skip
-
-
-def _mapped_nic(pair: Pair, situation: Situation) -> Item:
-    """A name like eth0 may only be given by rule when no other card can hold it already."""
-    assert pair.target is not None
-    alone = len(situation.target.network.nics) == 1
-    kind = "nic-kernel-name" if KERNEL_NAME.fullmatch(pair.name) and not alone else "nic"
-    return Item(
-        id="", op=Op.MAP, kind=kind, key=pair.mac or pair.name, tier=Tier.MUST if pair.carries else Tier.SHOULD,
-        source=pair.name, target=pair.target.mac,
-        reason=f"interface {pair.name} moves to card {pair.target.mac} ({pair.target.driver}): {pair.reason}",
-        evidence=(
-            ("network", f"old card {pair.mac or 'not known'}"),
-            ("network", f"new card at {pair.target.address}"),
-        ),
-    )  # fmt: skip
-
-
-def config_items(situation: Situation, pairs: Iterable[Pair]) -> Iterator[Item]:
-    """Files that name cards by address: rules for cards that are gone, and bindings that move with their card."""
-    here = {nic.mac for nic in situation.target.network.nics}
-    moved = {pair.mac: pair.target.mac for pair in pairs if pair.mac and pair.target and pair.target.mac != pair.mac}
-    for config in situation.source.network.configs:
-        for mac in sorted({mac.lower() for mac in config.macs} - here):
-            if config.backend == "udev" or config.path.endswith(".rules"):
-                yield Item(
-                    id="", op=Op.REMOVE, kind="config", key=config.path, tier=Tier.MUST, source=mac,
-                    reason=f"{config.path} names card {mac}, which this machine does not have",
-                )  # fmt: skip
-            elif mac in moved and config.backend != "ifupdown":  # ifupdown's hwaddress sets an address, binds nothing
-                yield Item(
-                    id="", op=Op.CHANGE, kind="config", key=config.path, tier=Tier.MUST, source=mac, target=moved[mac],
-                    reason=f"{config.path} is bound to card {mac}, which {moved[mac]} replaces",
-                )  # fmt: skip
-
-
 def console_items(situation: Situation) -> Iterator[Item]:
     """Console words of the running command line that no file would give to the next boot entry."""
     kept = command_line_words(situation.tree)
@@ -222,6 +167,11 @@ def identity_items(situation: Situation) -> Iterator[Item]:
     if static:
         item = _identity(Op.CHANGE, "identity", "static addresses", f"the clone keeps {', '.join(static)}: change them "
                          "before both machines are on one network")  # fmt: skip
+        yield replace(item, tier=Tier.SHOULD)
+    given = sorted({mac for config in situation.source.network.configs for mac in config.sets_macs})
+    if given:
+        item = _identity(Op.CHANGE, "identity", "MAC addresses", f"the clone's cards are given {', '.join(given)} "
+                         "as the source's are: change them before both machines are on one network")  # fmt: skip
         yield replace(item, tier=Tier.SHOULD)
 
 

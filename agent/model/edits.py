@@ -10,10 +10,21 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
-from agent.model.recipe import AddTo, AnyOperation, DropFrom, EditMounts, Replace, SetValue, Truncate, Write
+from agent.model import network_edits
+from agent.model.recipe import (
+    AddTo,
+    AnyOperation,
+    DropFrom,
+    EditMounts,
+    EditNetwork,
+    Replace,
+    SetValue,
+    Truncate,
+    Write,
+)
 
 MARK = "# regraft: "
-FileEdit = Write | SetValue | DropFrom | AddTo | EditMounts | Replace | Truncate
+FileEdit = Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Replace | Truncate
 
 
 def edit(operation: FileEdit, text: str | None) -> str | None:
@@ -42,6 +53,12 @@ def _edit_existing(operation: AnyOperation, text: str) -> str:
             return _change_words(text, key, lambda words: words if word in words else [*words, word])
         case EditMounts():
             return edit_mounts(text, operation)
+        case EditNetwork(action="rebind", path=path, name=name, value=value):
+            return network_edits.rebind(path, text, name, value)
+        case EditNetwork(action="rename", path=path, name=name, value=value):
+            return network_edits.rename(path, text, name, value)
+        case EditNetwork(path=path, name=name):
+            return network_edits.not_awaited(path, text, name)
         case Replace(pattern=pattern, text=new):
             return re.sub(pattern, lambda _: new, text, flags=re.MULTILINE)
     return ""  # Truncate

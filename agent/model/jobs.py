@@ -42,6 +42,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disk: str = "only-eligible"
     mode: str = "restore"
     on_success: str = ""
+    nic: tuple[str, ...] = ()  # OLD=NEW, as regraft restore --nic
+    on_nic_tie: str = ""  # stop, order; "": as the medium's configuration says
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str = ""
     target: int = 0  # the target record that claimed it; 0 before
     has_report: bool = False
+    nic: tuple[str, ...] = ()
+    on_nic_tie: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

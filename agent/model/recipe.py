@@ -82,6 +82,26 @@ class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):
     value: str
 
 
+class EditNetwork(Operation, tag="network", frozen=True, kw_only=True):
+    """Change a file that configures interfaces, by its backend (`network_edits`).
+
+    ``action``: rebind (``name`` is the MAC address, slot or driver that the file is bound to, ``value`` the new one),
+    rename (an interface's old and new name), not-awaited (``name`` is an interface that has no card).
+    """
+
+    action: str
+    path: str
+    name: str
+    value: str = ""
+
+
+class Move(Operation, tag="move", frozen=True, kw_only=True):
+    """Give a file another name; nothing happens where it is not there, or the name is taken."""
+
+    path: str
+    to: str
+
+
 class Replace(Operation, tag="replace", frozen=True, kw_only=True):
     """Replace matches of a regular expression (Python re, multi-line) in a text file."""
 
@@ -143,16 +163,17 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
 
 AnyOperation = (
-    Write | SetValue | DropFrom | AddTo | EditMounts | Replace | MoveAside | Truncate | Install | RemovePackage
-    | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
+    Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Move | Replace | MoveAside | Truncate
+    | Install | RemovePackage | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
 )  # fmt: skip
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What must hold after the recipe ran. ``kind``: grep, no-grep, exists, absent, empty, unit-on, unit-off,
+    """What must hold after the recipe ran. ``kind``: grep, no-grep, no-match, exists, absent, empty, unit-on, unit-off,
     initrd-has, kernel-installed, package-installed, package-absent, requested.
 
-    ``path`` is a file, ``text`` a literal text (grep), unit, module or package, ``release`` a kernel.
+    ``path`` is a file, ``text`` a literal text (grep), a pattern (no-match), unit, module or package, ``release`` a
+    kernel.
     """
 
     kind: str

@@ -48,6 +48,8 @@ VERBS: Mapping[str, Verb] = {
     "drop-from": Verb({"path": str, "key": str, "word": str}),
     "add-to": Verb({"path": str, "key": str, "word": str}),
     "mounts": Verb({"action": str, "device": str}, {"path": str, "mountpoint": str, "value": str}),
+    "network": Verb({"action": str, "path": str, "name": str}, {"value": str}),
+    "move": Verb({"path": str, "to": str}),
     "replace": Verb({"path": str, "pattern": str, "text": str}),
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
     "truncate": Verb({"path": str}, alone="path"),
@@ -62,6 +64,7 @@ VERBS: Mapping[str, Verb] = {
 CHECKS: Mapping[str, Verb] = {
     "grep": Verb({"path": str, "text": str}),
     "no-grep": Verb({"path": str, "text": str}),
+    "no-match": Verb({"path": str, "pattern": str}),
     "exists": Verb({"path": str}, alone="path"),
     "absent": Verb({"path": str}, alone="path"),
     "empty": Verb({"path": str}, alone="path"),
@@ -73,9 +76,9 @@ CHECKS: Mapping[str, Verb] = {
     "package-absent": Verb({"package": str}, alone="package"),
     "requested": Verb({"what": str}, alone="what"),
 }
+NETWORK_ACTIONS = ("rebind", "rename", "not-awaited")
 ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
     "what": ("initramfs", "bootloader", "relabel"),
-    "action": ("set-device", "add-options", "comment-out", "add"),
     "on-failure": ("stop", "warn"),
     "format": ("ini", "keyfile", "shell"),
 }
@@ -284,7 +287,7 @@ def _typed(key: str, value: Any, wanted: type, place: Place) -> None:
         raise place.error(key, value, "a list of texts")
     if key in ALLOWED:
         place.one_of(key, value, ALLOWED[key])
-    if key == "path" and (not value.startswith(("/", "@key@")) or "/../" in f"{value}/"):
+    if key in ("path", "to") and (not value.startswith(("/", "@key@", "@to@")) or "/../" in f"{value}/"):
         raise place.error(key, value, "an absolute path inside the restored system")
     if key == "pattern":
         try:
@@ -296,6 +299,11 @@ def _typed(key: str, value: Any, wanted: type, place: Place) -> None:
 def _restrictions(name: str, fields: Mapping[str, Any], place: Place) -> None:
     if name == "write" and ("line" in fields) == ("lines" in fields):
         raise place.error("", sorted(fields), "either line or lines")
+    actions = {"mounts": ("set-device", "add-options", "comment-out", "add"), "network": NETWORK_ACTIONS}
+    if name in actions:
+        place.one_of("action", fields["action"], actions[name])
+    if name == "network" and (fields["action"] == "not-awaited") == ("value" in fields):
+        raise place.error("value", fields.get("value"), "the new value for rebind and rename, and none for not-awaited")
     if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith("/")):
         raise place.error("argv", fields["argv"], "a program by its absolute path, then its words")
 

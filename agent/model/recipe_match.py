@@ -249,10 +249,11 @@ def _convert(verb: str, fields: Mapping[str, Any]) -> AnyOperation:
         raise PatchError(f"recipe verb ‘{verb}’: {error}", "correct the recipe") from error
 
 
+_CHECKED = ("text", "pattern", "unit", "module", "package", "what")  # what a check looks for
+
+
 def _checks(recipe: Recipe, items: Sequence[Item], situation: Situation) -> Iterable[Check]:
     for action in recipe.checks:
         for fields in _looped(action, items, situation):
-            text = next(
-                (str(fields[key]) for key in ("text", "unit", "module", "package", "what") if key in fields), ""
-            )
+            text = next((str(fields[key]) for key in _CHECKED if key in fields), "")
             yield Check(kind=action.verb, path=fields.get("path", ""), text=text, release=fields.get("release", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from agent.model.recipe import (
     EnableUnit,
     Install,
     MaskUnit,
+    Move,
     MoveAside,
     RemovePackage,
     Request,
@@ -63,9 +65,13 @@ def _failures(recipe: Recipe, golden: Golden) -> tuple[str, ...]:
     if bound is None or not golden.applies:
         return () if (bound is not None) == golden.applies else ("applies" if bound else "does not apply",)
     before = dict(golden.tree)
-    after = apply(bound.operations, before)
+    try:
+        after = apply(bound.operations, before)
+        again = apply(bound.operations, dict(after))
+    except RegraftError as error:
+        return (f"cannot be applied: {error}",)
     failures = [*_compare(golden, before, after, bound), *_failed_checks(bound, after)]
-    if apply(bound.operations, dict(after)) != after:
+    if again != after:
         failures.append("applied a second time it changes something again")
     return tuple(failures)
 
@@ -78,6 +84,9 @@ def apply(operations: Iterable[AnyOperation], files: Mapping[str, str]) -> dict[
             text = edits.edit(operation, after.get(operation.path))
             if text is not None:
                 after[operation.path] = text
+        elif isinstance(operation, Move):
+            if operation.path in after and operation.to not in after:
+                after[operation.to] = after.pop(operation.path)
         elif isinstance(operation, MoveAside):
             for path in [path for path in after if fnmatchcase(path, operation.path)]:
                 del after[path]
@@ -100,7 +109,7 @@ def _failed_checks(bound: BoundRecipe, after: dict[str, str]) -> Iterable[str]:
             yield f"check {check.kind} {check.path} {check.text}: does not hold"
 
 
-FILE_CHECKS = ("grep", "no-grep", "exists", "absent", "empty")
+FILE_CHECKS = ("grep", "no-grep", "no-match", "exists", "absent", "empty")
 
 
 def check_file(check: Check, text: str | None) -> bool:
@@ -110,6 +119,8 @@ def check_file(check: Check, text: str | None) -> bool:
             return text is not None and check.text in text
         case "no-grep":
             return text is None or check.text not in text
+        case "no-match":
+            return text is None or not re.search(check.text, text, re.MULTILINE)
         case "exists":
             return text is not None
         case "absent":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.model.drivers import KernelIndex
 from agent.model.image import Component, Manifest
+from agent.model.nic_map import NO_WISHES, NicWishes
 from agent.model.plan import PlannedFilesystem, PlannedPartition
 from agent.model.profile import Disk, Profile
 from agent.model.tree import Tree
@@ -26,6 +27,7 @@ class Situation:
     components: tuple[Component, ...] = ()
     partitions: tuple[PlannedPartition, ...] = ()
     filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
+    nic_wishes: NicWishes = NO_WISHES
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
 
     @property

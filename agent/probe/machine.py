@@ -29,6 +29,7 @@ from agent.probe.config import read_config_files, read_hostname, read_identity
 from agent.probe.disks import Surroundings, survey, with_filesystems
 from agent.probe.hardware import read_devices, read_platform
 from agent.probe.kernel_files import text_of
+from agent.probe.leases import read_leases
 from agent.probe.live_tree import LiveTree
 from agent.probe.mounts import FstabEntry, disks_below, fstab_entries
 from agent.probe.network import read_links, read_nics
@@ -101,7 +102,7 @@ def probe_root(tree: Tree, machine: str, cmdline: str = "") -> Profile:
             Section("identity", Status.COMPLETE),
         ),
         platform=Platform(architecture=_architecture(packages)),
-        network=Network(configs=configs),
+        network=Network(configs=configs, leases=read_leases(tree)),
         os=os_facts,
         packages=packages,
         units=units,

@@ -20,6 +20,7 @@ from agent.model.recipe import (
     EnableUnit,
     Install,
     MaskUnit,
+    Move,
     MoveAside,
     RemovePackage,
     Request,
@@ -99,6 +100,8 @@ class _Work:
                     if keep:
                         self._keep(path)
                     self._remove(path)
+            case Move(path=path, to=to):
+                self._move(path, to)
             case EnableUnit(unit=unit, target=target):
                 self._link(f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}", _unit_file(self.inside, unit))
             case DisableUnit(unit=unit):
@@ -128,6 +131,15 @@ class _Work:
         mode = operation.mode if isinstance(operation, Write) else 0o644
         self.inside.write(operation.path, after.encode("utf-8", "surrogateescape"), mode)
         self._note(operation.path, *made, *(() if before is not None else (folder,)))
+
+    def _move(self, path: str, to: str) -> None:
+        data = self.inside.read(path)
+        if data is None or self.inside.lexists(to):
+            return
+        self._keep(path)
+        self.inside.write(to, data, self.inside.mode(path))
+        self._remove(path)
+        self._note(to, to.rpartition("/")[0])
 
     def _run(self, operation: Install | RemovePackage | RunCommand) -> None:
         watch = ChangeWatch(self.inside.root)

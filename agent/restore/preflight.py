@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from agent.depot.store import Depot
-from agent.errors import DamagedError, DoesNotFitError, RefusedError
+from agent.errors import DamagedError, DoesNotFitError, NicSelectionError, RefusedError
+from agent.model.compare_network import candidates, tied
 from agent.model.difference import Difference
 from agent.restore.prepare import Prepared
 
@@ -31,6 +32,26 @@ def refuse_blockers(difference: Difference) -> None:
         raise RefusedError(
             f"{len(blockers)} differences stand in the way of a machine that boots:\n{listed}",
             "add the missing component with ‘regraft component add’, or choose another image or disk",
+        )
+
+
+def refuse_ties(difference: Difference) -> None:
+    """Nobody is there to say which of several equal cards is meant: then nothing is written.
+
+    Raises NicSelectionError that lists them.
+    """
+    unsure = tied(difference.items)
+    if unsure:
+        listed = "\n".join(
+            line
+            for item in unsure
+            for line in (f"  {item.id} interface {item.source}:", *(f"    {text}" for text in candidates(item)))
+        )
+        first = unsure[0]
+        raise NicSelectionError(
+            f"which card becomes {' and '.join(item.source for item in unsure)} cannot be told:\n{listed}",
+            f"choose one, as by --nic {first.source}={first.target} (nic of agent.toml or of the job), "
+            "or take the first by --on-nic-tie order (on_nic_tie)",
         )
 
 

@@ -22,6 +22,7 @@ from agent.model.difference import Difference
 from agent.model.drivers import KernelIndex
 from agent.model.image import ImageRef
 from agent.model.layout import fit
+from agent.model.nic_map import NO_WISHES, NicWishes
 from agent.model.plan import Plan
 from agent.model.planner import Decisions, make_plan
 from agent.model.profile import Profile
@@ -54,6 +55,7 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     mode: str,
     site_recipes: Path | None = None,
     trust_metadata: bool = False,
+    nic_wishes: NicWishes = NO_WISHES,
 ) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
@@ -71,6 +73,7 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
         components=components,
         partitions=layout.partitions,
         filesystems=layout.filesystems,
+        nic_wishes=nic_wishes,
         live=running_kernel(),
     )
     bound, difference = bind_all(read_recipes(site_recipes), compare(situation), situation)

@@ -18,6 +18,7 @@ from agent.model.events import Event
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, ObjectRef
 from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
 from agent.model.machine_match import is_placeholder
+from agent.model.nic_map import STOP, parse_wishes
 from agent.model.report import Report
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
@@ -281,6 +282,9 @@ def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
             f"mode ‘{printable(wanted.mode, 40)}’, on_success ‘{printable(wanted.on_success, 40)}’: expected one of "
             f"{', '.join(MODES)} and one of {', '.join(ON_SUCCESS[1:])} or nothing"
         )
+    parse_wishes(wanted.nic, wanted.on_nic_tie or STOP)
+    if any(" " in each for each in wanted.nic):
+        raise DamagedError("nic names an interface with a blank, expected OLD=NEW")
     disk = wanted.disk
     if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
         raise DiskSelectionError(

@@ -48,6 +48,15 @@ class JobRow(Base):
     on_success: Mapped[str]
 
 
+class JobCardsRow(Base):
+    """What a job says about network cards; jobs of older servers have none."""
+
+    __tablename__ = "job_cards"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    nic: Mapped[str]  # OLD=NEW, separated by blanks
+    on_nic_tie: Mapped[str]
+
+
 class AttemptRow(Base):
     """One try of a job. ``ended`` is set exactly when ``state`` is done or failed."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agent.model.profile import NetworkConfig
 from agent.model.tree import MemoryTree
-from agent.probe.network_config import read_configs, static
+from agent.probe.addresses import static
+from agent.probe.network_config import read_configs
 
 
 def configs(files: dict[str, str]) -> tuple[NetworkConfig, ...]:
@@ -33,7 +34,7 @@ def test_ifupdown() -> None:
     main, bond = configs(files)
     assert (main.backend, main.interfaces) == ("ifupdown", ("ens3", "ens4"))
     assert main.addresses == ("10.77.0.50/24", "2001:db8::5/64")
-    assert main.macs == ("52:54:00:aa:bb:cc",)
+    assert (main.macs, main.sets_macs) == ((), ("52:54:00:aa:bb:cc",))  # it gives the address, and binds to none
     assert (bond.interfaces, bond.addresses) == (("bond0", "eno1", "eno2"), ("192.0.2.9/24",))
 
 
@@ -54,7 +55,7 @@ def test_netplan() -> None:
         "  bonds:\n    bond0:\n      interfaces: [eno3, eno4]\n      addresses: [198.51.100.4/25]\n",
     )
     assert found.backend == "netplan"
-    assert found.interfaces == ("enp3s0", "lan0", "eno2", "bond0", "eno3", "eno4")
+    assert found.interfaces == ("lan0", "eno2", "bond0", "eno3", "eno4")  # enp3s0 is a label: match decides
     assert found.macs == ("aa:bb:cc:00:11:22",)
     assert found.addresses == ("192.0.2.10/24", "2001:db8::10/64", "198.51.100.4/25")
 
