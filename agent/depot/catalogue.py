@@ -136,6 +136,14 @@ def with_entry(
     )
 
 
+def without_component(old: Catalogue, ident: str, version: str) -> Catalogue:
+    """The catalogue without a component."""
+    rest = tuple(each for each in old.components if (each.id, each.version) != (ident, version))
+    return Catalogue(
+        format=old.format, depot=old.depot, images=old.images, profiles=old.profiles, components=rest
+    )  # fmt: skip
+
+
 def without_image(old: Catalogue, ref: ImageRef) -> Catalogue:
     """The catalogue without an image; its profile stays."""
     kept = tuple(each for each in old.images if (each.machine, each.time) != (ref.machine, ref.time))

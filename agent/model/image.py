@@ -147,3 +147,5 @@ class Component:
     firmware: tuple[str, ...] = ()  # paths below /lib/firmware it carries
     needs_firmware: tuple[str, ...] = ()  # "path module" lines: what each module asks for
     depends: tuple[str, ...] = ()  # package relations as the package states them
+    control: str = ""  # what the package tool's solver reads of it: a control paragraph, or rpm-md's <package>
+    models: tuple[tuple[str, str], ...] = ()  # (vendor, product) globs of the machines it is for; () for any

@@ -34,6 +34,7 @@ from agent.probe.live_tree import LiveTree
 from agent.probe.mounts import FstabEntry, disks_below, fstab_entries
 from agent.probe.network import read_links, read_nics
 from agent.probe.network_config import read_configs
+from agent.probe.rpm_packages import read_rpm_packages
 from agent.probe.software import DPKG_STATUS, package_format, read_os, read_packages, read_units
 from agent.probe.udev import UdevDatabase
 from agent.version import TOOL
@@ -177,10 +178,11 @@ def _software_section(tree: Tree) -> Section:
     kind = package_format(tree)
     if kind == "deb":
         return Section("software", Status.COMPLETE)
-    reason = "the database of rpm was not read" if kind == "rpm" else f"no {DPKG_STATUS}"
-    return Section("software", Status.UNAVAILABLE, reason)
+    reason = read_rpm_packages(tree)[1] if kind == "rpm" else f"no {DPKG_STATUS}"
+    return Section("software", Status.UNAVAILABLE, reason) if reason else Section("software", Status.COMPLETE)
 
 
 def _architecture(packages: Iterable[Package]) -> str:
-    found = next((package.architecture for package in packages if package.name in ("dpkg", "libc6", "bash")), "amd64")
+    everywhere = ("dpkg", "libc6", "bash", "glibc")
+    found = next((package.architecture for package in packages if package.name in everywhere), "amd64")
     return ARCHITECTURES.get(found, found)
