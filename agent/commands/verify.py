@@ -15,7 +15,7 @@ from agent.image.verify_blocks import verify_blocks
 from agent.model.image import ImageRef
 from agent.model.target_disk import select_disk
 from agent.probe.disks import read_disks
-from agent.probe.source import mounted_volumes, node_of_volume
+from agent.probe.restored import mounted_volumes, node_of_volume
 
 MOUNT_ROOT = Path("/run/regraft/verify")
 SHOWN = 50

@@ -49,7 +49,6 @@ from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import (
     AT_REST,
     BLOCKS,
-    FORMAT,
     LIVE,
     NAME,
     TREE,
@@ -59,7 +58,9 @@ from agent.model.image import (
     Manifest,
     ObjectRef,
     ProfileRef,
+    Subvolume,
     Volume,
+    format_of,
 )
 from agent.model.profile import Disk, FileSystem, Profile
 from agent.model.profile_xml import dump_profile
@@ -88,6 +89,8 @@ class SourceVolume:
     whole: bool = False
     read: str = LIVE
     live: Path | None = None  # where it is in use, when ``path`` is a snapshot of it
+    subvolume: str = ""  # as in `agent.model.image.Volume`
+    subvolumes: tuple[Subvolume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +342,8 @@ class _Run:
             id=volume.id, kind=volume.kind, filesystem=known, listing=ref, entries=lines.entries,
             content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
             size_bytes=blocks.size_bytes if blocks else 0, stamps=self._publish_stamps(number, ref),
-            read=AT_REST if volume.kind == BLOCKS else volume.read,
+            read=AT_REST if volume.kind == BLOCKS else volume.read, subvolume=volume.subvolume,
+            subvolumes=volume.subvolumes,
         )  # fmt: skip
 
     def _publish_stamps(self, number: int, listing: ObjectRef) -> ObjectRef | None:
@@ -360,12 +364,13 @@ class _Run:
         return ref
 
     def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
-        excluded = {each.path: each for each in self.source.left_out}
-        excluded |= {each.path: each for walk in self.walks.values() for each in walk.excluded.values()}
+        excluded = {each.path: each for walk in self.walks.values() for each in walk.excluded.values()}
+        excluded |= {each.path: each for each in self.source.left_out}  # it knows the reason better
         unreadable = [each for walk in self.walks.values() for each in walk.unreadable] + self.unreadable
         return Manifest(
-            format=FORMAT, machine=self.source.machine, time=capture_time, tool=TOOL, hostname=self.source.hostname,
-            profile=profile, disks=self.source.disks, volumes=volumes, packs=tuple(self.packs.values()),
+            format=format_of(volumes), machine=self.source.machine, time=capture_time, tool=TOOL,
+            hostname=self.source.hostname, profile=profile, disks=self.source.disks, volumes=volumes,
+            packs=tuple(self.packs.values()),
             excluded=tuple(excluded[path] for path in sorted(excluded)),
             changed_while_read=tuple(sorted(self.changed))[:LISTED],
             unreadable=tuple(sorted(unreadable, key=lambda each: each.path)), boot_code=self.source.boot_code,
@@ -432,7 +437,8 @@ class _Run:
             return spans(seq, number, blocks.size_bytes, blocks.runs)
         mountpoint = volume.filesystem.mountpoint or "/"
         walk = Walk(
-            number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs",
+            number, volume.path, mountpoint, patterns, skipped,
+            volume.filesystem.kind == "btrfs" and not volume.subvolume,
             self.previous.get(volume.id), self.started_ns - MARGIN_NS, volume.live,
         )  # fmt: skip
         self.walks[number] = walk

@@ -8,11 +8,14 @@ Manifest ─┬─ profile (by digest)
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.model.profile import Disk, FileSystem
 
 FORMAT = 1
+SUBVOLUMES_FORMAT = 2  # volumes that are subvolumes share a partition: a reader of format 1 must not lay them out
+FORMATS = (FORMAT, SUBVOLUMES_FORMAT)
 # Names become parts of paths, URLs and kernel parameters: an allow-list, never an escape.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TIME_IN_NAMES = re.compile(r"\d{8}T\d{6}Z")
@@ -51,6 +54,14 @@ BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR tab
 
 
 @dataclass(frozen=True, slots=True)
+class Subvolume:
+    """A subvolume of a btrfs that a restore makes."""
+
+    path: str  # from the top of the file system, ``/@home``
+    default: bool = False  # what is mounted without subvol=
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """One file system of an image: its files, or a partition's used blocks (which has no mount point)."""
 
@@ -66,6 +77,15 @@ class Volume:
     size_bytes: int = 0  # of blocks: the partition they were read from
     stamps: ObjectRef | None = None  # what tells the next capture which files are unchanged; restores do not need it
     read: str = ""  # snapshot, at-rest or live; "" in images of older versions
+    # Of a btrfs with subvolumes, each of which is a volume: the one that this tree is (``/@home``; ``/``: the top), and
+    # those that are made for it, itself and what lies around it. "" of everything else.
+    subvolume: str = ""
+    subvolumes: tuple[Subvolume, ...] = ()
+
+
+def format_of(volumes: Iterable[Volume]) -> int:
+    """The oldest format whose readers understand these volumes."""
+    return SUBVOLUMES_FORMAT if any(volume.subvolume for volume in volumes) else FORMAT
 
 
 @dataclass(frozen=True, slots=True)

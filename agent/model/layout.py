@@ -68,7 +68,7 @@ def fit(
         table_id=table_id,
         partitions=_with_identities(placed, main, table, table_id, manifest),
         filesystems={p.want.number: _planned(p, manifest) for p in placed if p.want.filesystem},
-        volumes={p.want.volume: p.want.number for p in placed if p.want.volume},
+        volumes={volume: p.want.number for p in placed for volume in p.want.volumes},
         fits=_fits(placed, disk.logical_sector_bytes),
         notes=(*notes, *left_out, *_size_notes(placed), *_moved_notes(placed, table)),
     )
@@ -90,7 +90,8 @@ def _refuse_what_cannot_be_made(manifest: Manifest) -> None:
                 "(LVM, RAID or encryption); expected a file system on a partition",
                 "extract its files with ‘regraft extract’",
             )
-        if volume.disk and place_of in seen:
+        subvolumes = bool(volume.subvolume and volume.filesystem.kind == "btrfs")
+        if volume.disk and place_of in seen and not subvolumes:
             raise RefusedError(
                 f"volumes {seen[place_of]} and {volume.id} share partition {volume.partition} of {volume.disk}; "
                 "expected one volume a partition",
@@ -215,6 +216,7 @@ def _planned(placed: Placed, manifest: Manifest) -> PlannedFilesystem:
         inodes=inodes_for(fs, placed.want.entries, placed.size_bytes),
         mountpoint="" if fs.kind == "swap" else fs.mountpoint,
         options=fs.options,
+        subvolumes=placed.want.subvolumes,
     )
 
 

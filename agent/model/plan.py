@@ -38,6 +38,15 @@ class PlannedPartition(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str = ""  # volume id, "swap", "esp", "bios-grub", …
 
 
+class PlannedSubvolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A subvolume of a btrfs."""
+
+    path: str  # from the top of the file system, ``/@home``; ``/`` the top itself, which is mounted and not made
+    mountpoint: str = ""  # "" of one that is only made
+    default: bool = False  # what is mounted without subvol=
+    options: str = ""  # compression that files are written with
+
+
 class PlannedFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # ext2, ext3, ext4, xfs, btrfs, vfat, swap
     uuid: str
@@ -47,6 +56,7 @@ class PlannedFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     inodes: int = 0  # at least so many where the file system fixes their number
     mountpoint: str = ""  # "" for swap
     options: str = ""
+    subvolumes: tuple[PlannedSubvolume, ...] = ()  # of a btrfs, those around others first
 
 
 class ClearDisk(msgspec.Struct, frozen=True, kw_only=True, tag="clear-disk"):
@@ -206,9 +216,7 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
         case WriteTable(table=table, partitions=parts):
             return f"write {table.upper()} partition table with {len(parts)} partitions"
         case MakeFilesystem(partition=number, filesystem=fs):
-            return f"make {fs.kind} {fs.uuid} on partition {number}" + (
-                f" for {fs.mountpoint}" if fs.mountpoint else ""
-            )
+            return f"make {fs.kind} {fs.uuid} on partition {number}" + _describe_use(fs)
         case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size, trust_metadata=trusting):
             what = f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
             return what + (", keeping files whose size, time, mode and owner are right" if trusting else "")
@@ -230,6 +238,12 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
             return f"install boot loader for {firmware.upper()}"
         case VerifyBoot():
             return "prove that it will boot"
+
+
+def _describe_use(fs: PlannedFilesystem) -> str:
+    made = [each.path + (" (default)" if each.default else "") for each in fs.subvolumes if each.path != "/"]
+    subvolumes = f" with the subvolumes {', '.join(made)}" if made else ""
+    return (f" for {fs.mountpoint}" if fs.mountpoint else "") + subvolumes
 
 
 def _describe_fit(step: FitFilesystem) -> str:

@@ -90,7 +90,8 @@ class Planned:
     def replacement(self, device: str, mountpoint: str = "", kind: str = "") -> str:
         """``UUID=…`` of what takes the place of a device: what will be mounted there, or lay in that partition."""
         for fs in self._filesystems.values():
-            if mountpoint and fs.mountpoint == mountpoint and fs.uuid:
+            places = {fs.mountpoint, *(each.mountpoint for each in fs.subvolumes)}
+            if mountpoint and mountpoint in places and fs.uuid:
                 return f"UUID={fs.uuid}"
         uuid = self._uuid_by_name(device)
         swaps = [fs.uuid for fs in self._filesystems.values() if fs.kind == "swap" and fs.uuid]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError
 from agent.model.filesystem_size import EXT, MIB, WRITABLE, minimum_bytes
-from agent.model.image import BLOCKS, Manifest, Volume
+from agent.model.image import BLOCKS, Manifest, Subvolume, Volume
 from agent.model.partition_types import (
     BASIC_DATA,
     BIOS_BOOT,
@@ -19,7 +19,9 @@ from agent.model.partition_types import (
     is_bios_boot,
     is_esp,
 )
+from agent.model.plan import PlannedSubvolume
 from agent.model.profile import Disk, FileSystem, Firmware, Partition, TableKind
+from agent.model.subvolumes import TOP, compression_option, union
 
 ESP_BYTES = 512 * MIB
 # FAT32 needs 65,525 clusters of at least a sector: 260 MiB with sectors of 4096 bytes.
@@ -45,9 +47,15 @@ class Wanted:
     filesystem: FileSystem | None = None  # that is made anew
     blocks: FileSystem | None = None  # that comes as it was, block by block
     volume: str = ""
+    beside: tuple[str, ...] = ()  # further volumes in the same file system, which is a btrfs
+    subvolumes: tuple[PlannedSubvolume, ...] = ()
     entries: int = 0
     logical: bool = False
     may_go: bool = False  # dropped, with a note, when there is no room
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        return (self.volume, *self.beside) if self.volume else ()
 
     @property
     def name(self) -> str:
@@ -72,21 +80,38 @@ def main_disk(manifest: Manifest) -> Disk | None:
 
 def wanted_partitions(manifest: Manifest, main: Disk | None, headroom_bytes: int) -> list[Wanted]:
     """Partitions of the main disk in the order of their places, then volumes of other disks."""
-    volumes = {(volume.disk, volume.partition): volume for volume in manifest.volumes}
+    volumes = volumes_by_place(manifest.volumes)
     wanted: list[Wanted] = []
     if main is not None:
         parts = [part for part in main.partitions if part.type.lower() not in EXTENDED_TYPES]
         for part in sorted(parts, key=lambda part: part.start_bytes):
-            want = _of_partition(part, volumes.get((main.name, part.number)), headroom_bytes)
+            want = _of_partition(part, volumes.get((main.name, part.number), ()), headroom_bytes)
             wanted.append(replace(want, logical=main.table is TableKind.MBR and part.number > MBR_NUMBERS))
     taken = {(main.name, part.number) for part in main.partitions} if main else set()
     last = max((want.start_bytes for want in wanted), default=0)
-    for volume in manifest.volumes:
-        if (volume.disk, volume.partition) not in taken:
-            made = _of_volume(volume, _partition_of(volume, manifest), headroom_bytes)
+    for place, found in volumes.items():
+        if place not in taken:
+            made = _of_volumes(found, _partition_of(found[0], manifest), headroom_bytes)
             last += 1  # after everything else, in the order of the manifest
             wanted.append(replace(made, number=free_number(wanted, "gpt"), start_bytes=last))
     return wanted
+
+
+def volumes_by_place(volumes: Iterable[Volume]) -> dict[tuple[str, int], tuple[Volume, ...]]:
+    """The volumes on each partition: several where they are subvolumes of one btrfs, the outermost first.
+
+    Volumes of no disk (trees of directories) have a place of their own each.
+    """
+    found: dict[tuple[str, int], tuple[Volume, ...]] = {}
+    for number, volume in enumerate(volumes):
+        place = (volume.disk, volume.partition) if volume.disk else ("", -number)
+        found[place] = (*found.get(place, ()), volume)
+    return {place: tuple(sorted(each, key=_depth)) for place, each in found.items()}
+
+
+def _depth(volume: Volume) -> tuple[int, str]:
+    mountpoint = volume.filesystem.mountpoint.rstrip("/")
+    return mountpoint.count("/"), mountpoint
 
 
 def _partition_of(volume: Volume, manifest: Manifest) -> Partition | None:
@@ -94,9 +119,9 @@ def _partition_of(volume: Volume, manifest: Manifest) -> Partition | None:
     return next((part for part in disk.partitions if part.number == volume.partition), None) if disk else None
 
 
-def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -> Wanted:
-    if volume is not None:
-        return _of_volume(volume, part, headroom_bytes)
+def _of_partition(part: Partition, volumes: tuple[Volume, ...], headroom_bytes: int) -> Wanted:
+    if volumes:
+        return _of_volumes(volumes, part, headroom_bytes)
     swap = part.holds if part.holds is not None and part.holds.kind == "swap" else None
     boot = is_bios_boot(part.type)
     return Wanted(
@@ -112,6 +137,32 @@ def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -
         filesystem=swap,
         # Nothing of it was captured: it is kept, empty, only where there is room for it.
         may_go=not boot,
+    )
+
+
+def _of_volumes(volumes: tuple[Volume, ...], part: Partition | None, headroom_bytes: int) -> Wanted:
+    """The partition of a volume, or of all subvolumes of one btrfs."""
+    together = replace(
+        volumes[0],
+        entries=sum(volume.entries for volume in volumes),
+        content_bytes=sum(volume.content_bytes for volume in volumes),
+    )
+    want = _of_volume(together, part, headroom_bytes)
+    return replace(want, beside=tuple(volume.id for volume in volumes[1:]), subvolumes=_planned_subvolumes(volumes))
+
+
+def _planned_subvolumes(volumes: tuple[Volume, ...]) -> tuple[PlannedSubvolume, ...]:
+    own = {volume.subvolume: volume.filesystem for volume in volumes if volume.subvolume}
+    made = [each for each in union(volume.subvolumes for volume in volumes) if each.path != TOP]
+    paths = [*([Subvolume(TOP)] if TOP in own else []), *made]
+    return tuple(
+        PlannedSubvolume(
+            path=each.path,
+            mountpoint=(own[each.path].mountpoint or "/") if each.path in own else "",
+            default=each.default,
+            options=compression_option(own[each.path].options) if each.path in own else "",
+        )
+        for each in paths
     )
 
 

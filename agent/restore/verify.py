@@ -19,6 +19,7 @@ from agent.restore.disk import DiskHandle
 from agent.restore.esp import FALLBACK, built_in_folder
 from agent.restore.filesystems import signature
 from agent.restore.inside import InsideRoot
+from agent.restore.mounts import top_inside_filesystem
 
 _LOADED = re.compile(r"^\s*(linux|linux16|linuxefi|initrd|initrd16|initrdefi)\s+(.*)$")
 _SEARCHED = re.compile(r"search\.fs_uuid (\S+)|--fs-uuid\s+(?:--set=\S+\s+)?(?:--hint\S*\s+)*([0-9A-Fa-f-]{4,36})")
@@ -131,7 +132,8 @@ def configuration_checks(
         ok = f"vmlinuz-{release}" in text or tree.list_dir("/boot/loader/entries") != ()
         said = "starts" if ok else "does not start"
         yield CheckResult(name="grub.cfg", ok=ok, detail=f"{path} {said} kernel {release}")
-    loaded, devices = named_by(text)
+    # GRUB sees a btrfs from its top: /@rootfs/boot/vmlinuz is /boot/vmlinuz of the system.
+    loaded, devices = named_by(text, top_inside_filesystem(root / "boot"))
     absent = sorted(file for file in loaded if not (tree.exists(file) or tree.exists(f"/boot{file}")))
     yield CheckResult(
         name="grub.cfg files",
@@ -142,8 +144,9 @@ def configuration_checks(
         yield _resolves("grub.cfg root", device, device, names)
 
 
-def named_by(grub_cfg: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(files that its entries load, devices they name as root= or resume=)."""
+def named_by(grub_cfg: str, top: str = "/") -> tuple[frozenset[str], frozenset[str]]:
+    """(files that its entries load, devices they name as root= or resume=); of the files what is below ``top``."""
+    prefix = top.rstrip("/") + "/"
     files: set[str] = set()
     devices: set[str] = set()
     for line in grub_cfg.splitlines():
@@ -152,19 +155,14 @@ def named_by(grub_cfg: str) -> tuple[frozenset[str], frozenset[str]]:
             continue
         words = found[2].split()
         if found[1].startswith("initrd"):
-            files.update(_below_subvolume(word) for word in words if word.startswith("/"))
+            files.update("/" + word.removeprefix(prefix).lstrip("/") for word in words if word.startswith("/"))
             continue
-        files.update(_below_subvolume(word) for word in words[:1] if word.startswith("/"))
+        files.update("/" + word.removeprefix(prefix).lstrip("/") for word in words[:1] if word.startswith("/"))
         for word in words[1:]:
             key, _, value = word.partition("=")
             if key in ("root", "resume") and value not in ("", "none"):
                 devices.add(value)
     return frozenset(files), frozenset(devices)
-
-
-def _below_subvolume(path: str) -> str:
-    """GRUB sees a btrfs from its top: ``/@rootfs/boot/vmlinuz`` is /boot/vmlinuz of the system."""
-    return re.sub(r"^/@[^/]*(?=/)", "", path)
 
 
 # --- the loader's files -----------------------------------------------------------------------------------------------

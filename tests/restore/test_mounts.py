@@ -50,15 +50,18 @@ def mounted_below(root: Path) -> list[str]:
 
 def test_the_order_is_outermost_first_and_swap_is_left_out() -> None:
     steps = [made(1, "/srv/www/x"), made(2, "", "swap"), made(3, "/"), made(4, "/srv"), made(5, "/boot")]
-    assert [step.filesystem.mountpoint for step in mounts.in_mount_order(steps)] == ["/", "/boot", "/srv", "/srv/www/x"]
+    assert [each.mountpoint for each in mounts.in_mount_order(steps)] == ["/", "/boot", "/srv", "/srv/www/x"]
 
 
 def test_options_never_let_devices_or_setuid_work() -> None:
     for kind in ("ext4", "xfs", "btrfs", "vfat"):
-        words = mounts.mount_options(PlannedFilesystem(kind=kind, uuid="1", options="suid,dev,exec")).split(",")
+        planned = PlannedFilesystem(kind=kind, uuid="1", mountpoint="/", options="suid,dev,exec")
+        ((_, options),) = mounts.mounts_of(planned)
+        words = options.split(",")
         assert {"nodev", "nosuid"} <= set(words)
         assert not {"suid", "dev"} & set(words)
-    options = mounts.mount_options(PlannedFilesystem(kind="btrfs", uuid="1", options="defaults,subvol=@rootfs"))
+    old = PlannedFilesystem(kind="btrfs", uuid="1", mountpoint="/", options="defaults,subvol=@rootfs")
+    ((_, options),) = mounts.mounts_of(old)
     assert options.endswith("subvol=/@rootfs")
 
 

@@ -171,7 +171,8 @@ def test_bios_needs_boot_code_and_a_core_image(root: Path, tmp_path: Path) -> No
 def test_what_a_grub_cfg_names() -> None:
     files, devices = named_by(
         "linux /@rootfs/boot/vmlinuz-1 root=UUID=a ro resume=none\n"
-        "  initrd /boot/ucode.img /boot/initrd-1\n linuxefi ($root)/x root=LABEL=b\n# linux /no root=c\n"
+        "  initrd /boot/ucode.img /@rootfs/boot/initrd-1\n linuxefi ($root)/x root=LABEL=b\n# linux /no root=c\n",
+        "/@rootfs",
     )
     assert files == {"/boot/vmlinuz-1", "/boot/ucode.img", "/boot/initrd-1"}
     assert devices == {"UUID=a", "LABEL=b"}

@@ -24,7 +24,8 @@ from agent.model.plan import FitFilesystem, Plan, VerifyBlocks, WriteBlocks, Wri
 from agent.model.profile import Firmware, Platform, Profile
 from agent.probe.blocks import Choice
 from agent.probe.disks import read_disk
-from agent.probe.source import node_of_volume, offline_source
+from agent.probe.restored import node_of_volume
+from agent.probe.source import offline_source
 from agent.process import run
 from agent.restore.prepare import prepare
 from agent.restore.run import Execution
