@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import click
@@ -72,6 +73,7 @@ def capture(source: Installed, home: Path) -> None:
     (home / "image").write_text(image + "\n")
 
 
+@cache
 def digest_of(*places: str) -> str:
     """Of the code below these paths of the repository."""
     digest = hashlib.sha256()

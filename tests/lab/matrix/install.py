@@ -28,7 +28,7 @@ from tests.lab.programs import LabError, run
 from tests.lab.proof import Facts, facts_of, forwarded
 from tests.lab.reaching import reach_login
 from tests.lab.running import RunningMachine
-from tests.lab.source import CACHE, MASKED, PAGE, PASSWORD, debian_sources, name_of_card, write
+from tests.lab.source import CACHE, MASKED, PAGE, PASSWORD, debian_sources, write
 from tests.lab.ssh import Ssh
 
 SCRATCH_UUID = "6f1d3c52-2b70-4a52-9f0b-1a50c4b0bfff"
@@ -65,7 +65,6 @@ for place in dev proc sys run; do mount --rbind /$place /target/$place; done
 cat > /target/inside.sh <<'END'
 set -eux
 @tune@
-update-initramfs -u -k all
 if [ -d /sys/firmware/efi ]; then
     grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian
 else
@@ -233,9 +232,11 @@ def copy_itself(system: System, home: Path, scratch: Path, direct: DirectBoot) -
     with RunningMachine(replace(machine, disks=disks, direct=direct), home, "install") as vm:
         vm.login("root", PASSWORD)
         command(vm, "dmesg --console-off")
-        nic = name_of_card(vm)
-        # No word of the files is the card's name by chance: NIC stands alone.
-        command(vm, f"grep -rl '\\bNIC\\b' /install/files | xargs sed -i 's/\\bNIC\\b/{nic}/g'")
+        for place, nic in enumerate(machine.nics):
+            # No word of the files is a placeholder by chance: NIC and NIC2 stand alone.
+            holder = f"\\bNIC{place + 1 if place else ''}\\b"
+            name = f"$(basename $(dirname $(grep -l {nic.mac} /sys/class/net/*/address)))"
+            command(vm, f'grep -rl "{holder}" /install/files | xargs sed -i "s/{holder}/{name}/g"')
         command(vm, "sh /install.sh > /install.log 2>&1 || { tail -n 30 /install.log; false; }", INSTALL_PATIENCE_S)
         vm.console.send("poweroff\n")
         vm.wait_end(180)

@@ -6,7 +6,7 @@ address, with the same page, so that one set of checks fits every cell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.lab.machine import HOST, Disk, Machine, Nic, Smbios
 from tests.lab.source import ADDRESS
@@ -32,8 +32,8 @@ class System:
     disks: str
     fstab: str
     packages: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()  # path, text; NIC in it becomes the card's name
-    tune: str = ""  # shell, in the installed system before its initramfs is built
+    files: tuple[tuple[str, str], ...] = ()  # path, text; NIC and NIC2 become the cards' names
+    tune: str = ""  # shell, in the installed system before its boot loader is installed
     finish: str = ""  # shell, in its first own boot
     passphrase: str = ""  # asked for at every boot
     host_reads: bool = True  # this host's kernel can mount what lies on the disks
@@ -53,6 +53,8 @@ def source_of(firmware: str, buses: tuple[str, ...], gibibytes: int, nic: str, p
     )
 
 
+TWO_NICS = (Nic("e1000e", "52:54:00:50:10:01"), Nic("e1000e", "52:54:00:50:10:02"))
+
 IFUPDOWN = (
     "/etc/network/interfaces",
     "auto lo\niface lo inet loopback\n\nauto NIC\niface NIC inet static\n"
@@ -67,10 +69,16 @@ NETPLAN = (
     "network:\n  version: 2\n  renderer: networkd\n  ethernets:\n    NIC:\n"
     f"      addresses: [{ADDRESS}/24]\n      routes:\n        - to: default\n          via: {HOST}\n",
 )
-KEYFILE = (
-    "/etc/NetworkManager/system-connections/lan.nmconnection",
-    "[connection]\nid=lan\nuuid=7b1f6c1e-8c3a-4b59-9a55-1f2e3d4c5b01\ntype=ethernet\ninterface-name=NIC\n\n"
-    f"[ipv4]\nmethod=manual\naddress1={ADDRESS}/24,{HOST}\n\n[ipv6]\nmethod=disabled\n",
+KEYFILES = tuple(
+    (
+        f"/etc/NetworkManager/system-connections/{name}.nmconnection",
+        f"[connection]\nid={name}\nuuid=7b1f6c1e-8c3a-4b59-9a55-1f2e3d4c5b0{number}\ntype=ethernet\n"
+        f"interface-name={card}\n\n[ipv4]\nmethod=manual\naddress1={address}\n\n[ipv6]\nmethod=disabled\n",
+    )
+    for number, name, card, address in (
+        (1, "lan", "NIC", f"{ADDRESS}/24,{HOST}"),
+        (2, "storage", "NIC2", "10.77.1.50/24"),
+    )
 )
 
 # --- disks: every identity is fixed, so that two builds of a source differ in nothing that matters --------------------
@@ -218,20 +226,20 @@ SYSTEMS = {
             f"UUID={BOOT} /boot ext4 defaults 0 2\n{FSTAB_ESP}/dev/mapper/vg0-swap none swap sw 0 0\n",
             packages=(*FOR_UEFI, "netplan.io", "lvm2", "cryptsetup", "cryptsetup-initramfs"),
             files=(NETPLAN, ("/etc/crypttab", f"secure UUID={LUKS_UUID} none luks\n")),
-            tune="systemctl enable systemd-networkd",
+            tune="systemctl enable systemd-networkd\nupdate-initramfs -u -k all",
             passphrase=PASSPHRASE,
             host_reads=False,
         ),
         System(
             name="debian-13-raid1",
-            title="Debian 13, UEFI, md RAID1, NetworkManager",
+            title="Debian 13, UEFI, md RAID1, NetworkManager, two cards",
             release="trixie",
-            machine=source_of("uefi", ("ahci", "ahci"), 6, "e1000e", "Server-13"),
+            machine=replace(source_of("uefi", ("ahci", "ahci"), 6, "e1000e", "Server-13"), nics=TWO_NICS),
             disks=RAID1,
             fstab=FSTAB_ROOT + FSTAB_ESP,
             packages=(*FOR_UEFI, "network-manager", "mdadm"),
-            files=(KEYFILE,),
-            tune="/usr/share/mdadm/mkconf force-generate /etc/mdadm/mdadm.conf",
+            files=KEYFILES,
+            tune="/usr/share/mdadm/mkconf force-generate /etc/mdadm/mdadm.conf\nupdate-initramfs -u -k all",
             host_reads=False,
         ),
         System(

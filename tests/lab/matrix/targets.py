@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tests.lab.machine import Disk, Machine, Nic, Smbios
+from tests.lab.matrix.systems import TWO_NICS
 
 GIB = 1 << 30
 
@@ -29,6 +30,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.source}--{self.target}"
+
+
+def moved_cards() -> tuple[Nic, ...]:
+    """The cards of the source with two, each in the other's slot."""
+    return tuple(replace(nic, network=place) for place, nic in reversed(list(enumerate(TWO_NICS))))
 
 
 def machine(firmware: str, disk: Disk, *nics: str, more: tuple[Disk, ...] = ()) -> Machine:
@@ -62,7 +68,11 @@ TARGETS = {
             machine("uefi", Disk("nvme", 6 * GIB, sector_bytes=4096), "e1000e"),
         ),
         Target("usb-e1000-uefi", "a disk attached by USB", machine("uefi", Disk("usb", 6 * GIB), "e1000")),
-        Target("ahci-swapped-uefi", "two cards, swapped", machine("uefi", Disk("ahci", 6 * GIB), "e1000e", "e1000e")),
+        Target(
+            "ahci-swapped-uefi",
+            "the source's two cards, each in the other's slot",
+            replace(machine("uefi", Disk("ahci", 6 * GIB)), nics=moved_cards()),
+        ),
         Target("nvme-small-uefi", "a smaller disk", machine("uefi", Disk("nvme", 3 * GIB), "e1000e")),
         Target("ahci-large-bios", "a larger disk", machine("bios", Disk("ahci", 24 * GIB), "e1000")),
         Target(
@@ -92,7 +102,7 @@ CELLS = (
     Cell("debian-12-lvm-luks", "nvme-e1000e-uefi", "N1", STACKS),
     Cell("debian-12-lvm-luks", "virtio-virtio-uefi", "N1", STACKS),
     Cell("debian-13-raid1", "two-disks-uefi", "N1", STACKS),
-    Cell("debian-13-raid1", "nvme-e1000e-uefi", "N1", STACKS),
+    Cell("debian-13-raid1", "ahci-swapped-uefi", "N1", STACKS),
     Cell("debian-12-btrfs", "ahci-rtl8139-bios", "N1", SUBVOLUMES),
     Cell("debian-12-btrfs", "virtio-virtio-uefi", "N1", SUBVOLUMES),
 )
