@@ -10,6 +10,7 @@ import pytest
 from tests.lab.matrix import runner
 from tests.lab.matrix.systems import SYSTEMS
 from tests.lab.matrix.targets import CELLS, TARGETS, Cell
+from tests.lab.programs import remove_built, run
 
 CELL = CELLS[0]
 
@@ -76,3 +77,20 @@ def test_the_results_name_every_cell(tmp_path: Path) -> None:
     rows = runner.table(runner.results(out)).splitlines()
     assert rows[2] == f"| {CELL.source} | {CELL.target} | yes | yes | NO | yes | – | 10 |"
     assert len(rows) == 2 + len(CELLS)
+
+
+@pytest.mark.root
+def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_path: Path) -> None:
+    """A bind mount of something that is not ours, as a killed mmdebstrap leaves of the host's /dev/shm."""
+    theirs, home = tmp_path / "theirs", tmp_path / "home"
+    point = home / "tree" / "dev" / "shm"
+    point.mkdir(parents=True)
+    theirs.mkdir()
+    (theirs / "in use").write_text("somebody's")
+    run(["mount", "--bind", theirs, point])
+    try:
+        remove_built(home)
+        assert not home.exists()
+        assert (theirs / "in use").read_text() == "somebody's"
+    finally:
+        run(["umount", point], accept=None)

@@ -24,7 +24,7 @@ import click
 
 from tests.lab.machine import DirectBoot, Disk, Machine
 from tests.lab.matrix.systems import COMMON, SYSTEMS, System
-from tests.lab.programs import LabError, run
+from tests.lab.programs import LabError, remove_built, run
 from tests.lab.proof import Facts, facts_of, forwarded
 from tests.lab.reaching import reach_login
 from tests.lab.running import RunningMachine
@@ -123,7 +123,7 @@ def installed(name: str) -> Installed:
     home = CACHE / f"{name}-{key_of(system)}"
     with locked(name):
         if not (home / "facts.json").exists():
-            shutil.rmtree(home, ignore_errors=True)
+            remove_built(home)
             home.mkdir(parents=True)
             install(system, home)
     return Installed(system, home)
@@ -157,7 +157,7 @@ def install(system: System, home: Path) -> None:
         ["mke2fs", "-q", "-t", "ext4", "-U", SCRATCH_UUID, "-d", tree, scratch, f"{SCRATCH_BYTES >> 10}k"],
         timeout_s=600,
     )
-    shutil.rmtree(tree)
+    remove_built(tree)
     for disk, path in zip(system.machine.disks, Installed(system, home).disks, strict=True):
         with path.open("wb") as image:
             image.truncate(disk.size_bytes)
@@ -171,7 +171,9 @@ def install(system: System, home: Path) -> None:
 def unpack_packages(system: System, tree: Path, home: Path) -> None:
     """Debian's packages; the files stay, for the day on which they are installed again."""
     words = [
-        "mmdebstrap", "--mode=root", "--variant=minbase", "--skip=cleanup/apt",
+        # In a mount namespace of its own: whatever ends it, its mounts of the host end with it.
+        "unshare", "--mount", "--propagation=private", "mmdebstrap", "--mode=root", "--variant=minbase",
+        "--skip=cleanup/apt",
         '--aptopt=APT::Keep-Downloaded-Packages "true"', '--aptopt=Acquire::Check-Valid-Until "false"',
         f"--include={','.join((*COMMON, *system.packages))}", system.release, tree, debian_mirror(),
     ]  # fmt: skip
