@@ -44,12 +44,13 @@ VERBS: Mapping[str, Verb] = {
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
-    "remove": Verb({"package": str}, {"on-failure": str}, alone="package"),
+    "remove": Verb({}, {"package": str, "packages": list, "on-failure": str}, alone="package"),
     "enable": Verb({"unit": str}, {"target": str}, alone="unit"),
-    "disable": Verb({"unit": str}, alone="unit"),
-    "mask": Verb({"unit": str}, alone="unit"),
+    "disable": Verb({}, {"unit": str, "units": list}, alone="unit"),
+    "mask": Verb({}, {"unit": str, "units": list}, alone="unit"),
+    "cmdline": Verb({}, {"add": str, "drop": str}),
     "request": Verb({"what": str}, {"modules": list}, alone="what"),
-    "run": Verb({"argv": list, "why": str}),
+    "run": Verb({"argv": list, "why": str}, {"on-failure": str}),
 }
 CHECKS: Mapping[str, Verb] = {
     "grep": Verb({"path": str, "text": str}),
@@ -58,13 +59,18 @@ CHECKS: Mapping[str, Verb] = {
     "absent": Verb({"path": str}, alone="path"),
     "empty": Verb({"path": str}, alone="path"),
     "unit-on": Verb({"unit": str}, alone="unit"),
-    "unit-off": Verb({"unit": str}, alone="unit"),
+    "unit-off": Verb({}, {"unit": str, "units": list}, alone="unit"),
     "initrd-has": Verb({"module": str}, {"release": str}, alone="module"),
     "kernel-installed": Verb({"release": str}, alone="release"),
     "package-installed": Verb({"package": str}, alone="package"),
     "package-absent": Verb({"package": str}, alone="package"),
     "requested": Verb({"what": str}, alone="what"),
 }
+CHOICES = (  # of these verbs and checks, either the one key or the other
+    (("disable", "mask", "unit-off"), "unit", "units"),
+    (("remove",), "package", "packages"),
+    (("cmdline",), "add", "drop"),
+)
 ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
     "what": ("initramfs", "bootloader", "relabel"),
     "action": ("set-device", "add-options", "comment-out", "add"),
@@ -102,6 +108,7 @@ class Golden:
     source: Mapping[str, str] = field(default_factory=dict)
     target: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
     mode: str = "restore"
     applies: bool = True
     expect: Mapping[str, str] = field(default_factory=dict)
@@ -313,7 +320,10 @@ def _typed(key: str, value: Any, wanted: type, place: _Place) -> None:
 def _restrictions(name: str, fields: Mapping[str, Any], place: _Place) -> None:
     if name == "write" and ("line" in fields) == ("lines" in fields):
         raise place.error("", sorted(fields), "either line or lines")
-    if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith("/")):
+    for name_of, one, several in CHOICES:
+        if name in name_of and (one in fields) == (several in fields):
+            raise place.error("", sorted(fields), f"either {one} or {several}")
+    if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith(("/", "@from@"))):
         raise place.error("argv", fields["argv"], "a program by its absolute path, then its words")
 
 
@@ -325,8 +335,8 @@ def _tests(tables: Any, place: _Place) -> tuple[Golden, ...]:
 
 
 def _golden(table: Any, place: _Place, number: int) -> Golden:
-    place.keys(table, optional=("name", "tree", "diff", "source", "target", "packages", "mode", "applies", "expect",
-                                "absent", "does"))  # fmt: skip
+    place.keys(table, optional=("name", "tree", "diff", "source", "target", "packages", "units", "mode", "applies",
+                                "expect", "absent", "does"))  # fmt: skip
     for item in table.get("diff", []):
         (place / "diff").keys(item, required=("op", "kind", "key"), optional=DIFF_KEYS)
     for key in ("source", "target"):
@@ -338,6 +348,7 @@ def _golden(table: Any, place: _Place, number: int) -> Golden:
         source=table.get("source", {}),
         target=table.get("target", {}),
         packages=tuple(table.get("packages", [])),
+        units=tuple(table.get("units", [])),
         mode=table.get("mode", "restore"),
         applies=table.get("applies", True),
         expect=table.get("expect", {}),
