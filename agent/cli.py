@@ -37,6 +37,7 @@ COMMANDS = {
     "stats": ("agent.commands.stats", "Show what images cost alone, what sharing saves, what is dead."),
     "component": ("agent.commands.component", "Add and list software that hardware may need."),
     "recipe": ("agent.commands.recipe", "Test the adaptations."),
+    "undo": ("agent.commands.undo", "Put back what recipes changed on a restored system."),
     "depot": ("agent.commands.depot", "Make a depot; make its catalogue again."),
     "serve": ("agent.commands.serve", "Serve a depot to agents and sources."),
     "agent": ("agent.commands.agent", "What the PE runs: find out what to do, and do it."),

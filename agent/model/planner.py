@@ -238,10 +238,11 @@ def boot_releases(decisions: Decisions) -> tuple[str, ...]:
         and (chosen := component_named(decisions.components, operation)).kernel_release
     ]
     removed = {
-        operation.package
+        package
         for recipe in decisions.recipes
         for operation in recipe.operations
         if isinstance(operation, RemovePackage)
+        for package in operation.packages
     }
     kernels = [k for k in decisions.source.os.kernels if k.initrd and k.package not in removed]
     present = [kernel.release for kernel in sorted(kernels, key=_default_first)]

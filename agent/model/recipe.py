@@ -53,19 +53,25 @@ class SetValue(Operation, tag="set", frozen=True, kw_only=True):
 
 
 class DropFrom(Operation, tag="drop-from", frozen=True, kw_only=True):
-    """Remove words equal to ``word`` (glob) from a shell-style value, e.g. a kernel command line."""
+    """Remove words equal to ``word`` (glob) from a value, e.g. a kernel command line.
+
+    ``format``: shell (KEY="a b"; key "" is a file of words only), entry (``key a b``, as boot entries have it),
+    grubenv (KEY=a b in GRUB's block of 1024 bytes).
+    """
 
     path: str
     key: str
     word: str
+    format: str = "shell"
 
 
 class AddTo(Operation, tag="add-to", frozen=True, kw_only=True):
-    """Add a word to the end of a shell-style value where it is not there yet, e.g. a kernel command line."""
+    """Add a word to the end of a value where it is not there yet; ``format`` as for DropFrom."""
 
     path: str
     key: str
     word: str
+    format: str = "shell"
 
 
 class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):
@@ -129,8 +135,15 @@ class Install(Operation, tag="install", frozen=True, kw_only=True):
 
 
 class RemovePackage(Operation, tag="remove", frozen=True, kw_only=True):
+    """Remove a package, and ``others`` in the same go: they may depend on each other."""
+
     package: str
     on_failure: str = "stop"  # stop, warn
+    others: tuple[str, ...] = ()
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return (self.package, *self.others)
 
 
 class EnableUnit(Operation, tag="enable", frozen=True, kw_only=True):
@@ -160,6 +173,7 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
     argv: tuple[str, ...]
     why: str
+    on_failure: str = ""  # stop (which "" is, too), warn
 
 
 AnyOperation = (

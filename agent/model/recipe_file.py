@@ -54,12 +54,13 @@ VERBS: Mapping[str, Verb] = {
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
-    "remove": Verb({"package": str}, {"on-failure": str}, alone="package"),
+    "remove": Verb({}, {"package": str, "packages": list, "on-failure": str}, alone="package"),
     "enable": Verb({"unit": str}, {"target": str}, alone="unit"),
-    "disable": Verb({"unit": str}, alone="unit"),
-    "mask": Verb({"unit": str}, alone="unit"),
+    "disable": Verb({}, {"unit": str, "units": list}, alone="unit"),
+    "mask": Verb({}, {"unit": str, "units": list}, alone="unit"),
+    "cmdline": Verb({}, {"add": str, "drop": str}),
     "request": Verb({"what": str}, {"modules": list}, alone="what"),
-    "run": Verb({"argv": list, "why": str}),
+    "run": Verb({"argv": list, "why": str}, {"on-failure": str}),
 }
 CHECKS: Mapping[str, Verb] = {
     "grep": Verb({"path": str, "text": str}),
@@ -69,7 +70,7 @@ CHECKS: Mapping[str, Verb] = {
     "absent": Verb({"path": str}, alone="path"),
     "empty": Verb({"path": str}, alone="path"),
     "unit-on": Verb({"unit": str}, alone="unit"),
-    "unit-off": Verb({"unit": str}, alone="unit"),
+    "unit-off": Verb({}, {"unit": str, "units": list}, alone="unit"),
     "initrd-has": Verb({"module": str}, {"release": str}, alone="module"),
     "kernel-installed": Verb({"release": str}, alone="release"),
     "package-installed": Verb({"package": str}, alone="package"),
@@ -77,6 +78,11 @@ CHECKS: Mapping[str, Verb] = {
     "requested": Verb({"what": str}, alone="what"),
 }
 NETWORK_ACTIONS = ("rebind", "rename", "not-awaited")
+CHOICES = (  # of these verbs and checks, either the one key or the other
+    (("disable", "mask", "unit-off"), "unit", "units"),
+    (("remove",), "package", "packages"),
+    (("cmdline",), "add", "drop"),
+)
 ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
     "what": ("initramfs", "bootloader", "relabel"),
     "on-failure": ("stop", "warn"),
@@ -114,6 +120,7 @@ class Golden:
     source: Mapping[str, str] = field(default_factory=dict)
     target: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
     mode: str = "restore"
     applies: bool = True
     expect: Mapping[str, str] = field(default_factory=dict)
@@ -304,7 +311,10 @@ def _restrictions(name: str, fields: Mapping[str, Any], place: Place) -> None:
         place.one_of("action", fields["action"], actions[name])
     if name == "network" and (fields["action"] == "not-awaited") == ("value" in fields):
         raise place.error("value", fields.get("value"), "the new value for rebind and rename, and none for not-awaited")
-    if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith("/")):
+    for name_of, one, several in CHOICES:
+        if name in name_of and (one in fields) == (several in fields):
+            raise place.error("", sorted(fields), f"either {one} or {several}")
+    if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith(("/", "@from@"))):
         raise place.error("argv", fields["argv"], "a program by its absolute path, then its words")
 
 
@@ -317,8 +327,8 @@ def _tests(tables: Any, place: Place) -> tuple[Golden, ...]:
 
 
 def _golden(table: Any, place: Place, number: int) -> Golden:
-    place.keys(table, optional=("name", "tree", "diff", "source", "target", "packages", "mode", "applies", "expect",
-                                "absent", "does"))  # fmt: skip
+    place.keys(table, optional=("name", "tree", "diff", "source", "target", "packages", "units", "mode", "applies",
+                                "expect", "absent", "does"))  # fmt: skip
     for key in ("source", "target"):
         (place / key).keys(table.get(key, {}), optional=PROFILE_KEYS)
     place.one_of("mode", table.get("mode", "restore"), ("restore", "clone"))
@@ -331,6 +341,7 @@ def _golden(table: Any, place: Place, number: int) -> Golden:
         source=place.table_of_texts(table, "source"),
         target=place.table_of_texts(table, "target"),
         packages=place.texts(table, "packages"),
+        units=place.texts(table, "units"),
         mode=table.get("mode", "restore"),
         applies=table.get("applies", True),
         expect=place.table_of_texts(table, "expect"),

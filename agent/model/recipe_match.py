@@ -19,6 +19,7 @@ from agent.model.package_version import version_key
 from agent.model.profile import Profile
 from agent.model.recipe import AnyOperation, BoundRecipe, Check
 from agent.model.recipe_file import PLACEHOLDER, Action, Condition, Recipe
+from agent.model.references import command_lines
 from agent.model.situation import Situation
 from agent.model.tree import Tree, read_text
 
@@ -225,11 +226,40 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
             for component in _components(fields["component"], situation):
                 yield _convert(verb, {"component": component[0], "version": component[1]})
         case "remove":
-            names = sorted({p.name for p in situation.source.packages if fnmatchcase(p.name, fields["package"])})
-            for name in names:
-                yield _convert(verb, {**fields, "package": name})
+            yield from _removals(fields, situation)
+        case "mask" | "disable" if "units" in fields:
+            for name in units_of_image(fields["units"], situation.source):
+                yield _convert(verb, {"unit": name})
+        case "cmdline":
+            yield from _command_line_edits(fields, situation.tree)
         case _:
             yield _convert(verb, fields)
+
+
+def _removals(fields: dict[str, Any], situation: Situation) -> Iterable[AnyOperation]:
+    """``package``: each package that matches by itself; ``packages``: all that match in one go."""
+    together = "packages" in fields
+    globs = fields.pop("packages") if together else [fields.pop("package")]
+    names = sorted({p.name for p in situation.source.packages if _any(p.name, globs)})
+    for name in names[:1] if together else names:
+        yield _convert("remove", {**fields, "package": name, "others": names[1:] if together else ()})
+
+
+def _command_line_edits(fields: Mapping[str, str], tree: Tree) -> Iterable[AnyOperation]:
+    verb, word = ("add-to", fields["add"]) if "add" in fields else ("drop-from", fields["drop"])
+    for place in command_lines(tree):
+        if verb == "drop-from" or place.main:
+            yield _convert(verb, {"path": place.path, "key": place.key, "format": place.format, "word": word})
+
+
+def _any(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def units_of_image(globs: Iterable[str], source: Profile) -> tuple[str, ...]:
+    """Units that the image has, whatever their state; those masked already need nothing."""
+    globs = tuple(globs)
+    return tuple(sorted({unit.name for unit in source.units if unit.state != "masked" and _any(unit.name, globs)}))
 
 
 def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
@@ -255,5 +285,9 @@ _CHECKED = ("text", "pattern", "unit", "module", "package", "what")  # what a ch
 def _checks(recipe: Recipe, items: Sequence[Item], situation: Situation) -> Iterable[Check]:
     for action in recipe.checks:
         for fields in _looped(action, items, situation):
+            if "units" in fields:
+                names = units_of_image(fields["units"], situation.source)
+                yield from (Check(kind=action.verb, text=name) for name in names)
+                continue
             text = next((str(fields[key]) for key in _CHECKED if key in fields), "")
             yield Check(kind=action.verb, path=fields.get("path", ""), text=text, release=fields.get("release", ""))

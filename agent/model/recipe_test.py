@@ -11,7 +11,7 @@ from agent.errors import RegraftError
 from agent.model import edits
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.image import Component, Manifest, ProfileRef
-from agent.model.profile import Disk, Firmware, Network, Nic, OperatingSystem, Package, Platform, Profile
+from agent.model.profile import Disk, Firmware, Network, Nic, OperatingSystem, Package, Platform, Profile, Unit
 from agent.model.recipe import (
     AnyOperation,
     BoundRecipe,
@@ -144,7 +144,11 @@ def _fake(golden: Golden, recipe: Recipe) -> tuple[Situation, Difference]:
         for number, table in enumerate(golden.diff, 1)
     )
     source = _profile("source", {"os": recipe.os.rstrip("*") or "debian", **golden.source})
-    source = replace(source, packages=tuple(Package(name, "amd64", "1") for name in golden.packages))
+    source = replace(
+        source,
+        packages=tuple(Package(name, "amd64", "1") for name in golden.packages),
+        units=tuple(Unit(name, "enabled") for name in golden.units),
+    )
     tree = MemoryTree({path: text.encode() for path, text in golden.tree.items()})
     disk = Disk(name="sda", size_bytes=1, logical_sector_bytes=512, physical_sector_bytes=512)
     manifest = Manifest(1, "source", "20260101T000000Z", "", "source", ProfileRef("", "", ""), (), (), ())

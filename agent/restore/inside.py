@@ -105,6 +105,18 @@ class InsideRoot:
         with self._opened(path, os.O_PATH) as descriptor:
             return stat.S_IMODE(os.fstat(descriptor).st_mode)
 
+    def owner(self, path: str) -> tuple[int, int]:
+        """User and group of what is at ``path``, links followed."""
+        with self._opened(path, os.O_PATH) as descriptor:
+            status = os.fstat(descriptor)
+            return status.st_uid, status.st_gid
+
+    def set_owner(self, path: str, owner: int, group: int, mode: int) -> None:
+        """Set user, group and permission bits of a file, links followed."""
+        with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+            os.fchown(descriptor, owner, group)
+            os.fchmod(descriptor, mode)
+
     def read_link(self, path: str) -> str | None:
         try:
             with self._parent(path) as (folder, name):

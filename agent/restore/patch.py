@@ -30,12 +30,16 @@ from agent.model.recipe import (
 from agent.model.recipe_match import describe
 from agent.model.recipe_test import FILE_CHECKS, check_file
 from agent.model.report import RecipeResult
+from agent.restore import packages
 from agent.restore.changes import ChangeWatch
 from agent.restore.inside import InsideRoot
-from agent.restore.sandbox import Sandbox
+from agent.restore.journal import Journal
+from agent.restore.sandbox import DEFAULT_TIMEOUT_S, Sandbox
 
 UNDO = Path("/var/lib/regraft/undo")  # inside the restored system
+BEST_EFFORT_S = 180.0  # a script of something that goes anyway, and may hang without its hypervisor
 _UNITS = "/etc/systemd/system"
+_UNIT_FOLDERS = (_UNITS, "/usr/lib/systemd/system", "/lib/systemd/system")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9@:_.\\-]+")
 
 
@@ -51,10 +55,13 @@ def apply_recipe(
     ``undo`` is a directory inside the restored system (UNDO); ``payloads``: component id → its files on this machine.
     A must recipe whose operation or check fails raises PatchError; a lesser one ends as "warned".
     """
-    work = _Work(root, undo, sandbox, payloads or {})
+    work = _Work(root, undo, sandbox, payloads or {}, recipe)
     try:
-        for operation in recipe.operations:
-            work.apply(operation)
+        try:
+            for operation in recipe.operations:
+                work.apply(operation)
+        finally:
+            work.changed.update(work.journal.save())
         failed, lines = _checks(recipe, work)
         if failed:
             raise PatchError(f"recipe {recipe.id}: check failed: {'; '.join(failed)}", "see docs/recipes.md")
@@ -83,13 +90,16 @@ def requested(recipes: Sequence[BoundRecipe]) -> dict[str, tuple[str, ...]]:
 class _Work:
     """One recipe at work: where, with what, and what it has changed so far."""
 
-    def __init__(self, root: Path, undo: Path, sandbox: Sandbox, payloads: Mapping[str, Sequence[Path]]) -> None:
+    def __init__(
+        self, root: Path, undo: Path, sandbox: Sandbox, payloads: Mapping[str, Sequence[Path]], recipe: BoundRecipe
+    ) -> None:
         self.inside = InsideRoot(root)
         self.undo = "/" + str(
             undo.relative_to(root) if undo.is_relative_to(root) and root != Path("/") else undo
         ).lstrip("/")
         self.sandbox = sandbox
         self.payloads = payloads
+        self.journal = Journal(self.inside, self.undo, recipe)
         self.changed: set[str] = set()
         self.warnings: list[str] = []
 
@@ -99,25 +109,38 @@ class _Work:
                 for path in self.inside.glob(pattern):
                     if keep:
                         self._keep(path)
+                    else:
+                        self.journal.note("removed-secret", path)
                     self._remove(path)
             case Move(path=path, to=to):
                 self._move(path, to)
-            case EnableUnit(unit=unit, target=target):
-                self._link(f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}", _unit_file(self.inside, unit))
-            case DisableUnit(unit=unit):
-                for path in self.inside.glob(f"{_UNITS}/*"):
-                    if path.endswith((".wants", ".requires")):
-                        self._remove(f"{path}/{_unit(unit)}")
-            case MaskUnit(unit=unit):
-                path = f"{_UNITS}/{_unit(unit)}"
-                self._keep(path)
-                self._link(path, "/dev/null")
+            case EnableUnit() | DisableUnit() | MaskUnit():
+                self._set_unit(operation)
             case Install() | RemovePackage() | RunCommand():
                 self._run(operation)
-            case Request():
-                pass  # the plan's own later steps
+            case Request(what=what):
+                self.journal.request(what)  # done by the plan's own later steps
             case _:
                 self._edit(operation)
+
+    def _set_unit(self, operation: EnableUnit | DisableUnit | MaskUnit) -> None:
+        match operation:
+            case EnableUnit(unit=unit, target=target):
+                path = f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}"
+                source = _unit_file(self.inside, unit)
+                self._keep(path)
+                self._link(path, source)
+            case DisableUnit(unit=unit):
+                for path in self.inside.glob(f"{_UNITS}/*"):
+                    link = f"{path}/{_unit(unit)}"
+                    if path.endswith((".wants", ".requires")) and self.inside.lexists(link):
+                        self._keep(link)
+                        self._remove(link)
+            case MaskUnit(unit=unit):
+                path = f"{_UNITS}/{_unit(unit)}"
+                if self.inside.read_link(path) != "/dev/null":
+                    self._keep(path)
+                    self._link(path, "/dev/null")
 
     def _edit(self, operation: edits.FileEdit) -> None:
         before = self.inside.read(operation.path)
@@ -137,6 +160,7 @@ class _Work:
         if data is None or self.inside.lexists(to):
             return
         self._keep(path)
+        self._keep(to)  # which is absent: undone, it goes
         self.inside.write(to, data, self.inside.mode(path))
         self._remove(path)
         self._note(to, to.rpartition("/")[0])
@@ -147,13 +171,14 @@ class _Work:
             match operation:
                 case Install(component=component, version=version):
                     self._install(component, version)
-                case RemovePackage(package=package):
-                    if package_state(self.inside, package):
-                        self.sandbox.remove_deb([package])
+                case RemovePackage():
+                    self._remove_packages(operation)
                 case RunCommand(argv=argv):
-                    self.sandbox.run(argv, environment={"DEBIAN_FRONTEND": "noninteractive"})
+                    limit_s = BEST_EFFORT_S if operation.on_failure == "warn" else DEFAULT_TIMEOUT_S
+                    self.sandbox.run(argv, limit_s, environment={"DEBIAN_FRONTEND": "noninteractive"})
+                    self.journal.note("ran", " ".join(argv))
         except PatchError as error:
-            if not isinstance(operation, RemovePackage) or operation.on_failure != "warn":
+            if isinstance(operation, Install) or operation.on_failure != "warn":
                 raise
             self.warnings.append(f"{describe(operation)}: {error.message}")
         self.changed.update(watch.changed())
@@ -165,9 +190,20 @@ class _Work:
         if package_state(self.inside, component) == version:
             return
         self.sandbox.install_deb(files)
+        self.journal.note("installed-package", f"{component} {version}")
+
+    def _remove_packages(self, operation: RemovePackage) -> None:
+        installed = packages.installed(self.inside, operation.packages)
+        if installed:
+            limit_s = BEST_EFFORT_S if operation.on_failure == "warn" else DEFAULT_TIMEOUT_S
+            packages.remove(self.inside, self.sandbox, tuple(installed), limit_s)
+            for name, version in installed.items():
+                self.journal.note("removed-package", f"{name} {version}".strip())
 
     def _keep(self, path: str) -> None:
-        """Copy an original to the undo folder, once, with its mode."""
+        """Copy an original to the undo folder, once, with its mode; what was there stands in the journal."""
+        if path not in self.changed:
+            self.journal.before(path)
         kept = f"{self.undo}{path}"
         if self.inside.lexists(kept) or not self.inside.lexists(path):
             return
@@ -203,12 +239,7 @@ class _Work:
 
 def package_state(inside: InsideRoot, name: str) -> str:
     """Version of an installed package by dpkg's own database; "" when it is not (wholly) installed."""
-    status = (inside.read("/var/lib/dpkg/status") or b"").decode("utf-8", "replace")
-    for paragraph in status.split("\n\n"):
-        if f"\nPackage: {name}\n" in f"\n{paragraph}\n":
-            fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
-            return fields.get("Version", "") if fields.get("Status", "").endswith(" installed") else ""
-    return ""
+    return packages.dpkg_versions(inside).get(name, "")
 
 
 def _unit(name: str) -> str:
@@ -217,9 +248,14 @@ def _unit(name: str) -> str:
     return name
 
 
+def _has_unit(inside: InsideRoot, unit: str) -> bool:
+    """A link to a unit that went with its package starts nothing."""
+    file = re.sub(r"@.*\.", "@.", unit)
+    return any(inside.exists(f"{folder}/{name}") for folder in _UNIT_FOLDERS for name in (unit, file))
+
+
 def _unit_file(inside: InsideRoot, unit: str) -> str:
-    folders = (_UNITS, "/usr/lib/systemd/system", "/lib/systemd/system")
-    path = next((f"{folder}/{_unit(unit)}" for folder in folders if inside.exists(f"{folder}/{unit}")), "")
+    path = next((f"{folder}/{_unit(unit)}" for folder in _UNIT_FOLDERS if inside.exists(f"{folder}/{unit}")), "")
     if not path:
         raise PatchError(f"unit {unit} is not in the restored system")
     return path
@@ -246,6 +282,7 @@ def _holds(check: Check, recipe: BoundRecipe, inside: InsideRoot) -> bool:
         case "unit-on" | "unit-off":
             wants = [path for path in inside.glob(f"{_UNITS}/*") if path.endswith((".wants", ".requires"))]
             on = any(inside.lexists(f"{path}/{check.text}") for path in wants)
+            on = on and _has_unit(inside, check.text)
             masked = inside.read_link(f"{_UNITS}/{check.text}") == "/dev/null"
             return (on and not masked) == (check.kind == "unit-on")
         case "kernel-installed":

@@ -162,6 +162,10 @@ class Sandbox:
         """Remove packages with their configuration; of a kernel, its initramfs too."""
         self._dpkg(["dpkg", "--force-unsafe-io", "--purge", *packages], timeout_s, (), {})
 
+    def remove_rpm(self, packages: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Remove packages; rpm refuses when something that stays needs them."""
+        self.run(["/usr/bin/rpm", "--erase", *packages], timeout_s, {"SYSTEMD_OFFLINE": "1"})
+
     def _dpkg(self, command: list[str], timeout_s: float, files: Sequence[Path], words: Mapping[str, str]) -> None:
         environment = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true", **words}
         with self._services_denied():
