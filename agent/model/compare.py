@@ -136,7 +136,7 @@ def driver_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
 
 
 def nic_items(situation: Situation, choice: KernelChoice | None) -> Iterator[Item]:
-    pairs = choice.pairs if choice else map_nics(situation.source, situation.target)
+    pairs = choice.pairs if choice else map_nics(situation.source, situation.target, situation.choices.nics)
     reachable = any(pair.carries and pair.target for pair in pairs)
     for pair in pairs:
         if pair.target is None:

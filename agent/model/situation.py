@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.model.choices import NONE, Choices
 from agent.model.drivers import KernelIndex
 from agent.model.image import Component, Manifest
 from agent.model.plan import PlannedFilesystem, PlannedPartition
@@ -27,6 +28,7 @@ class Situation:
     partitions: tuple[PlannedPartition, ...] = ()
     filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
+    choices: Choices = NONE  # the operator's
 
     @property
     def new_name(self) -> str:
