@@ -18,6 +18,7 @@ COMMANDS = {
     "show": ("agent.commands.images", "Show one image: volumes, sizes, layout, what did not travel."),
     "diff": ("agent.commands.plan", "Show how a target differs from the machine an image was made of."),
     "plan": ("agent.commands.plan", "Show every step of a restore; writes nothing."),
+    "rehearse": ("agent.commands.rehearse", "Rehearse a restore on a throw-away copy; touches no disk."),
     "restore": ("agent.commands.restore", "Restore an image onto a disk of this machine."),
     "ls": ("agent.commands.look", "List files of an image, as ls -l has them."),
     "cat": ("agent.commands.look", "Print a file of an image."),

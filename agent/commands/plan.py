@@ -16,7 +16,11 @@ from agent.commands.options import (
     print_json,
     write_or_print,
 )
+from agent.console.difference_html import difference_html
+from agent.console.edits_template import edits_template
 from agent.console.report_text import difference_table, plan_text
+from agent.errors import UsageError
+from agent.model.choices import NONE, Choices, read_choices
 from agent.model.nic_map import NO_WISHES, ORDER, STOP, NicWishes, parse_wishes
 from agent.model.plan import digest
 from agent.model.profile import Profile
@@ -41,6 +45,10 @@ nic_options = (
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
 
+edits_option = click.option("--edits", "edits", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                            metavar="EDITS.toml", help="Decide otherwise: what is skipped, cards, disk, components; "
+                            "see ‘regraft plan --write-edits’.")  # fmt: skip
+
 
 def nic_option(command: Command) -> Command:
     """--nic and --on-nic-tie, handed on as ``nics`` and ``on_nic_tie``."""
@@ -54,19 +62,27 @@ def nic_option(command: Command) -> Command:
 @click.argument("target", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="TARGET.xml")
 @click.option("--disk", "selector", default="only-eligible", show_default=True, help="Target disk; see ‘regraft plan’.")
 @click.option("--xml", "as_xml", is_flag=True, help="Print the difference document.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
+              help="Write the difference as a page to read and to print.")  # fmt: skip
 @mode_option
 @recipes_option
 @nic_option
+@edits_option
 @depot_options
 @json_option
 def diff(
-    image: str, target: Path, selector: str, as_xml: bool, mode: str, site_recipes: Path | None,
-    nics: tuple[str, ...], on_nic_tie: str, location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path, selector: str, as_xml: bool, html_path: Path | None, mode: str,
+    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, edits: Path | None, location: str, token: str,
+    trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show how a target differs from the machine an image was made of, and what handles each difference."""
     wishes = parse_wishes(nics, on_nic_tie)
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, read_profile(target), selector, mode, site_recipes, nic_wishes=wishes)
+    prepared = prepared_for(
+        access, image, read_profile(target), selector, mode, site_recipes, nic_wishes=wishes, choices=choices_of(edits)
+    )
+    if html_path:
+        html_path.write_text(difference_html(prepared.plan, prepared.difference), "utf-8")
     if as_json:
         print_json(prepared.difference)
     elif as_xml:
@@ -90,21 +106,31 @@ def diff(
     metavar="SELECTOR",
     help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
 )
+@click.option("--write-edits", "template", type=click.Path(dir_okay=False, path_type=Path), metavar="EDITS.toml",
+              help="Write what may be decided otherwise as a commented file, for --edits.")  # fmt: skip
 @mode_option
 @trust_metadata_option
 @recipes_option
 @nic_option
+@edits_option
 @depot_options
 @json_option
 def plan(
-    image: str, target: Path | None, selector: str, mode: str, trust_metadata: bool, site_recipes: Path | None,
-    nics: tuple[str, ...], on_nic_tie: str, location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path | None, selector: str, template: Path | None, mode: str, trust_metadata: bool,
+    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, edits: Path | None, location: str, token: str,
+    trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Show every step of a restore; writes nothing."""
+    """Show every step of a restore; writes nothing to a disk."""
     wishes = parse_wishes(nics, on_nic_tie)
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata, wishes)
+    prepared = prepared_for(
+        access, image, profile, selector, mode, site_recipes, trust_metadata, wishes, choices_of(edits)
+    )
+    if template:
+        write_template(template, edits_template(
+            prepared.plan, prepared.difference, profile, [disk.name for disk in prepared.loaded.manifest.disks]
+        ))
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
@@ -122,8 +148,24 @@ def read_profile(path: Path) -> Profile:
 
 def prepared_for(
     access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
-    trust_metadata: bool = False, nic_wishes: NicWishes = NO_WISHES,
+    trust_metadata: bool = False, nic_wishes: NicWishes = NO_WISHES, choices: Choices = NONE,
 ) -> Prepared:  # fmt: skip
     depot = access.open()
     ref = parse_image(image)
-    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes)
+    return prepare(
+        depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes, choices
+    )
+
+
+def choices_of(path: Path | None) -> Choices:
+    """What the operator decided otherwise; nothing without a file."""
+    return read_choices(path.read_text("utf-8", "replace"), path.name) if path else NONE
+
+
+def write_template(path: Path, text: str) -> None:
+    """Into a new file: an operator's own is never lost."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already", "choose another name, or remove it") from None

@@ -7,16 +7,27 @@ from pathlib import Path
 
 import click
 
+from agent.commands.importing import work_option
 from agent.commands.options import Access, console, depot_options, json_option, print_json
-from agent.commands.plan import mode_option, nic_option, prepared_for, recipes_option, trust_metadata_option
+from agent.commands.plan import (
+    choices_of,
+    edits_option,
+    mode_option,
+    nic_option,
+    prepared_for,
+    recipes_option,
+    trust_metadata_option,
+)
+from agent.commands.rehearse import Outputs, initramfs_option, rehearsed
 from agent.commands.restoring import carry_out, report_json
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
-from agent.errors import RefusedError
+from agent.errors import RefusedError, UsageError
 from agent.model.nic_map import parse_wishes
 from agent.model.plan import Plan, digest
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
+from agent.restore.rehearse import Extent
 
 
 @click.command()
@@ -40,27 +51,39 @@ from agent.restore.preflight import refuse_blockers, refuse_ties
     metavar="FILE",
     help="Write the report of the run to FILE as JSON.",
 )
+@click.option("--rehearse", is_flag=True, help="Rehearse on a throw-away copy, below --work; no disk is touched.")
+@initramfs_option
+@work_option
 @mode_option
 @trust_metadata_option
 @recipes_option
 @nic_option
+@edits_option
 @depot_options
 @json_option
 def restore(
-    image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, trust_metadata: bool,
-    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, location: str, token: str,
-    trust: tuple[str, ...], as_json: bool,
+    image: str, selector: str, erase: str | None, report_path: Path | None, rehearse: bool, rebuild: bool, work: Path,
+    mode: str, trust_metadata: bool, site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str,
+    edits: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Restore an image onto a disk of this machine.
 
     Without --erase the plan is printed and nothing is written. On a disk that holds an older or a drifted copy of the
     image, with the planned partition table, only what differs is fetched and written.
     """
+    if rehearse and erase is not None:
+        raise UsageError("--rehearse touches no disk, and --erase asks for it", "give one of them")
+    if rebuild and not rehearse:
+        raise UsageError("--initramfs belongs to --rehearse", "a restore always rebuilds what it has to")
     wishes = parse_wishes(nics, on_nic_tie)
     recorder = Recorder([console(as_json)])
     target = probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata, wishes)
+    prepared = prepared_for(
+        access, image, target, selector, mode, site_recipes, trust_metadata, wishes, choices_of(edits)
+    )
+    if rehearse:
+        rehearsed(prepared, Extent(work, rebuild), Outputs(as_json, report_path))
     if not as_json:
         click.echo(difference_table(prepared.difference))
         click.echo(plan_text(prepared.plan))

@@ -43,7 +43,7 @@ def compare(situation: Situation) -> Difference:
 
 def boot_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
     """Every device that must work, judged; the kernel that is needed for it; what its initramfs must hold."""
-    more = (KernelIndex.from_component(choice.component),) if choice.component else ()
+    more = (choice.index,) if choice.component else ()
     own_others = witnesses(situation, *more)
     for one in choice.needed:
         yield _device_item(one, choice, own_others)

@@ -27,7 +27,7 @@ _NAMED_FILES = ("/etc/sysconfig/network-scripts", "/etc/sysconfig/network")  # w
 
 
 def network_items(situation: Situation, choice: KernelChoice | None) -> Iterator[Item]:
-    pairs = choice.pairs if choice else map_nics(situation.source, situation.target, situation.nic_wishes)
+    pairs = choice.pairs if choice else map_nics(situation.source, situation.target, situation.cards)
     reachable = any(pair.carries and pair.target for pair in pairs)
     for pair in pairs:
         if pair.target is None:
@@ -68,7 +68,7 @@ def _kernel_named(pair: Pair, situation: Situation) -> bool:
 def _mapped_nic(pair: Pair, situation: Situation) -> Item:
     assert pair.target is not None
     kind = "nic-kernel-name" if _kernel_named(pair, situation) else "nic"
-    stops = situation.nic_wishes.on_tie == STOP
+    stops = situation.cards.on_tie == STOP
     rivals = tuple((TIE if stops else "network", f"{card_text(rival)} fits as well") for rival in pair.rivals)
     guessed = f"; {len(pair.rivals)} more fit as well" if rivals else ""
     return Item(

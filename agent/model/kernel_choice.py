@@ -52,7 +52,7 @@ def choose_kernel(situation: Situation) -> KernelChoice | None:
     if own is None:
         return None
     own_index = KernelIndex.from_tree(situation.tree, own.release)
-    pairs = map_nics(situation.source, situation.target, situation.nic_wishes)
+    pairs = map_nics(situation.source, situation.target, situation.cards)
     needed = needed_devices(situation, pairs)
     lacking = not_driven(own_index, needed, witnesses(situation))
     plain = KernelChoice(own.release, own_index, own, own_index, needed, pairs)

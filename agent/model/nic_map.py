@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from agent.errors import UsageError
 from agent.model.mac_address import MAC
@@ -46,6 +46,10 @@ class NicWishes:
 
     chosen: tuple[tuple[str, str], ...] = ()
     on_tie: str = STOP
+
+    def with_more(self, chosen: Mapping[str, str]) -> NicWishes:
+        """These, and what an operator's file says."""
+        return replace(self, chosen=(*self.chosen, *chosen.items()))
 
 
 NO_WISHES = NicWishes()

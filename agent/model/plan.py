@@ -9,6 +9,7 @@ import hashlib
 
 import msgspec
 
+from agent.model.choices import NONE, Choices
 from agent.model.recipe import BoundRecipe
 
 FORMAT = 1
@@ -192,6 +193,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     components: tuple[ComponentChoice, ...]
     steps: tuple[Step, ...]
     warnings: tuple[str, ...] = ()
+    choices: Choices = NONE  # what the operator decided otherwise
 
 
 def encode(plan: Plan) -> bytes:

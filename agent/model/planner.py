@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.model import plan
+from agent.model.choices import NONE, Choices, unused_components
 from agent.model.image import BLOCKS, BootCode, Component, Manifest, Volume
 from agent.model.layout import Layout
 from agent.model.plan import (
@@ -57,11 +58,13 @@ class Decisions:
     components: tuple[Component, ...]
     mode: str
     trust_metadata: bool = False
+    choices: Choices = NONE
 
 
 def make_plan(decisions: Decisions) -> Plan:
     """The plan of one restore."""
     disk = identity(decisions.disk)
+    components = tuple(component_choices(decisions))
     return Plan(
         format=plan.FORMAT,
         mode=decisions.mode,
@@ -72,9 +75,14 @@ def make_plan(decisions: Decisions) -> Plan:
         difference_sha256=decisions.difference_sha256,
         disk=disk,
         untouched=tuple(untouched(decisions)),
-        components=tuple(component_choices(decisions)),
+        components=components,
         steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
-        warnings=(*decisions.layout.notes, *unadapted_notes(decisions)),
+        warnings=(
+            *decisions.layout.notes,
+            *unadapted_notes(decisions),
+            *unused_components(decisions.choices, (component.id for component in components)),
+        ),
+        choices=decisions.choices,
     )
 
 

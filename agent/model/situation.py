@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.model.choices import NONE, Choices
 from agent.model.drivers import KernelIndex
 from agent.model.image import Component, Manifest
 from agent.model.nic_map import NO_WISHES, NicWishes
@@ -29,6 +30,12 @@ class Situation:
     filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
     nic_wishes: NicWishes = NO_WISHES
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
+    choices: Choices = NONE  # the operator's
+
+    @property
+    def cards(self) -> NicWishes:
+        """What was said about network cards, by options and by an operator's file."""
+        return self.nic_wishes.with_more(self.choices.nics)
 
     @property
     def new_name(self) -> str:

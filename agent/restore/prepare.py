@@ -17,18 +17,28 @@ from agent.depot.components import list_components
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import Depot
 from agent.image.image_tree import ImageTree
+from agent.model.choices import (
+    NONE,
+    Choices,
+    chosen_components,
+    chosen_selector,
+    wanted_recipes,
+    with_skipped,
+    without_skipped,
+)
 from agent.model.compare import compare
 from agent.model.difference import Difference
 from agent.model.drivers import KernelIndex
-from agent.model.image import ImageRef
-from agent.model.layout import fit
+from agent.model.image import Component, ImageRef
+from agent.model.layout import Layout, fit
 from agent.model.nic_map import NO_WISHES, NicWishes
 from agent.model.plan import Plan
 from agent.model.planner import Decisions, make_plan
-from agent.model.profile import Profile
+from agent.model.profile import Disk, Profile
 from agent.model.profile_xml import dump_difference, dump_profile
+from agent.model.recipe import BoundRecipe
 from agent.model.recipe_match import bind_all
-from agent.model.situation import Situation
+from agent.model.situation import RESTORE, Situation
 from agent.model.target_disk import select_disk
 from agent.probe.live_tree import LiveTree
 from agent.restore.recipe_folder import read_recipes
@@ -46,6 +56,19 @@ class Prepared:
     depot: Depot
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What was decided for one disk of a target; by default nothing is adapted."""
+
+    disk: Disk
+    layout: Layout
+    recipes: tuple[BoundRecipe, ...] = ()
+    components: tuple[Component, ...] = ()
+    mode: str = RESTORE
+    trust_metadata: bool = False
+    choices: Choices = NONE
+
+
 def prepare(  # noqa: PLR0913 - the inputs of a plan
     depot: Depot,
     trust: TrustedKeys,
@@ -56,18 +79,20 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     site_recipes: Path | None = None,
     trust_metadata: bool = False,
     nic_wishes: NicWishes = NO_WISHES,
+    choices: Choices = NONE,
 ) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
-    components = list_components(depot, trust)
-    disk = select_disk(selector, target.disks)
+    components = chosen_components(choices, list_components(depot, trust))
+    recipes = wanted_recipes(choices, read_recipes(site_recipes))
+    names = [disk.name for disk in loaded.manifest.disks]
+    disk = select_disk(chosen_selector(choices, selector, names), target.disks)
     layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk)
-    tree = ImageTree(depot, loaded)
     situation = Situation(
         manifest=loaded.manifest,
         source=loaded.profile,
         target=target,
-        tree=tree,
+        tree=ImageTree(depot, loaded),
         disk=disk,
         mode=mode,
         components=components,
@@ -75,8 +100,19 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
         filesystems=layout.filesystems,
         nic_wishes=nic_wishes,
         live=running_kernel(),
+        choices=choices,
     )
-    bound, difference = bind_all(read_recipes(site_recipes), compare(situation), situation)
+    found = compare(situation)
+    bound, handled = bind_all(recipes, without_skipped(choices, found), situation)
+    decided = Decided(
+        disk=disk, layout=layout, recipes=bound, components=components, mode=mode, trust_metadata=trust_metadata,
+        choices=choices,
+    )  # fmt: skip
+    return prepared(depot, loaded, target, with_skipped(choices, found, handled), decided)
+
+
+def prepared(depot: Depot, loaded: LoadedImage, target: Profile, difference: Difference, decided: Decided) -> Prepared:
+    """The plan of what was decided, and the documents that its digests name."""
     difference_xml = dump_difference(difference)
     plan = make_plan(
         Decisions(
@@ -86,12 +122,13 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
             target=target,
             target_profile_sha256=hashlib.sha256(dump_profile(target)).hexdigest(),
             difference_sha256=hashlib.sha256(difference_xml).hexdigest(),
-            disk=disk,
-            layout=layout,
-            recipes=bound,
-            components=components,
-            mode=mode,
-            trust_metadata=trust_metadata,
+            disk=decided.disk,
+            layout=decided.layout,
+            recipes=decided.recipes,
+            components=decided.components,
+            mode=decided.mode,
+            trust_metadata=decided.trust_metadata,
+            choices=decided.choices,
         )
     )
     return Prepared(plan, difference, difference_xml, target, loaded, depot)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent.console.recorder import Recorder, now
 from agent.errors import RegraftError
+from agent.model.choices import choice_lines
 from agent.model.difference import Difference
 from agent.model.plan import DiskIdentity, Plan, digest
 from agent.model.profile import Profile
@@ -62,6 +63,7 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         mismatches=done.mismatches,
         peak_memory_bytes=max(done.peak_memory_bytes, own_peak_memory_bytes()),
         warnings=(*plan.warnings, *recorder.warnings),
+        edits=choice_lines(plan.choices),
     )
 
 
@@ -82,6 +84,7 @@ def item_results(difference: Difference) -> tuple[ItemResult, ...]:
             verdict=item.verdict,
             reason=item.reason,
             handled_by=item.handled_by,
+            evidence=item.evidence,
         )
         for item in difference.items
     )

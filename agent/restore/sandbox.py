@@ -85,10 +85,18 @@ _MISSING = re.compile(r"^ (\S+) depends on (.+?); however:\n\s+(.+)$", re.MULTIL
 class Sandbox:
     """The restored system below ``root``, ready to run its own programs."""
 
-    def __init__(self, root: Path, disk_nodes: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        disk_nodes: Sequence[Path] = (),
+        stand_ins: Mapping[str, Path] | None = None,
+        links: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """``stand_ins``: for every program, as in `run`; ``links``: name below /dev → what it leads to."""
         self.root = root
+        self._stand_ins = dict(stand_ins or {})
         self._nodes = [list(map(str, node)) for node in _NODES]
-        self._links: list[list[str]] = []
+        self._links = [list(link) for link in links]
         for node in disk_nodes:
             self._add_disk_node(node)
 
@@ -143,7 +151,8 @@ class Sandbox:
         setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
         shown = _counted([[str(path.resolve()), path.name] for path in files])
         inside = InsideRoot(self.root)
-        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in stand_ins.items()])
+        everywhere = {**self._stand_ins, **stand_ins}
+        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in everywhere.items()])
         words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **environment}
         # By its path: busybox, the PE's shell, would run an applet of its own instead of any bare name, dpkg too.
         clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in words.items())]

@@ -59,8 +59,7 @@ def _folded(tag: str, value: str) -> str:
 
 def kernel_checks(root: Path, tree: Tree, release: str, step: VerifyBoot) -> Iterator[CheckResult]:
     """Kernel and initramfs are there, and the latter holds what the default kernel needs to find its root."""
-    kernel = f"/boot/vmlinuz-{release}"
-    yield _file(tree, f"kernel {release}", kernel, lambda data: data[0x202:0x206] == b"HdrS" or data[:2] == b"MZ")
+    yield kernel_check(tree, release)
     initrd = initramfs.initrd_path(InsideRoot(root), release)
     if not initrd:
         yield CheckResult(name=f"initramfs {release}", ok=False, detail="there is none in /boot")
@@ -73,6 +72,12 @@ def kernel_checks(root: Path, tree: Tree, release: str, step: VerifyBoot) -> Ite
         return
     said = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(wanted) or 'what it should'}"
     yield CheckResult(name=f"initramfs {release}", ok=not missing, detail=f"{initrd} {said}")
+
+
+def kernel_check(tree: Tree, release: str) -> CheckResult:
+    """The kernel's own file is there, and is one."""
+    path = f"/boot/vmlinuz-{release}"
+    return _file(tree, f"kernel {release}", path, lambda data: data[0x202:0x206] == b"HdrS" or data[:2] == b"MZ")
 
 
 def _file(tree: Tree, name: str, path: str, good: Callable[[bytes], bool]) -> CheckResult:

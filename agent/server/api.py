@@ -27,6 +27,7 @@ from agent.server.edits import Edits
 from agent.server.files import check_payload, put_file, serve_file
 from agent.server.jobs import Jobs, match_pair
 from agent.server.problems import TooLargeError
+from agent.server.rehearsals import Rehearsals
 from agent.server.targets import Targets
 from agent.version import VERSION
 
@@ -53,6 +54,7 @@ class Services:
     targets: Targets
     tokens: Tokens
     edits: Edits
+    rehearsals: Rehearsals
     floor_bytes: int | None = None
 
 
@@ -119,6 +121,7 @@ def version(use: Use) -> Response:
 @router.post("/api/v1/profiles", openapi_extra=needs(Need.WRITE))
 def publish_profile(use: Use, xml: Xml) -> Response:
     published = use.depot.publish_profile(xml)
+    use.rehearsals.arrived()
     return _json({"machine": published.machine, "time": published.time, "sha256": published.sha256,
                   "path": published.path}, 201, {"Location": f"/{published.path}"})  # fmt: skip
 
@@ -128,6 +131,7 @@ def publish_image(use: Use, manifest: Annotated[bytes, Depends(Body(MANIFEST_LIM
     """Publish when everything it names is there. The depot checks; until then nobody can choose the image."""
     ref = catalogue.decode_manifest(manifest, "the manifest").ref
     use.depot.publish_image(manifest)
+    use.rehearsals.arrived()
     return _json({"image": str(ref)}, 201)
 
 
@@ -137,6 +141,7 @@ def publish_component(use: Use, xml: Annotated[bytes, Depends(Body(COMPONENT_LIM
     component = load_component(xml)
     check_payload(use.depot, component)
     use.depot.publish_component(xml)
+    use.rehearsals.arrived()
     return _json({"component": component.id, "version": component.version}, 201)
 
 
@@ -195,12 +200,34 @@ def get_edit(use: Use, edit_id: str) -> Response:
     return _json(use.edits.get(edit_id))
 
 
+# --- rehearsals ---------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/v1/rehearsals", openapi_extra=needs(Need.READ))
+def list_rehearsals(use: Use) -> Response:
+    return _json(use.rehearsals.newest())
+
+
+@router.post("/api/v1/rehearsals", openapi_extra=needs(Need.WRITE))
+def ask_rehearsals(use: Use) -> Response:
+    """Decide again for every target for which something has changed; the list tells what came of it."""
+    use.rehearsals.ask()
+    return _json({"status": "asked"}, 202, {"Location": "/api/v1/rehearsals"})
+
+
+@router.get("/api/v1/rehearsals/{name}/report", openapi_extra=needs(Need.READ))
+def rehearsal_report(use: Use, name: str) -> Response:
+    return Response(use.rehearsals.report(name), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
 # --- targets and jobs ---------------------------------------------------------------------------------------------
 
 
 @router.post("/api/v1/targets", openapi_extra=needs(Need.AGENT))
 def submit_target(use: Use, xml: Xml) -> Response:
-    return _json(use.targets.submit(xml))
+    answer = use.targets.submit(xml)
+    use.rehearsals.arrived()
+    return _json(answer)
 
 
 @router.get("/api/v1/targets/{target}/profile.xml", openapi_extra=needs(Need.READ))
