@@ -178,7 +178,7 @@ def _changes(situation: Situation, action: str, path: str, name: str, value: str
             case "rebind":
                 return network_edits.rebind(path, text, name, value) != text
             case "rename":
-                return network_edits.rename(path, text, name, value) != text
+                return network_edits.renamed(path, text, name, value) != text
         return network_edits.not_awaited(path, text, name) != text
     except PatchError:
         return True  # the recipe says what is wrong with the file, as its tier has it

@@ -89,7 +89,7 @@ def rebind(text: str, old: str, new: str) -> str:
     return _replaced(text, meant, new)
 
 
-def rename(text: str, old: str, new: str) -> str:
+def renamed(text: str, old: str, new: str) -> str:
     """Another interface name, as id, match, set-name, member or link."""
     return _replaced(text, lambda path, value: path[:1] == ("network",) and value == old, new)
 

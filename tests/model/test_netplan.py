@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import PatchError
-from agent.model.netplan import definitions, not_awaited, rebind, rename
+from agent.model.netplan import definitions, not_awaited, rebind, renamed
 
 OLD, NEW = "52:54:00:aa:00:01", "52:54:00:bb:00:01"
 
@@ -35,7 +35,7 @@ def test_a_name_is_replaced_as_a_whole_value_only() -> None:
     after = (
         "network: {ethernets: {rg-eth0: {}, eth01: {}}, bridges: {br-eth0: {interfaces: ['rg-eth0', eth01]}}}  # eth0"
     )
-    assert rename(text, "eth0", "rg-eth0") == after
+    assert renamed(text, "eth0", "rg-eth0") == after
 
 
 def test_what_an_interface_is_called_and_stands_on() -> None:
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_edited_surely_is_not_edited(text: str) -> None:
         if definitions(text):
             not_awaited(text, "ens4")
         else:
-            rename(text, "ens4", "lan")
+            renamed(text, "ens4", "lan")
 
 
 def test_aliases_of_aliases_cost_nothing() -> None:

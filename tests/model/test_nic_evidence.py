@@ -69,7 +69,7 @@ def test_a_card_is_left_to_the_interface_that_it_fits_better() -> None:
 def test_of_two_cards_the_better_evidence_wins_wherever_it_stands(
     one: dict[str, object], other: dict[str, object]
 ) -> None:
-    good, bad = card("good", "pe0", **one), card("bad", "pe1", **other)
+    good, bad = card("good", "pe0", "", **one), card("bad", "pe1", "", **other)
     for here in (profile(good, bad), profile(bad, good)):
         pair = pairs(profile(LAN), here)["ens3"]
         assert pair.target is not None and pair.target.mac == "good" and not pair.rivals
