@@ -235,3 +235,10 @@ def test_cards_that_change_places_in_one_file_are_not_edited_by_halves() -> None
     swap = parse_wishes([f"ens3={THIRD_MAC}", f"ens4={NEW_MAC}"])
     decided = case({path: f"network:\n  ethernets:\n{text}"}, nic(NEW_MAC), nic(THIRD_MAC), old=old, nic_wishes=swap)
     assert [item.op for item in items(compare(decided), "config")] == [Op.BLOCK, Op.BLOCK]
+
+
+def test_a_profile_may_be_called_anything_and_keeps_its_name() -> None:
+    path = "/etc/NetworkManager/system-connections/Büro (5G) $HOME's.nmconnection"
+    files, difference, _ = restored(case({path: FILES["nm"][1].format(mac=OLD_MAC, gives="02:00:00:00:00:01")}))
+    assert f"mac-address={NEW_MAC}\n" in files[path]
+    assert not [item for item in items(difference, "config") if not item.handled_by]
