@@ -17,6 +17,7 @@ from agent.console.plain import PlainConsole
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
 from agent.console.server_events import ServerEvents
+from agent.depot.catalogue import find_image
 from agent.depot.control import Control, Job, TargetAnswer
 from agent.depot.location import open_depot
 from agent.depot.store import Depot
@@ -31,11 +32,12 @@ from agent.errors import (
 )
 from agent.model.agent_config import AgentConfig, read_config
 from agent.model.excludes import exclude
-from agent.model.nic_map import NO_WISHES, NicWishes, parse_wishes
+from agent.model.nic_map import NO_WISHES, NicWishes, parse_wishes, watched
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
 from agent.model.report import Report
 from agent.pe import ending, medium, settle
+from agent.pe.duplicate_address import find_duplicates
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import Prepared, prepare
@@ -114,7 +116,10 @@ def restore_task(config: AgentConfig, recorder: Recorder) -> str:
         if reporting:
             reporting.failed(error)
         raise
+    alone = report.exit_code != 0 or is_alone(config, assignment, depot, target, recorder)
     leave_report(report, reporting)
+    if not alone:
+        return "hold"
     return assignment.on_success if report.exit_code == 0 else config.on_failure
 
 
@@ -132,6 +137,28 @@ def restore_assigned(
     click.echo(plan_text(prepared.plan))
     consent(prepared, assignment)
     return carry_out(prepared, recorder)
+
+
+def is_alone(config: AgentConfig, assignment: Assignment, depot: Depot, target: Profile, recorder: Recorder) -> bool:
+    """Whether the machine may start: false where another one answers at its addresses and the medium says stop."""
+    if config.duplicate_address == "ignore" or assignment.mode == "clone":
+        return True
+    try:
+        keys = Access(depot.location, config.token, config.trust).keys(depot)
+        source = find_image(depot, keys, parse_image(assignment.image)).profile
+    except RegraftError as error:  # the machine is restored all the same
+        recorder.warning(f"whether its addresses are in use is not known: {error}")
+        return config.duplicate_address != "stop"
+    cards = watched(source, target, assignment.nic_wishes)
+    found, unasked = find_duplicates(cards, {nic.mac for nic in target.network.nics})
+    for text in unasked:
+        recorder.warning(text)
+    for one in found:
+        recorder.warning(f"{one.address} is in use on {one.card}: {one.mac} answers. Is the source still running?")
+    if found and config.duplicate_address == "stop":
+        click.echo("the machine is restored and does not restart: end the other machine, then restart this one")
+        return False
+    return True
 
 
 def capture_task(config: AgentConfig, recorder: Recorder) -> str:

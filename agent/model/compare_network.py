@@ -70,7 +70,7 @@ def _mapped_nic(pair: Pair, situation: Situation) -> Item:
     kind = "nic-kernel-name" if _kernel_named(pair, situation) else "nic"
     stops = situation.cards.on_tie == STOP
     rivals = tuple((TIE if stops else "network", f"{card_text(rival)} fits as well") for rival in pair.rivals)
-    guessed = f"; {len(pair.rivals)} more fit as well" if rivals else ""
+    guessed = f"; as good: {', '.join(rival.mac for rival in pair.rivals)}" if rivals else ""
     return Item(
         id="", op=Op.MAP, kind=kind, key=pair.mac or pair.name, tier=Tier.MUST if pair.carries else Tier.SHOULD,
         source=pair.name, target=pair.target.mac,
@@ -178,7 +178,7 @@ def _changes(situation: Situation, action: str, path: str, name: str, value: str
             case "rebind":
                 return network_edits.rebind(path, text, name, value) != text
             case "rename":
-                return network_edits.rename(path, text, name, value) != text
+                return network_edits.renamed(path, text, name, value) != text
         return network_edits.not_awaited(path, text, name) != text
     except PatchError:
         return True  # the recipe says what is wrong with the file, as its tier has it

@@ -56,7 +56,7 @@ def _edit_existing(operation: AnyOperation, text: str) -> str:
         case EditNetwork(action="rebind", path=path, name=name, value=value):
             return network_edits.rebind(path, text, name, value)
         case EditNetwork(action="rename", path=path, name=name, value=value):
-            return network_edits.rename(path, text, name, value)
+            return network_edits.renamed(path, text, name, value)
         case EditNetwork(path=path, name=name):
             return network_edits.not_awaited(path, text, name)
         case Replace(pattern=pattern, text=new):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 _PAIR = "[0-9A-Fa-f]{2}"
-MAC = re.compile(rf"(?<![0-9A-Fa-f:-]){_PAIR}([:-])(?:{_PAIR}\1){{4}}{_PAIR}(?![0-9A-Fa-f:-])")
+_BEFORE = r"(?:(?<![0-9A-Fa-f:-])|(?<=\bmac:))"  # as NetworkManager's ‘mac:52:54:…’
+MAC = re.compile(rf"{_BEFORE}{_PAIR}([:-])(?:{_PAIR}\1){{4}}{_PAIR}(?![0-9A-Fa-f:-])")
 
 
 def macs_in(text: str) -> Iterator[str]:
@@ -22,4 +23,4 @@ def mac_pattern(mac: str) -> re.Pattern[str] | None:
     pairs = mac.lower().replace("-", ":").split(":")
     colons = "[:-]".join(pairs)
     dots = r"\.".join("".join(pairs[at : at + 2]) for at in (0, 2, 4))
-    return re.compile(rf"(?i)(?<![0-9a-f:-])(?:{colons}|{dots})(?![0-9a-f:-])")
+    return re.compile(rf"(?i){_BEFORE}(?:{colons}|{dots})(?![0-9a-f:-])")

@@ -82,14 +82,14 @@ def rebind(text: str, old: str, new: str) -> str:
     mac = mac_pattern(old)
 
     def meant(path: _Path, value: str) -> bool:
-        key = path[-2] if path[-1].isdigit() and len(path) > 5 else path[-1]
-        bound = path[:1] == ("network",) and len(path) > 4 and path[3] == "match" and key in ("macaddress", "driver")
+        # network, kind, id, match, key; and its place in a list
+        bound = path[:1] == ("network",) and path[3:4] == ("match",) and path[4:5] in (("macaddress",), ("driver",))
         return bound and (value == old or bool(mac and mac.fullmatch(value)))
 
     return _replaced(text, meant, new)
 
 
-def rename(text: str, old: str, new: str) -> str:
+def renamed(text: str, old: str, new: str) -> str:
     """Another interface name, as id, match, set-name, member or link."""
     return _replaced(text, lambda path, value: path[:1] == ("network",) and value == old, new)
 
@@ -98,7 +98,9 @@ def not_awaited(text: str, name: str) -> str:
     """``optional: true`` for the interfaces of that name, so that starting does not wait for them."""
     ids = [(one.kind, one.id) for one in definitions(text) if name in (one.name, one.id)]
     for kind, key in ids:
-        node = _get(_get(_get(_compose(text), "network"), kind), key)
+        root = _compose(text)
+        node = _get(_get(_get(root, "network"), kind), key)
+        _refuse_alias(root, node)
         after = _with_key(text, node, "optional", "true")
         before = dict(_values(_compose(text)))
         before.pop(("network", kind, key), None)  # had no settings at all
@@ -134,6 +136,8 @@ def _replaced(text: str, meant: Callable[[_Path, str], bool], new: str) -> str:
     places = [(path, node) for path, node in _scalars(root) if meant(path, node.value)]
     if not places:
         return text
+    for _, node in places:
+        _refuse_alias(root, node)
     after = text
     for _, node in sorted(places, key=lambda place: place[1].start_mark.index, reverse=True):
         after = _replace_scalar(after, node, new)
@@ -222,6 +226,23 @@ def _mapping(root: MappingNode, path: _Path, seen: set[int]) -> Iterator[tuple[_
         name = key.value if isinstance(key, yaml.ScalarNode) else "?"
         yield from _scalars(key, (*path, name, _KEY), seen)
         yield from _scalars(value, (*path, name), seen)
+
+
+def _refuse_alias(root: Node | None, wanted: Node | None) -> None:
+    """What stands in one place and is meant in several (``&name``, ``*name``) is changed by a person."""
+    import yaml  # noqa: PLC0415
+
+    references, left, seen = 0, [root], set()
+    while left:
+        node = left.pop()
+        references += node is wanted
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        pairs = isinstance(node, yaml.MappingNode)
+        left += [one for pair in node.value for one in pair] if pairs else node.value
+    if references > 1:
+        raise PatchError("netplan: an alias shares the value that changes", "write it out on the source machine")
 
 
 def _values(root: Node | None) -> Iterator[tuple[_Path, str]]:

@@ -51,10 +51,10 @@ def rebind(path: str, text: str, old: str, new: str) -> str:
     return _by_line(text, changed)
 
 
-def rename(path: str, text: str, old: str, new: str) -> str:
+def renamed(path: str, text: str, old: str, new: str) -> str:
     """The name wherever it is a word: also in ``eth0.5`` and ``eth0:1``, and in ``net.ipv4.conf.eth0``."""
     if backend_of(path) == "netplan":
-        return netplan.rename(text, old, new)
+        return netplan.renamed(text, old, new)
     word = re.compile(rf"(?:(?<![\w.-])|(?<=\bconf\.)|(?<=\bneigh\.)){re.escape(old)}(?![\w-])")
     return _by_line(text, lambda _, line: word.sub(new, line))
 

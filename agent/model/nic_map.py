@@ -69,6 +69,15 @@ class Pair:
     wished: bool = False  # by the operator
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A card of the target, by the name that it has now, and the IPv4 addresses that are to be on it."""
+
+    card: str
+    mac: str
+    addresses: tuple[str, ...]
+
+
 def parse_wishes(texts: Iterable[str], on_tie: str = STOP) -> NicWishes:
     """``OLD=NEW-MAC`` or ``OLD=none``; OLD is an interface name or MAC address. Raises UsageError."""
     chosen = []
@@ -231,15 +240,36 @@ def _carries(nic: Nic) -> bool:
 
 def _networks_of(nic: Nic, source: Profile, made: dict[str, tuple[str, ...]]) -> set[str]:
     """Networks that an interface is in: by its addresses, its files, its leases, and those of what stands on it."""
-    names = {nic.name, *(name for name, of in made.items() if nic.name in of)}
-    cidrs = [address.cidr for address in nic.addresses]
+    names = _stack(nic, made)
+    leases = [lease.cidr for lease in source.network.leases if lease.interface in names]
+    own = [address.cidr for address in nic.addresses]
+    return set(_networks([*own, *_configured(names, source, made), *leases]))
+
+
+def _stack(nic: Nic, made: dict[str, tuple[str, ...]]) -> set[str]:
+    return {nic.name, *(name for name, of in made.items() if nic.name in of)}
+
+
+def _configured(names: set[str], source: Profile, made: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    """Static addresses that files give to these interfaces."""
     for config in source.network.configs:
-        cidrs += [each.cidr for each in config.assigned if each.interface in names]
-        about = [name for name in config.interfaces if name not in made or name in names]
-        if about and set(about) <= names:
-            cidrs += config.addresses
-    cidrs += [lease.cidr for lease in source.network.leases if lease.interface in names]
-    return set(_networks(cidrs))
+        yield from (each.cidr for each in config.assigned if each.interface in names)
+        about = {name for name in config.interfaces if name not in made or name in names}
+        if about and about <= names:
+            yield from config.addresses
+
+
+def watched(source: Profile, target: Profile, wishes: NicWishes = NO_WISHES) -> tuple[Watched, ...]:
+    """The static IPv4 addresses that each card of the target will have."""
+    made = made_by_software(source)
+    found = []
+    for pair in map_nics(source, target, wishes):
+        own = [address.cidr for address in pair.source.addresses if address.origin == "static"]
+        cidrs = [*own, *_configured(_stack(pair.source, made), source, made)]
+        addresses = tuple(dict.fromkeys(cidr.partition("/")[0] for cidr in cidrs if ":" not in cidr))
+        if pair.target and addresses:
+            found.append(Watched(pair.target.name, pair.target.mac, addresses))
+    return tuple(found)
 
 
 def _networks(cidrs: Iterable[str]) -> Iterator[str]:

@@ -26,6 +26,9 @@ from agent.model.tree import Tree, read_text
 # What a machine may put into files of the restored system: nothing that a shell, a udev rule or a table would read
 # as more than a word; \040 and its like are how fstab writes a space.
 SAFE = re.compile(r"(?:[A-Za-z0-9 ._:/=,@+~-]|\\0[0-7]{2})*")
+# A file of the image (a NetworkManager profile may be called anything): its name is only opened, inside the root.
+PATH = re.compile(r"/[^\x00-\x1f\x7f]*")
+_OPENS = ("network", "replace", "move", "grep", "no-grep", "no-match", "exists")
 _T = TypeVar("_T")
 _TIER_RANK = {Tier.MUST: 2, Tier.SHOULD: 1, Tier.LATER: 0}
 
@@ -174,17 +177,21 @@ def _looped(action: Action, items: Sequence[Item], situation: Situation) -> Iter
             yield _filled(action, item, situation)
 
 
+def _is_whole_path(action: Action, key: str, text: str) -> bool:
+    return action.verb in _OPENS and key in ("path", "to") and bool(PLACEHOLDER.fullmatch(text))
+
+
 def _filled(action: Action, item: Item | None, situation: Situation) -> dict[str, Any]:
     values = {"name": situation.new_name}
     if item is not None:
         values |= {"from": item.source, "to": item.target, "key": item.key}
 
-    def fill(text: str, *, pattern: bool) -> str:
+    def fill(text: str, *, pattern: bool, allowed: re.Pattern[str] = SAFE) -> str:
         def value(found: re.Match[str]) -> str:
             word = values[found[1]]
-            if not SAFE.fullmatch(word):
+            if not allowed.fullmatch(word):
                 raise RefusedError(
-                    f"recipe value {word!r} for @{found[1]}@ has characters outside {SAFE.pattern}",
+                    f"recipe value {word!r} for @{found[1]}@ has characters outside {allowed.pattern}",
                     "correct the name on the source machine or in the profile",
                 )
             return re.escape(word) if pattern else word
@@ -194,7 +201,7 @@ def _filled(action: Action, item: Item | None, situation: Situation) -> dict[str
     return {
         key: [fill(one, pattern=False) for one in text]
         if isinstance(text, list)
-        else fill(text, pattern=key == "pattern")
+        else fill(text, pattern=key == "pattern", allowed=PATH if _is_whole_path(action, key, text) else SAFE)
         if isinstance(text, str)
         else text
         for key, text in action.fields.items()

@@ -255,3 +255,12 @@ def test_jobs_survive_a_restart(jobs: Jobs, database: Database, tmp_path: Path) 
 )  # fmt: skip
 def test_the_machine_that_took_a_job_is_known_again(one: Facts, other: Facts, same: bool) -> None:
     assert same_machine(one, other) is same
+
+
+def test_what_a_job_says_of_cards_reaches_the_agent(jobs: Jobs, target: int) -> None:
+    wanted = msgspec.structs.replace(request(any=True), nic=("ens3=52:54:00:00:00:02", "ens4=none"), on_nic_tie="order")
+    job, _ = jobs.create(wanted)
+    claimed = jobs.claim(job.id, Claim(target=target, secret=SECRET))
+    assert (claimed.nic, claimed.on_nic_tie) == (wanted.nic, "order")
+    plain, _ = jobs.create(request(any=True))
+    assert (plain.nic, plain.on_nic_tie) == ((), "")
