@@ -143,7 +143,8 @@ UPS = ("usb:051d:*", "usb:0463:*", "usb:0764:*", "usb:09ae:*", "usb:06da:*", "us
 SOFTWARE: tuple[Software, ...] = (
     # --- guest tools ---
     Software("vmware-tools", "VMware's guest tools", hypervisor("vmware"), ("open-vm-tools", "open-vm-tools-*"),
-             ("open-vm-tools.service", "vmtoolsd.service", "vgauth.service", "vgauthd.service", "run-vmblock*fuse.mount")),
+             ("open-vm-tools.service", "vmtoolsd.service", "vgauth.service", "vgauthd.service",
+              "run-vmblock*fuse.mount")),
     Software("vmware-tools-tarball", "VMware's own guest tools", hypervisor("vmware"),
              units=("vmware-tools.service", "vmware-tools-thinprint.service"),
              paths=("/usr/bin/vmware-uninstall-tools.pl",)),
@@ -181,8 +182,8 @@ SOFTWARE: tuple[Software, ...] = (
              ("cloud-init",)),
     # --- drivers and what serves them ---
     Software("nvidia", "NVIDIA's driver", device("display card of NVIDIA", "pci:10de:*:03*"),
-             ("nvidia-driver*", "nvidia-dkms*", "nvidia-kernel-*", "xserver-xorg-video-nvidia*", "linux-modules-nvidia-*",
-              "kmod-nvidia*", "akmod-nvidia*", "xorg-x11-drv-nvidia*", "nvidia-persistenced"),
+             ("nvidia-driver*", "nvidia-dkms*", "nvidia-kernel-*", "xserver-xorg-video-nvidia*",
+              "linux-modules-nvidia-*", "kmod-nvidia*", "akmod-nvidia*", "xorg-x11-drv-nvidia*", "nvidia-persistenced"),
              ("nvidia-persistenced.service", "nvidia-fabricmanager.service"), ("/usr/bin/nvidia-uninstall",)),
     Software("microcode-intel", "microcode of Intel's processors", processor("GenuineIntel"),
              ("intel-microcode", "ucode-intel")),
@@ -191,7 +192,8 @@ SOFTWARE: tuple[Software, ...] = (
     # --- sensors, fans, vendors' agents ---
     Software("fancontrol", "control of fans by the paths of one board's sensors", same_board,
              units=("fancontrol.service",), paths=("/etc/fancontrol",), must=True),
-    Software("lm-sensors", "sensors that one board has", same_board, units=("lm-sensors.service", "lm_sensors.service")),
+    Software("lm-sensors", "sensors that one board has", same_board,
+             units=("lm-sensors.service", "lm_sensors.service")),
     Software("dell-openmanage", "Dell's agents", vendor("Dell*"), ("srvadmin-*", "dcism", "dell-system-update"),
              ("dsm_sa_*.service", "dsm_om_*.service", "instsvcdrv.service", "dataeng.service", "dcismeng.service")),
     Software("hpe-agents", "HPE's agents", vendor("HP", "HPE", "Hewlett*"),
@@ -208,11 +210,12 @@ SOFTWARE: tuple[Software, ...] = (
     Software("watchdog", "the watchdog of a board that is gone", watchdog_module, units=(
         "watchdog.service", "wd_keepalive.service")),
     # --- other services ---
-    Software("thermald", "Intel's thermal control", either(metal, processor("GenuineIntel")), units=("thermald.service",)),
+    Software("thermald", "Intel's thermal control", either(metal, processor("GenuineIntel")),
+             units=("thermald.service",)),
     Software("tlp", "power saving of portable machines", metal, units=("tlp.service", "tlp-sleep.service")),
     Software("ups", "the watch over a UPS by USB", device_left("UPS by USB", *UPS), units=(
-        "nut-server.service", "nut-monitor.service", "nut-driver.service", "nut-driver-enumerator.*", "nut-driver@*.service",
-        "apcupsd.service")),
+        "nut-server.service", "nut-monitor.service", "nut-driver.service", "nut-driver-enumerator.*",
+        "nut-driver@*.service", "apcupsd.service")),
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from agent.model.image import Component
 from agent.model.kernel_choice import unfit
 from agent.model.package_version import version_key
 from agent.model.situation import Situation
-from agent.model.tree import Tree
+from agent.model.tree import Tree, plain_names
 
 
 def software_items(situation: Situation) -> Iterator[Item]:
@@ -54,7 +54,7 @@ def matching(tree: Tree, glob: str) -> tuple[str, ...]:
 def _entries(tree: Tree, folder: str, part: str) -> tuple[str, ...]:
     if not set(part) & set("*?["):
         return (part,)
-    return tuple(entry for entry in tree.list_dir(folder or "/") if fnmatchcase(entry, part))
+    return tuple(entry for entry in plain_names(tree, folder or "/") if fnmatchcase(entry, part))
 
 
 def _wanted(wanted: Wanted, situation: Situation) -> Iterator[Item]:

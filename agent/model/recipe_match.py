@@ -21,11 +21,8 @@ from agent.model.recipe import AnyOperation, BoundRecipe, Check
 from agent.model.recipe_file import PLACEHOLDER, Action, Condition, Recipe
 from agent.model.references import command_lines
 from agent.model.situation import Situation
-from agent.model.tree import Tree, read_text
+from agent.model.tree import SAFE, Tree, read_text
 
-# What a machine may put into files of the restored system: nothing that a shell, a udev rule or a table would read
-# as more than a word; \040 and its like are how fstab writes a space.
-SAFE = re.compile(r"(?:[A-Za-z0-9 ._:/=,@+~-]|\\0[0-7]{2})*")
 _T = TypeVar("_T")
 _TIER_RANK = {Tier.MUST: 2, Tier.SHOULD: 1, Tier.LATER: 0}
 
