@@ -11,7 +11,7 @@ import pytest
 from agent.model.bound_software import SOFTWARE, WANTED
 from agent.model.compare import compare
 from agent.model.difference import Difference, Item, Op, Tier
-from agent.model.profile import Device, Package, Platform, Role, Section, Status, Unit
+from agent.model.profile import ChainLink, Device, Package, Platform, Role, Section, Status, Unit
 from agent.model.recipe import (
     AddTo,
     BoundRecipe,
@@ -26,7 +26,17 @@ from agent.model.recipe import (
 from agent.model.recipe_match import bind_all
 from agent.model.situation import CLONE, Situation
 from agent.restore.recipe_folder import read_recipes
-from tests.model.machines_of_tests import component, situation, source, target
+from tests.model.machines_of_tests import (
+    DISK,
+    NVME,
+    THIN,
+    VIRTIO_ALIASES,
+    component,
+    kernel_files,
+    situation,
+    source,
+    target,
+)
 
 RECIPES = read_recipes()
 SECTIONS = tuple(
@@ -452,3 +462,18 @@ def test_a_clone_renews_what_a_restore_keeps() -> None:
     restore = adapted(moved(DELL, HPE, files=IDENTITY))
     assert not [item for item in restore[0].items if item.kind in (*kinds, "identity")]
     assert not [recipe.id for recipe in restore[1] if recipe.phase == "identity"]
+
+
+# --- parents of the disk --------------------------------------------------------------------------------------------
+
+VMD = "pci:v00008086d0000467Fsv00001028sd00000A5Abc01sc04i00"
+
+
+@pytest.mark.adapts("D4", "T1")
+def test_the_bridge_before_the_disk_is_needed_too() -> None:
+    behind = replace(DISK, chain=(ChainLink(VMD, "vmd"), ChainLink(NVME, "nvme")))
+    (without,) = [i for i in compare(situation(disk=behind)).items if i.kind == "device" and i.key == VMD]
+    assert without.tier is Tier.MUST and without.handled_by == ()
+    files = kernel_files(THIN, VIRTIO_ALIASES + "alias pci:v00008086d0000467Fsv*sd*bc*sc*i* vmd\n", "vmd ext4", "nvme")
+    found = compare(situation(files, disk=behind)).items
+    assert "vmd" in {item.target for item in found if (item.kind, item.op) == ("driver", Op.ADD)}

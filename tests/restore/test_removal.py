@@ -35,21 +35,33 @@ UNITS = "etc/systemd/system"
 PACKAGES = "systemd,open-vm-tools,qemu-guest-agent,smartmontools"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    """Debian with guest tools of two hypervisors, made once below the cache, unpacked for each test."""
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Debian with guest tools of two hypervisors, made once below the cache, unpacked once."""
     archive = CACHE / "guest-bookworm.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = archive.with_name("new-guest-bookworm.tar")  # mmdebstrap makes a directory unless the name ends so
         run(["mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(made)], timeout_s=600)
         made.rename(archive)
-    where = tmp_path / "root"
-    where.mkdir()
+    where = tmp_path_factory.mktemp("guest")
     run(["tar", "-C", str(where), "-xf", str(archive)])
     (where / "etc/smartd.conf").write_text("/dev/sda -a -m root\n")
     yield where
     run(["rm", "-rf", str(where)])
+
+
+@pytest.fixture
+def root(unpacked: Path, tmp_path: Path) -> Iterator[Path]:
+    """A throw-away overlay of it."""
+    where, upper, work = (tmp_path / name for name in ("root", "upper", "work"))
+    for folder in (where, upper, work):
+        folder.mkdir()
+    layers = f"lowerdir={unpacked},upperdir={upper},workdir={work}"
+    run(["mount", "-t", "overlay", "overlay", "-o", layers, str(where)])
+    yield where
+    run(["umount", str(where)])
+    run(["rm", "-rf", str(upper), str(work)])
 
 
 def bound(root: Path, virtualization: str) -> dict[str, BoundRecipe]:
