@@ -12,13 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from agent.model import compare_firmware, compare_hardware, compare_network, compare_storage
+from agent.model import (
+    compare_cmdline,
+    compare_firmware,
+    compare_hardware,
+    compare_identity,
+    compare_modules,
+    compare_network,
+    compare_settings,
+    compare_software,
+    compare_storage,
+)
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.drivers import KernelIndex, flavour_of
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
 from agent.model.references import command_line_words
 from agent.model.situation import CLONE, Situation
-from agent.model.tree import read_text
 
 PRESERVED = ("preserved",)
 
@@ -32,8 +41,9 @@ def compare(situation: Situation) -> Difference:
         *(compare_firmware.firmware_items(situation, choice) if choice else ()),
         *compare_network.network_items(situation, choice),
         *compare_storage.storage_items(situation),
-        *console_items(situation),
+        *bound_items(situation, choice),
         *identity_items(situation),
+        *compare_identity.clone_items(situation),
         *compare_hardware.device_items(situation, choice),
     ]
     numbered = tuple(replace(item, id=f"d{number}") for number, item in enumerate(items, 1))
@@ -134,11 +144,21 @@ def driver_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
         )  # fmt: skip
 
 
-def console_items(situation: Situation) -> Iterator[Item]:
+def bound_items(situation: Situation, choice: KernelChoice | None) -> Iterator[Item]:
+    """What was made for the old machine: software, modules, words of the command line, settings."""
+    drivers = compare_modules.known_drivers(situation, choice)
+    yield from console_items(situation, compare_cmdline.dropped_words(situation, drivers))
+    yield from compare_cmdline.cmdline_items(situation, drivers)
+    yield from compare_software.software_items(situation)
+    yield from compare_modules.module_items(situation, choice)
+    yield from compare_settings.settings_items(situation)
+
+
+def console_items(situation: Situation, dropped: frozenset[str] = frozenset()) -> Iterator[Item]:
     """Console words of the running command line that no file would give to the next boot entry."""
     kept = command_line_words(situation.tree)
     for word in situation.source.os.cmdline.split():
-        if word.startswith("console=") and default_kernel(situation.source):
+        if word.startswith("console=") and word not in dropped and default_kernel(situation.source):
             yield Item(
                 id="", op=Op.MAP if word in kept else Op.CHANGE, kind="console", key=word, tier=Tier.SHOULD,
                 source=word, target=word,
@@ -160,9 +180,6 @@ def identity_items(situation: Situation) -> Iterator[Item]:
     if old and new != old:
         item = _identity(Op.CHANGE, "hostname", "/etc/hostname", "a clone has a hostname of its own")
         yield replace(item, source=old, target=new)
-    if read_text(tree, "/etc/iscsi/initiatorname.iscsi"):
-        item = _identity(Op.CHANGE, "identity", "/etc/iscsi/initiatorname.iscsi", "the iSCSI name stays the source's")
-        yield replace(item, tier=Tier.SHOULD)
     static = sorted({a for config in situation.source.network.configs for a in config.addresses})
     if static:
         item = _identity(Op.CHANGE, "identity", "static addresses", f"the clone keeps {', '.join(static)}: change them "

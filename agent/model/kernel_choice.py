@@ -129,7 +129,7 @@ def _from_depot(situation: Situation, plain: KernelChoice) -> KernelChoice:
         if component.kind != "kernel" or not component.kernel_release:
             continue
         index = KernelIndex.from_component(component)
-        why = _unfit(component, situation) or _undriven(index, plain, situation)
+        why = unfit(component, situation) or _undriven(index, plain, situation)
         if why:
             rejected.append((component.id, why))
         else:
@@ -151,7 +151,7 @@ def _from_depot(situation: Situation, plain: KernelChoice) -> KernelChoice:
     )
 
 
-def _unfit(component: Component, situation: Situation) -> str:
+def unfit(component: Component, situation: Situation) -> str:
     """Why a component cannot be installed in this image; "" when it can."""
     os = situation.source.os
     if component.package_format != os.package_format:

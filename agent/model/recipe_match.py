@@ -21,11 +21,8 @@ from agent.model.recipe import AnyOperation, BoundRecipe, Check
 from agent.model.recipe_file import PLACEHOLDER, Action, Condition, Recipe
 from agent.model.references import command_lines
 from agent.model.situation import Situation
-from agent.model.tree import Tree, read_text
+from agent.model.tree import SAFE, Tree, read_text
 
-# What a machine may put into files of the restored system: nothing that a shell, a udev rule or a table would read
-# as more than a word; \040 and its like are how fstab writes a space.
-SAFE = re.compile(r"(?:[A-Za-z0-9 ._:/=,@+~-]|\\0[0-7]{2})*")
 # A file of the image (a NetworkManager profile may be called anything): its name is only opened, inside the root.
 PATH = re.compile(r"/[^\x00-\x1f\x7f]*")
 _OPENS = ("network", "replace", "move", "grep", "no-grep", "no-match", "exists")

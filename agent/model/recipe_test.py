@@ -31,7 +31,9 @@ from agent.model.recipe_match import bind, describe
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
 
-PROVIDED = ("kernel", "package", "firmware-file")  # kinds of items whose target is a component
+PROVIDED = (  # items whose target is a component
+    ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
+)  # fmt: skip
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 
 
@@ -160,9 +162,7 @@ def _fake(golden: Golden, recipe: Recipe) -> tuple[Situation, Difference]:
 
 def _components(golden: Golden) -> tuple[Component, ...]:
     """Kernels that the fake difference takes from the depot are there."""
-    kernels = [
-        table["to"] for table in golden.diff if table["op"] == "add" and table["kind"] in PROVIDED and table.get("to")
-    ]
+    kernels = [table["to"] for table in golden.diff if (table["op"], table["kind"]) in PROVIDED and table.get("to")]
     return tuple(
         Component(
             id=name, version="1", kind="kernel", architecture="amd64", for_os="", package_format="deb", payload=()
