@@ -13,6 +13,7 @@ RATIOS = (
 # Rows that ratios are made of and that are no contestant of their own; all of ours begin with our name.
 OURS, OUR_CAPTURE, OUR_RESTORE = "regraft", "regraft capture", "regraft restore"
 HASHING, TRUSTING = "regraft reset", "regraft reset --trust-metadata"
+DECIDING, REHEARSING = "regraft diff", "regraft rehearse"
 DECOMPRESSION, WRITING = "decompression alone", "writing alone"
 CURL_TAR = "curl | tar"
 
