@@ -102,13 +102,14 @@ def plan(
     """Show every step of a restore; writes nothing to a disk."""
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(
-        access, image, profile, selector, mode, site_recipes, trust_metadata, choices_of(edits)
-    )
+    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata, choices_of(edits))
     if template:
-        write_template(template, edits_template(
-            prepared.plan, prepared.difference, profile, [disk.name for disk in prepared.loaded.manifest.disks]
-        ))
+        write_template(
+            template,
+            edits_template(
+                prepared.plan, prepared.difference, profile, [disk.name for disk in prepared.loaded.manifest.disks]
+            ),
+        )
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
