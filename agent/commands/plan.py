@@ -128,9 +128,12 @@ def plan(
         access, image, profile, selector, mode, site_recipes, trust_metadata, wishes, choices_of(edits)
     )
     if template:
-        write_template(template, edits_template(
-            prepared.plan, prepared.difference, profile, [disk.name for disk in prepared.loaded.manifest.disks]
-        ))
+        write_template(
+            template,
+            edits_template(
+                prepared.plan, prepared.difference, profile, [disk.name for disk in prepared.loaded.manifest.disks]
+            ),
+        )
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)

@@ -8,28 +8,23 @@ Where the machine has no libfuse or no overlayfs, every volume is unpacked inste
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
-from agent.errors import RefusedError, RegraftError, TemporaryError, UsageError
+from agent.errors import RefusedError, TemporaryError, UsageError
 from agent.image.frame_cache import FrameCache
 from agent.image.image_tree import ImageTree
-from agent.image.mount import load_fuse, mount
+from agent.image.mounted import mounted
 from agent.image.unpacked import unpacked
 from agent.model.events import Emit
 from agent.process import ProcessError, run
 from agent.restore.edit import one_tree
 
-_FORK = multiprocessing.get_context("fork")
-READY_S = 120.0  # the listings of a large image, over a slow network
-END_S = 10.0
 MEMORY_BYTES = 3 << 30  # a kernel, its initramfs and firmware are written within that
 
 
@@ -58,7 +53,7 @@ def _overlaid(depot: Depot, loaded: LoadedImage, work: Path) -> Iterator[Path]:
     for folder in (lower, root):
         folder.mkdir(mode=0o755)
     with ExitStack() as stack:
-        stack.enter_context(_mounted(ImageTree(depot, loaded, FrameCache), lower))
+        stack.enter_context(mounted(ImageTree(depot, loaded, FrameCache), lower))
         _overlay(stack, lower, work, root)
         stack.callback(run, ["umount", "--lazy", root])
         yield root
@@ -91,35 +86,3 @@ def _mount_overlay(lower: Path, work: Path, root: Path) -> None:
     # Volatile (Linux 5.10): no flush for dpkg, nor at the end, of what is about to be forgotten.
     options = f"lowerdir={below},upperdir=written,workdir=scratch,volatile"
     run(["mount", "-t", "overlay", "-o", options, "overlay", root.absolute()], cwd=work)
-
-
-@contextmanager
-def _mounted(tree: ImageTree, where: Path) -> Iterator[None]:
-    """The image on a directory, served by a process of its own: this one must not wait for itself."""
-    load_fuse()  # what is absent is said here, where it can be answered
-    ours, theirs = _FORK.Pipe(duplex=False)
-    server = _FORK.Process(target=_serve, args=(tree, where, theirs), name="image", daemon=True)
-    server.start()
-    theirs.close()
-    try:
-        said = ours.recv() if ours.poll(READY_S) else "it did not begin in time"
-        if said:
-            raise UsageError(said)
-        yield
-    except EOFError:
-        raise UsageError("libfuse ended before the image was mounted") from None
-    finally:
-        if os.path.ismount(where):
-            run(["umount", "--lazy", where])
-        server.join(END_S)
-        if server.is_alive():
-            server.kill()
-            server.join()
-        ours.close()
-
-
-def _serve(tree: ImageTree, where: Path, pipe: Connection) -> None:
-    try:
-        mount(tree, where, lambda: pipe.send(""), background=False, others=False)
-    except RegraftError as error:
-        pipe.send(error.message)

@@ -37,7 +37,10 @@ def _matching(match: JobMatch) -> str:
 
 
 _pages.filters.update(
-    size=size_text, clean=printable, matching=_matching, sign=lambda state: SIGNS.get(State(state), "?"),
+    size=size_text,
+    clean=printable,
+    matching=_matching,
+    sign=lambda state: SIGNS.get(State(state), "?"),
     light=lambda light: light_text(Light(light)),
 )
 

@@ -40,13 +40,17 @@ def a_plan(**changes: object) -> Plan:
     return msgspec.structs.replace(PLAN, steps=steps, **changes)
 
 
+def text_in(element: etree._Element) -> str:
+    return "".join(map(str, element.itertext()))
+
+
 def test_the_page_is_sorted_by_tier_and_the_worst_comes_first() -> None:
     page = difference_html(a_plan(), DIFFERENCE)
     tree = etree.HTML(page)
     assert "It would stop" in (tree.findtext(".//h1") or "")
-    captions = ["".join(map(str, each.itertext())).partition(":")[0] for each in tree.iter("caption")]
+    captions = [text_in(each).partition(":")[0] for each in tree.iter("caption")]
     assert captions == ["Must", "Should", "Later"]
-    rows = [["".join(map(str, cell.itertext())) for cell in row.iter("td")] for row in tree.iter("tr")]
+    rows = [[text_in(cell) for cell in row.iter("td")] for row in tree.iter("tr")]
     told = [row for row in rows if len(row) == 7]
     assert [row[:2] for row in told] == [["✘ red", "d3"], ["✔ green", "d2"], ["✔ green", "d4"], ["⚠ amber", "d1"]]
     assert told[0][4:] == ["no <driver> for the card", "devices: pci:v1234", "NOTHING"]

@@ -87,7 +87,10 @@ def public_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def make_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public_read: bool = False, floor_bytes: int = 0,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    public_read: bool = False,
+    floor_bytes: int = 0,
     rehearse: bool = False,
 ) -> Iterator[Server]:
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "home"))

@@ -57,9 +57,10 @@ def test_a_target_without_a_driver_is_red_and_says_why(published: Server) -> Non
     assert report.json()["result"] == "would-stop"
     page = published.client.get("/ui/rehearsals", headers=published.headers(Role.READ)).text
     assert "✘ red" in page and "nvme" in page and f"/ui/rehearsals/{told['id']}" in page
-    assert "regraft component add" in published.client.get(
-        f"/ui/rehearsals/{told['id']}", headers=published.headers(Role.READ)
-    ).text
+    assert (
+        "regraft component add"
+        in published.client.get(f"/ui/rehearsals/{told['id']}", headers=published.headers(Role.READ)).text
+    )
 
 
 def test_the_same_is_not_rehearsed_twice_and_what_is_new_is(published: Server) -> None:
