@@ -63,6 +63,7 @@ def _facts(report: Report) -> str:
         ("Held before", report.disk_held or "nothing that is recognised"),
         ("Not touched", "\n".join(report.untouched) or "there was no other disk"),
         ("Components", "\n".join(report.components) or "none"),
+        ("Recipes of the site", "\n".join(report.site_recipes) or "none"),
         ("Warnings", "\n".join(report.warnings) or "none"),
         ("Data", f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
                  f"{amount_text(report.bytes_read_back)} read back, "

@@ -57,6 +57,7 @@ class Decisions:
     components: tuple[Component, ...]
     mode: str
     trust_metadata: bool = False
+    site_recipes: tuple[str, ...] = ()  # told in the plan: which recipes are not the shipped ones
 
 
 def make_plan(decisions: Decisions) -> Plan:
@@ -75,6 +76,7 @@ def make_plan(decisions: Decisions) -> Plan:
         components=tuple(component_choices(decisions)),
         steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
         warnings=(*decisions.layout.notes, *unadapted_notes(decisions)),
+        site_recipes=decisions.site_recipes,
     )
 
 

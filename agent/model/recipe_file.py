@@ -7,13 +7,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import UsageError
 from agent.model.difference import Op, Verdict
 from agent.model.recipe import PHASES
-from agent.model.recipe_conflicts import refuse_conflicts
 from agent.model.recipe_place import Place
 from agent.model.toml_lines import toml_lines
 
@@ -178,29 +177,6 @@ def _table(text: str, name: str) -> dict[str, Any]:
         said = str(error).replace(found[0], f", column {found[2]}") if found else str(error)
         line = int(found[1]) if found else text.count("\n") + 1
         raise UsageError(f"{name}:{line}: not TOML: {said}", "correct the line named") from error
-
-
-def load_all(
-    files: Mapping[str, str], site: Mapping[str, str] | None = None, depot: Mapping[str, str] | None = None
-) -> tuple[Recipe, ...]:
-    """All recipes in phase and file order; one of the site replaces one of the depot, which replaces a shipped one.
-
-    ``files``, ``site``, ``depot``: file name → text. Two recipes that set the same key of the same file are refused.
-    """
-    chosen: dict[str, Recipe] = {}
-    for origin, group in (("shipped", files), ("depot", depot or {}), ("site", site or {})):
-        seen: dict[str, str] = {}
-        for name in sorted(group):
-            recipe = load_recipe(group[name], name)
-            if recipe.id in seen:
-                raise UsageError(f"{name}: recipe {recipe.id} is also in {seen[recipe.id]}", "give one another id")
-            seen[recipe.id] = name
-            replaced = chosen[recipe.id].origin if recipe.id in chosen else ""
-            chosen[recipe.id] = replace(recipe, origin=origin, replaces=replaced)
-    order = {phase: number for number, phase in enumerate(PHASES)}
-    recipes = tuple(sorted(chosen.values(), key=lambda r: (order[r.phase], r.file)))  # type: ignore[index]
-    refuse_conflicts(recipes)
-    return recipes
 
 
 def _when(table: Any, place: Place) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:

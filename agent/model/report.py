@@ -73,3 +73,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     mismatches: int
     peak_memory_bytes: int
     warnings: tuple[str, ...]
+    site_recipes: tuple[str, ...] = ()  # which recipes were not the shipped ones, a line each

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.depot.catalogue import LoadedImage, find_image
 from agent.depot.components import list_components
+from agent.depot.recipe_bundle import read_bundle
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import Depot
 from agent.image.image_tree import ImageTree
@@ -30,7 +31,7 @@ from agent.model.recipe_match import bind_all
 from agent.model.situation import Situation
 from agent.model.target_disk import select_disk
 from agent.probe.live_tree import LiveTree
-from agent.restore.recipe_folder import read_recipes
+from agent.restore.recipe_folder import read_recipes, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Prepared:
     target: Profile
     loaded: LoadedImage
     depot: Depot
+    situation: Situation | None = None  # None where an image goes out as it was
 
 
 def prepare(  # noqa: PLR0913 - the inputs of a plan
@@ -73,7 +75,9 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
         filesystems=layout.filesystems,
         live=running_kernel(),
     )
-    bound, difference = bind_all(read_recipes(site_recipes), compare(situation), situation)
+    bundle = read_bundle(depot, trust)
+    recipes = read_recipes(site_recipes, bundle)
+    bound, difference = bind_all(recipes, compare(situation), situation)
     difference_xml = dump_difference(difference)
     plan = make_plan(
         Decisions(
@@ -89,9 +93,10 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
             components=components,
             mode=mode,
             trust_metadata=trust_metadata,
+            site_recipes=told(recipes, site_recipes, bundle),
         )
     )
-    return Prepared(plan, difference, difference_xml, target, loaded, depot)
+    return Prepared(plan, difference, difference_xml, target, loaded, depot, situation)
 
 
 def running_kernel() -> KernelIndex | None:

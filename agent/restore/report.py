@@ -62,6 +62,7 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         mismatches=done.mismatches,
         peak_memory_bytes=max(done.peak_memory_bytes, own_peak_memory_bytes()),
         warnings=(*plan.warnings, *recorder.warnings),
+        site_recipes=plan.site_recipes,
     )
 
 
