@@ -1,5 +1,5 @@
-"""All recipes together: the shipped ones, a depot's, a site's. What would set the same key of the same file is refused when
-they are read, never "the last one wins".
+"""All recipes together: the shipped ones, a depot's, a site's. What would set the same key of the same file is refused
+when they are read, never "the last one wins".
 """
 
 from __future__ import annotations
