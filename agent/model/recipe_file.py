@@ -22,6 +22,7 @@ PLACEHOLDER = re.compile(r"@(from|to|key|name)@")
 EACH = re.compile(r"|(diff|add|remove|change|map)(:[a-z0-9-]+)?")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.toml")
 LIMIT_CHARACTERS = 1 << 20
+LIMIT_PATH_CHARACTERS = 1000
 TIERS = ("must", "should", "later")
 OPS = tuple(op.value for op in Op)
 VERDICTS = tuple(verdict.value for verdict in Verdict)
@@ -71,6 +72,16 @@ CHECKS: Mapping[str, Verb] = {
     "package-installed": Verb({"package": str}, alone="package"),
     "package-absent": Verb({"package": str}, alone="package"),
     "requested": Verb({"what": str}, alone="what"),
+}
+# Words that become arguments of programs or names of links: never an option, never a path. Globs are allowed.
+_WORD = re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._+~-]*")
+WORDS: Mapping[str, re.Pattern[str]] = {
+    "unit": re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._\\-]*"),
+    "target": re.compile(r"[A-Za-z0-9_][A-Za-z0-9@:._\\-]*"),
+    "package": _WORD,
+    "component": _WORD,
+    "module": _WORD,
+    "modules": _WORD,
 }
 ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
     "what": ("initramfs", "bootloader", "relabel"),
@@ -260,13 +271,24 @@ def _typed(key: str, value: Any, wanted: type, place: Place) -> None:
         raise place.error(key, value, "a list of texts")
     if key in ALLOWED:
         place.one_of(key, value, ALLOWED[key])
-    if key == "path" and (not value.startswith(("/", "@key@")) or "/../" in f"{value}/"):
+    if key == "path" and not _is_path(value):
         raise place.error(key, value, "an absolute path inside the restored system")
+    if key == "mode" and not 0 <= value <= 0o7777:
+        raise place.error(key, value, "a file mode from 0 to 0o7777")
+    if key in WORDS:
+        for word in value if isinstance(value, list) else [value]:
+            if not WORDS[key].fullmatch(PLACEHOLDER.sub("x", word)):
+                raise place.error(key, word, f"a word of the form {WORDS[key].pattern}")
     if key == "pattern":
         try:
             re.compile(PLACEHOLDER.sub("x", value))
         except re.error as error:
             raise place.error(key, value, f"a regular expression ({error})") from error
+
+
+def _is_path(path: str) -> bool:
+    rooted = path.startswith(("/", "@key@"))
+    return rooted and path.isprintable() and ".." not in path.split("/") and len(path) < LIMIT_PATH_CHARACTERS
 
 
 def _restrictions(name: str, fields: Mapping[str, Any], place: Place) -> None:
