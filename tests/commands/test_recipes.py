@@ -72,8 +72,8 @@ def test_from_a_difference_to_every_restore(regraft: Regraft, published: Path, t
     assert "RECIPES  the depot’s bundle of" in planned and "(of the depot)" in " ".join(planned.split())
     bundle = published / "recipes/bundle.json"
     bundle.write_bytes(bundle.read_bytes().replace(b"generic", b"genuine"))
-    for words in (("plan", "web1", "--target", TARGET), ("diff", "web1", TARGET)):
-        assert "signature" in regraft.refused(*words, *HERE, *depot, code=21, name="not-trusted")
+    for asked_for in (("plan", "web1", "--target", TARGET), ("diff", "web1", TARGET)):
+        assert "signature" in regraft.refused(*asked_for, *HERE, *depot, code=21, name="not-trusted")
     regraft("recipe", "withdraw", *depot)
     assert "RECIPES" not in regraft("plan", "web1", "--target", TARGET, *HERE, *depot, code=12).stdout
 
