@@ -58,6 +58,7 @@ def _facts(report: Report) -> str:
         ("Not touched", "\n".join(report.untouched) or "there was no other disk"),
         ("Components", "\n".join(report.components) or "none"),
         ("Edited by the operator", "\n".join(report.edits) or "nothing"),
+        ("Recipes of the site", "\n".join(report.site_recipes) or "none"),
         ("Warnings", "\n".join(report.warnings) or "none"),
         ("Data", f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
                  f"{amount_text(report.bytes_read_back)} read back, "

@@ -108,6 +108,7 @@ def plan_text(plan: Plan) -> str:
         ("KEEPS", [f"{line}: not touched" for line in plan.untouched] or ["there is no other disk"]),
         ("TAKES", [f"{c.id} {c.version}: {c.reason}" for c in plan.components] or ["no components"]),
         ("EDITED", list(choice_lines(plan.choices))),
+        ("RECIPES", list(plan.site_recipes)),
         ("STEPS", [f"{number:2d}. {describe(step)}" for number, step in enumerate(plan.steps, 1)]),
         ("WARNING", list(plan.warnings)),
         ("PLAN", [digest(plan)]),
@@ -163,6 +164,7 @@ def _facts(report: Report) -> list[tuple[str, list[str]]]:
         ("KEPT", [f"{line}: not touched" for line in report.untouched]),
         ("TOOK", list(report.components)),
         ("EDITED", list(report.edits)),
+        ("RECIPES", list(report.site_recipes)),
         ("WARNING", list(report.warnings)),
         ("DATA", [f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
                   f"{amount_text(report.bytes_read_back)} read back, "

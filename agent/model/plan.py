@@ -194,6 +194,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     warnings: tuple[str, ...] = ()
     choices: Choices = NONE  # what the operator decided otherwise
+    site_recipes: tuple[str, ...] = ()  # which recipes are not the shipped ones, a line each
 
 
 def encode(plan: Plan) -> bytes:
@@ -233,7 +234,8 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
         case WriteBootCode(code=code):
             return f"write the image's own boot code, {len(code)} bytes, to the first sector"
         case ApplyRecipe(recipe=recipe):
-            return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}"
+            origin = "" if recipe.origin == "shipped" else f" (of the {recipe.origin})"
+            return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}{origin}"
         case RebuildInitramfs(release=release, modules=modules):
             return f"rebuild initramfs of {release}" + (f" with {', '.join(modules)}" if modules else "")
         case InstallBootloader(firmware=firmware):

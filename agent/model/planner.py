@@ -59,6 +59,7 @@ class Decisions:
     mode: str
     trust_metadata: bool = False
     choices: Choices = NONE
+    site_recipes: tuple[str, ...] = ()  # told in the plan: which recipes are not the shipped ones
 
 
 def make_plan(decisions: Decisions) -> Plan:
@@ -83,6 +84,7 @@ def make_plan(decisions: Decisions) -> Plan:
             *unused_components(decisions.choices, (component.id for component in components)),
         ),
         choices=decisions.choices,
+        site_recipes=decisions.site_recipes,
     )
 
 

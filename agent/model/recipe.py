@@ -207,4 +207,4 @@ class BoundRecipe(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[str, ...]  # ids of the difference items it handles
     operations: tuple[AnyOperation, ...]
     checks: tuple[Check, ...]
-    origin: str = "shipped"  # shipped, site
+    origin: str = "shipped"  # shipped, depot (its bundle), site (a folder that was named)

@@ -7,13 +7,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import UsageError
 from agent.model.difference import Op, Verdict
 from agent.model.recipe import PHASES
-from agent.model.recipe_conflicts import refuse_conflicts
 from agent.model.recipe_place import Place
 from agent.model.toml_lines import toml_lines
 
@@ -23,6 +22,7 @@ PLACEHOLDER = re.compile(r"@(from|to|key|name)@")
 EACH = re.compile(r"|(diff|add|remove|change|map)(:[a-z0-9-]+)?")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.toml")
 LIMIT_CHARACTERS = 1 << 20
+LIMIT_PATH_CHARACTERS = 1000
 TIERS = ("must", "should", "later")
 OPS = tuple(op.value for op in Op)
 VERDICTS = tuple(verdict.value for verdict in Verdict)
@@ -83,6 +83,16 @@ CHOICES = (  # of these verbs and checks, either the one key or the other
     (("remove",), "package", "packages"),
     (("cmdline",), "add", "drop"),
 )
+# Words that become arguments of programs or names of links: never an option, never a path. Globs are allowed.
+_WORD = re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._+~-]*")
+WORDS: Mapping[str, re.Pattern[str]] = {
+    "unit": re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._\\-]*"),
+    "target": re.compile(r"[A-Za-z0-9_][A-Za-z0-9@:._\\-]*"),
+    "package": _WORD,
+    "component": _WORD,
+    "module": _WORD,
+    "modules": _WORD,
+}
 ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
     "what": ("initramfs", "bootloader", "relabel"),
     "on-failure": ("stop", "warn"),
@@ -190,29 +200,6 @@ def _table(text: str, name: str) -> dict[str, Any]:
         raise UsageError(f"{name}:{line}: not TOML: {said}", "correct the line named") from error
 
 
-def load_all(
-    files: Mapping[str, str], site: Mapping[str, str] | None = None, depot: Mapping[str, str] | None = None
-) -> tuple[Recipe, ...]:
-    """All recipes in phase and file order; one of the site replaces one of the depot, which replaces a shipped one.
-
-    ``files``, ``site``, ``depot``: file name → text. Two recipes that set the same key of the same file are refused.
-    """
-    chosen: dict[str, Recipe] = {}
-    for origin, group in (("shipped", files), ("depot", depot or {}), ("site", site or {})):
-        seen: dict[str, str] = {}
-        for name in sorted(group):
-            recipe = load_recipe(group[name], name)
-            if recipe.id in seen:
-                raise UsageError(f"{name}: recipe {recipe.id} is also in {seen[recipe.id]}", "give one another id")
-            seen[recipe.id] = name
-            replaced = chosen[recipe.id].origin if recipe.id in chosen else ""
-            chosen[recipe.id] = replace(recipe, origin=origin, replaces=replaced)
-    order = {phase: number for number, phase in enumerate(PHASES)}
-    recipes = tuple(sorted(chosen.values(), key=lambda r: (order[r.phase], r.file)))  # type: ignore[index]
-    refuse_conflicts(recipes)
-    return recipes
-
-
 def _when(table: Any, place: Place) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
     place.keys(table, optional=("all", "any"))
     if not table.get("all") and not table.get("any"):
@@ -294,13 +281,24 @@ def _typed(key: str, value: Any, wanted: type, place: Place) -> None:
         raise place.error(key, value, "a list of texts")
     if key in ALLOWED:
         place.one_of(key, value, ALLOWED[key])
-    if key in ("path", "to") and (not value.startswith(("/", "@key@", "@to@")) or "/../" in f"{value}/"):
+    if key in ("path", "to") and not _is_path(value):
         raise place.error(key, value, "an absolute path inside the restored system")
+    if key == "mode" and not 0 <= value <= 0o7777:
+        raise place.error(key, value, "a file mode from 0 to 0o7777")
+    if key in WORDS:
+        for word in value if isinstance(value, list) else [value]:
+            if not WORDS[key].fullmatch(PLACEHOLDER.sub("x", word)):
+                raise place.error(key, word, f"a word of the form {WORDS[key].pattern}")
     if key == "pattern":
         try:
             re.compile(PLACEHOLDER.sub("x", value))
         except re.error as error:
             raise place.error(key, value, f"a regular expression ({error})") from error
+
+
+def _is_path(path: str) -> bool:
+    rooted = path.startswith(("/", "@key@", "@to@"))
+    return rooted and path.isprintable() and ".." not in path.split("/") and len(path) < LIMIT_PATH_CHARACTERS
 
 
 def _restrictions(name: str, fields: Mapping[str, Any], place: Place) -> None:

@@ -117,6 +117,11 @@ def expand(tree: Tree, pattern: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{entry}" for entry in tree.list_dir(folder or "/") if fnmatchcase(entry, name))
 
 
+def holds(condition: Condition, difference: Difference, situation: Situation) -> bool:
+    """Whether one condition of a recipe is true of a restore."""
+    return _holds(condition, difference, situation)[0]
+
+
 def _holds(condition: Condition, difference: Difference, situation: Situation) -> tuple[bool, list[Item]]:
     fields = condition.fields
     match condition.kind:

@@ -35,9 +35,7 @@ class Place:
         where = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in place.path)
         named = f"{printable(where.lstrip('.'), SHOWN_CHARACTERS)}: " if where else ""
         shown = printable(repr(found), SHOWN_CHARACTERS)
-        return UsageError(
-            f"{self.file}:{place.line}: {named}found {shown}, expected {expected}", "see docs/recipes.md"
-        )
+        return UsageError(f"{self.file}:{place.line}: {named}found {shown}, expected {expected}", "see docs/recipes.md")
 
     def keys(self, table: Any, *, required: Iterable[str] = (), optional: Iterable[str] = ()) -> None:
         if not isinstance(table, dict):

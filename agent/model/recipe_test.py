@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import unified_diff
 from fnmatch import fnmatchcase
 
 from agent.errors import RegraftError
@@ -30,6 +31,7 @@ from agent.model.recipe_file import Golden, Recipe
 from agent.model.recipe_match import bind, describe
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
+from agent.model.wording import printable
 
 PROVIDED = (  # items whose target is a component
     ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
@@ -99,10 +101,31 @@ def _compare(golden: Golden, before: dict[str, str], after: dict[str, str], boun
     expected = {**{path: text for path, text in before.items() if path not in golden.absent}, **golden.expect}
     for path in sorted(expected.keys() | after.keys()):
         if expected.get(path) != after.get(path):
-            yield f"{path}: expected {expected.get(path)!r}, found {after.get(path)!r}"
+            yield _file_difference(path, expected.get(path), after.get(path))
     does = tuple(describe(operation) for operation in bound.operations if isinstance(operation, _NOT_FILES))
     if does != golden.does:
         yield f"does: expected {list(golden.does)}, found {list(does)}"
+
+
+def _file_difference(path: str, expected: str | None, found: str | None) -> str:
+    """What a person needs to see which of recipe and test is wrong: the lines that differ, as ``diff -u`` has them."""
+    if expected is None:
+        return f"{path}: expected not to be there, found {len(found or '')} characters"
+    if found is None:
+        return f"{path}: expected {len(expected)} characters, found no such file"
+    lines = unified_diff(_marked(expected), _marked(found), "expected", "found", lineterm="")
+    return "\n".join(
+        [
+            f"{path} is not as expected (- expected, + found):",
+            *(line for line in lines if line[:3] not in ("---", "+++")),
+        ]
+    )
+
+
+def _marked(text: str) -> list[str]:
+    """Lines, each safe for a terminal; a last one without its end says so."""
+    lines = [printable(line) for line in text.split("\n")]
+    return lines[:-1] if not lines[-1] else [*lines[:-1], f"{lines[-1]}  (no newline at the end)"]
 
 
 def _failed_checks(bound: BoundRecipe, after: dict[str, str]) -> Iterable[str]:

@@ -6,8 +6,10 @@ nothing, so that a restore that was cut can be started anew. Originals go to the
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import PatchError
@@ -30,17 +32,42 @@ from agent.model.recipe import (
 from agent.model.recipe_match import describe
 from agent.model.recipe_test import FILE_CHECKS, check_file
 from agent.model.report import RecipeResult
+from agent.model.wording import printable
 from agent.restore import packages
 from agent.restore.changes import ChangeWatch
 from agent.restore.inside import InsideRoot
 from agent.restore.journal import Journal
 from agent.restore.sandbox import DEFAULT_TIMEOUT_S, Sandbox
 
+# What an image's own files can bring about: links that go round or lead nowhere, a directory where a file should be,
+# names that are too long. Everything else (EIO, ENOSPC) is the disk's, and told as such.
+_OF_THE_IMAGE = frozenset(
+    (
+        errno.ELOOP,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EXDEV,
+        errno.EINVAL,
+    )
+)
 UNDO = Path("/var/lib/regraft/undo")  # inside the restored system
 BEST_EFFORT_S = 180.0  # a script of something that goes anyway, and may hang without its hypervisor
 _UNITS = "/etc/systemd/system"
 _UNIT_FOLDERS = (_UNITS, "/usr/lib/systemd/system", "/lib/systemd/system")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9@:_.\\-]+")
+
+
+@contextmanager
+def _as_it_is_in_the_image(act: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_IMAGE:
+            raise
+        raise PatchError(printable(f"cannot {act}: {error.strerror}", 500), "look at that path in the image") from error
 
 
 def apply_recipe(
@@ -59,10 +86,12 @@ def apply_recipe(
     try:
         try:
             for operation in recipe.operations:
-                work.apply(operation)
+                with _as_it_is_in_the_image(f"do {describe(operation)}"):
+                    work.apply(operation)
         finally:
             work.changed.update(work.journal.save())
-        failed, lines = _checks(recipe, work)
+        with _as_it_is_in_the_image("check the result"):
+            failed, lines = _checks(recipe, work)
         if failed:
             raise PatchError(f"recipe {recipe.id}: check failed: {'; '.join(failed)}", "see docs/recipes.md")
     except PatchError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.depot.catalogue import LoadedImage, find_image
 from agent.depot.components import list_components
+from agent.depot.recipe_bundle import read_bundle
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import Depot
 from agent.image.image_tree import ImageTree
@@ -41,7 +42,7 @@ from agent.model.recipe_match import bind_all
 from agent.model.situation import RESTORE, Situation
 from agent.model.target_disk import select_disk
 from agent.probe.live_tree import LiveTree
-from agent.restore.recipe_folder import read_recipes
+from agent.restore.recipe_folder import read_recipes, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Prepared:
     target: Profile
     loaded: LoadedImage
     depot: Depot
+    situation: Situation | None = None  # None where an image goes out as it was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class Decided:
     mode: str = RESTORE
     trust_metadata: bool = False
     choices: Choices = NONE
+    site_recipes: tuple[str, ...] = ()
 
 
 def prepare(  # noqa: PLR0913 - the inputs of a plan
@@ -84,7 +87,9 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
     components = chosen_components(choices, list_components(depot, trust))
-    recipes = wanted_recipes(choices, read_recipes(site_recipes))
+    bundle = read_bundle(depot, trust)
+    shipped_and_site = read_recipes(site_recipes, bundle)
+    recipes = wanted_recipes(choices, shipped_and_site)
     names = [disk.name for disk in loaded.manifest.disks]
     disk = select_disk(chosen_selector(choices, selector, names), target.disks)
     layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk)
@@ -106,12 +111,19 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     bound, handled = bind_all(recipes, without_skipped(choices, found), situation)
     decided = Decided(
         disk=disk, layout=layout, recipes=bound, components=components, mode=mode, trust_metadata=trust_metadata,
-        choices=choices,
+        choices=choices, site_recipes=told(shipped_and_site, site_recipes, bundle),
     )  # fmt: skip
-    return prepared(depot, loaded, target, with_skipped(choices, found, handled), decided)
+    return prepared(depot, loaded, target, with_skipped(choices, found, handled), decided, situation)
 
 
-def prepared(depot: Depot, loaded: LoadedImage, target: Profile, difference: Difference, decided: Decided) -> Prepared:
+def prepared(  # noqa: PLR0913 - the last has a default
+    depot: Depot,
+    loaded: LoadedImage,
+    target: Profile,
+    difference: Difference,
+    decided: Decided,
+    situation: Situation | None = None,
+) -> Prepared:
     """The plan of what was decided, and the documents that its digests name."""
     difference_xml = dump_difference(difference)
     plan = make_plan(
@@ -129,9 +141,10 @@ def prepared(depot: Depot, loaded: LoadedImage, target: Profile, difference: Dif
             mode=decided.mode,
             trust_metadata=decided.trust_metadata,
             choices=decided.choices,
+            site_recipes=decided.site_recipes,
         )
     )
-    return Prepared(plan, difference, difference_xml, target, loaded, depot)
+    return Prepared(plan, difference, difference_xml, target, loaded, depot, situation)
 
 
 def running_kernel() -> KernelIndex | None:

@@ -64,6 +64,7 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         peak_memory_bytes=max(done.peak_memory_bytes, own_peak_memory_bytes()),
         warnings=(*plan.warnings, *recorder.warnings),
         edits=choice_lines(plan.choices),
+        site_recipes=plan.site_recipes,
     )
 
 

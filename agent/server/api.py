@@ -19,6 +19,9 @@ from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, ObjectRef
 from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
 from agent.model.machine_match import is_placeholder
 from agent.model.nic_map import STOP, parse_wishes
+from agent.model.recipe_bundle import LIMIT_BYTES
+from agent.model.recipe_bundle import decode as decode_bundle
+from agent.model.recipe_set import load_all
 from agent.model.report import Report
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
@@ -143,6 +146,15 @@ def publish_component(use: Use, xml: Annotated[bytes, Depends(Body(COMPONENT_LIM
     use.depot.publish_component(xml)
     use.rehearsals.arrived()
     return _json({"component": component.id, "version": component.version}, 201)
+
+
+@router.post("/api/v1/recipes", openapi_extra=needs(Need.WRITE))
+def publish_recipes(use: Use, bundle: Annotated[bytes, Depends(Body(LIMIT_BYTES))]) -> Response:
+    """Publish the site's recipes as one bundle, when every one can be read and none collides with another."""
+    found = decode_bundle(bundle, "the bundle of recipes")
+    load_all({}, depot=found.recipes)
+    use.depot.publish_recipes(bundle)
+    return _json({"recipes": len(found.recipes), "time": found.time}, 201)
 
 
 class Purpose(msgspec.Struct):

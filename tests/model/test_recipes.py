@@ -10,8 +10,9 @@ from agent.errors import RefusedError, UsageError
 from agent.model.difference import Difference, Item, Op, Tier
 from agent.model.profile import Unit
 from agent.model.recipe import Replace, Request, Write
-from agent.model.recipe_file import load_all, load_recipe
+from agent.model.recipe_file import load_recipe
 from agent.model.recipe_match import bind, bind_all
+from agent.model.recipe_set import load_all
 from agent.model.recipe_test import run_tests
 from tests.model.machines_of_tests import situation, source
 
@@ -77,7 +78,11 @@ def test_a_recipe_needs_a_check_and_a_condition() -> None:
 
 def test_a_test_that_expects_something_else_fails() -> None:
     (result,) = run_tests([load_recipe(GOOD.replace("port ttyUSB0\\n", "port x\\n"), "r.toml")])
-    assert "expected 'port x\\n', found 'port ttyUSB0\\n'" in result.failures[0]
+    assert result.failures[0].splitlines() == [
+        "/etc/scale is not as expected (- expected, + found):", "@@ -1 +1 @@", "-port x", "+port ttyUSB0",
+    ]  # fmt: skip
+    (result,) = run_tests([load_recipe(GOOD.replace("ttyUSB0\\n", "ttyUSB0"), "r.toml")])
+    assert "-port ttyUSB0  (no newline at the end)" in result.failures[0]
     other = GOOD.replace('op = "add", kind = "device", key', 'op = "map", kind = "nic", key')
     (result,) = run_tests([load_recipe(other, "r.toml")])
     assert result.failures == ("does not apply",)

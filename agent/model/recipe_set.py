@@ -1,17 +1,17 @@
-"""Recipes that would set the same key of the same file: refused when they are read, never "the last one wins"."""
+"""All recipes together: the shipped ones, a depot's, a site's. What would set the same key of the same file is refused
+when they are read, never "the last one wins".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import combinations, product
-from typing import TYPE_CHECKING
 
 from agent.errors import UsageError
-
-if TYPE_CHECKING:
-    from agent.model.recipe_file import Recipe
+from agent.model.recipe import PHASES
+from agent.model.recipe_file import Recipe, load_recipe
 
 WHOLE = "*"  # instead of a key: all of the file
 _WILD = "*?["
@@ -24,6 +24,29 @@ class _Setting:
     key: str
     line: int
     alone: bool = True  # the value is this and nothing else; False: one word among others
+
+
+def load_all(
+    files: Mapping[str, str], site: Mapping[str, str] | None = None, depot: Mapping[str, str] | None = None
+) -> tuple[Recipe, ...]:
+    """All recipes in phase and file order; one of the site replaces one of the depot, which replaces a shipped one.
+
+    ``files``, ``site``, ``depot``: file name → text. Two recipes that set the same key of the same file are refused.
+    """
+    chosen: dict[str, Recipe] = {}
+    for origin, group in (("shipped", files), ("depot", depot or {}), ("site", site or {})):
+        seen: dict[str, str] = {}
+        for name in sorted(group):
+            recipe = load_recipe(group[name], name)
+            if recipe.id in seen:
+                raise UsageError(f"{name}: recipe {recipe.id} is also in {seen[recipe.id]}", "give one another id")
+            seen[recipe.id] = name
+            replaced = chosen[recipe.id].origin if recipe.id in chosen else ""
+            chosen[recipe.id] = replace(recipe, origin=origin, replaces=replaced)
+    order = {phase: number for number, phase in enumerate(PHASES)}
+    recipes = tuple(sorted(chosen.values(), key=lambda r: (order[r.phase], r.file)))  # type: ignore[index]
+    refuse_conflicts(recipes)
+    return recipes
 
 
 def refuse_conflicts(recipes: Sequence[Recipe]) -> None:
