@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -16,9 +18,11 @@ from agent.commands.options import (
     write_or_print,
 )
 from agent.console.report_text import difference_table, plan_text
+from agent.model.grow import LARGEST, parse_grow
 from agent.model.plan import digest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
+from agent.model.spread import NO_WISH, Wish, parse_map
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers
 from agent.restore.prepare import Prepared, prepare
@@ -29,6 +33,33 @@ trust_metadata_option = click.option(
     "--trust-metadata", is_flag=True,
     help="On a disk that holds the image already: keep files of the right size, time, mode and owner unread.",
 )  # fmt: skip
+DISK_HELP = (
+    "serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk. May be given again for further "
+    "disks; the first is the one that boots."
+)
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def layout_options(command: Command) -> Command:
+    """--disk, --map and --grow: where the image goes."""
+    options: tuple[Callable[[Command], Command], ...] = (
+        click.option("--grow", default=LARGEST, show_default=True, metavar="POLICY",
+                     help="Who gets the space of a larger disk: largest, last, proportional, none, or a volume by its "
+                     "mount point or name."),
+        click.option("--map", "maps", multiple=True, metavar="WHAT=SELECTOR",
+                     help="Which disk a disk or volume of the image goes to: vdb=serial=S2, /srv=serial=S2."),
+        click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP),
+    )  # fmt: skip
+    for option in options:
+        command = option(command)
+    return command
+
+
+def wish_of(selectors: tuple[str, ...], maps: tuple[str, ...], grow: str) -> Wish:
+    """What the options say of the layout."""
+    return Wish(parse_grow(grow), selectors[1:], tuple(parse_map(each) for each in maps))
+
+
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
 
@@ -64,26 +95,21 @@ def diff(
     metavar="TARGET.xml",
     help="Profile of the target; default: this machine.",
 )
-@click.option(
-    "--disk",
-    "selector",
-    required=True,
-    metavar="SELECTOR",
-    help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
-)
+@layout_options
 @mode_option
 @trust_metadata_option
 @recipes_option
 @depot_options
 @json_option
 def plan(
-    image: str, target: Path | None, selector: str, mode: str, trust_metadata: bool, site_recipes: Path | None,
-    location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path | None, selectors: tuple[str, ...], maps: tuple[str, ...], grow: str, mode: str,
+    trust_metadata: bool, site_recipes: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show every step of a restore; writes nothing."""
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata)
+    wish = wish_of(selectors, maps, grow)
+    prepared = prepared_for(access, image, profile, selectors[0], mode, site_recipes, trust_metadata, wish)
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
@@ -99,8 +125,8 @@ def read_profile(path: Path) -> Profile:
 
 def prepared_for(
     access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
-    trust_metadata: bool = False,
+    trust_metadata: bool = False, wish: Wish = NO_WISH,
 ) -> Prepared:  # fmt: skip
     depot = access.open()
     ref = parse_image(image)
-    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata)
+    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, wish)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
+from agent.model.grow import GROWING_BLOCKS, Grow
 from agent.model.image import BLOCKS, Manifest
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
-from agent.model.placing import ALIGN_BYTES, GROWING_BLOCKS, MBR_SECTORS, Placed, place
+from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition
 from agent.model.profile import Disk, Firmware, Profile, TableKind
 from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
@@ -41,12 +42,13 @@ class Layout:
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
-def fit(
+def fit(  # noqa: PLR0913 - two of them have defaults
     manifest: Manifest,
     source: Profile,
     target_firmware: Firmware,
     disk: Disk,
     headroom_bytes: int = HEADROOM_BYTES,
+    grow: Grow = Grow(),  # noqa: B008 - a frozen value
 ) -> Layout:
     """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
 
@@ -61,7 +63,7 @@ def fit(
         wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)
     if table == "gpt":
         wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
-    placed, left_out = place(wanted, main, table, disk)
+    placed, left_out = place(wanted, main, table, disk, grow)
     table_id = _table_id(main, table, manifest)
     return Layout(
         table=table,
@@ -139,7 +141,8 @@ def names_mbr_identities(source: Profile) -> bool:
 def _table_id(main: Disk | None, table: str, manifest: Manifest) -> str:
     if main is not None and main.table == table and main.table_id:
         return main.table_id.lower()
-    made = derived(manifest, "table")
+    split = main is not None and "/" in main.name  # a piece of one of the image's disks
+    made = derived(manifest, f"table of {main.name}" if main is not None and split else "table")
     return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
 
 

@@ -12,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from agent.model import plan
+from agent.model.clashes import same_names
 from agent.model.image import BLOCKS, BootCode, Component, Manifest, Volume
 from agent.model.layout import Layout
 from agent.model.plan import (
@@ -57,11 +60,24 @@ class Decisions:
     components: tuple[Component, ...]
     mode: str
     trust_metadata: bool = False
+    also: tuple[tuple[Disk, Layout], ...] = ()  # further disks that are written
+    notes: tuple[str, ...] = ()  # which disk receives what
+    ties: tuple[str, ...] = ()
+    grow: str = ""
+
+    @property
+    def layouts(self) -> tuple[tuple[str, Layout], ...]:
+        """Each disk's name, as steps say it, and its layout."""
+        return (("", self.layout), *((disk.name, layout) for disk, layout in self.also))
 
 
 def make_plan(decisions: Decisions) -> Plan:
     """The plan of one restore."""
     disk = identity(decisions.disk)
+    also = tuple(identity(each) for each, _ in decisions.also)
+    written = {decisions.disk.name, *(each.name for each in also)}
+    notes = tuple(note for _, layout in decisions.layouts for note in layout.notes)
+    unsure = (*decisions.ties, *same_names(decisions.layouts, decisions.target.disks, written))
     return Plan(
         format=plan.FORMAT,
         mode=decisions.mode,
@@ -73,8 +89,11 @@ def make_plan(decisions: Decisions) -> Plan:
         disk=disk,
         untouched=tuple(untouched(decisions)),
         components=tuple(component_choices(decisions)),
-        steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
-        warnings=(*decisions.layout.notes, *unadapted_notes(decisions)),
+        steps=(*disk_steps(decisions), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
+        warnings=(*decisions.notes, *notes, *unsure, *unadapted_notes(decisions)),
+        also=also,
+        grow=decisions.grow,
+        unsure=unsure,
     )
 
 
@@ -100,8 +119,9 @@ def unadapted_notes(decisions: Decisions) -> Iterator[str]:
 
 def untouched(decisions: Decisions) -> Iterator[str]:
     """Every other disk of the target, one line each: what the plan does not write."""
+    written = {decisions.disk.name, *(disk.name for disk, _ in decisions.also)}
     for disk in decisions.target.disks:
-        if disk.name != decisions.disk.name:
+        if disk.name not in written:
             yield f"{disk.name} {disk.model} serial {disk.serial or '-'} {size_text(disk.size_bytes)}"
 
 
@@ -124,12 +144,15 @@ def component_named(components: Iterable[Component], operation: Install) -> Comp
     return next(c for c in components if c.id == operation.component and c.version == operation.version)
 
 
-def disk_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
-    layout = decisions.layout
-    yield ClearDisk(disk=disk)
-    yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
-    for number in sorted(layout.filesystems):
-        yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number])
+def disk_steps(decisions: Decisions) -> Iterator[Step]:
+    for target, (name, layout) in zip(
+        (decisions.disk, *(d for d, _ in decisions.also)), decisions.layouts, strict=True
+    ):
+        disk = identity(target)
+        yield ClearDisk(disk=disk)
+        yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
+        for number in sorted(layout.filesystems):
+            yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number], disk=name)
 
 
 def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
@@ -138,21 +161,33 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
     The EFI system partition comes apart from the others, after adaptation: a disk that holds half a system must not
     have a loader that the firmware starts.
     """
-    on_esp = {part.number for part in decisions.layout.partitions if part.type.lower() in ESP_TYPES}
     ordered = sorted(decisions.manifest.volumes, key=lambda v: len(v.filesystem.mountpoint.rstrip("/")))
-    planned = [(volume, decisions.layout.volumes[volume.id]) for volume in ordered]
-    planned = [(volume, number) for volume, number in planned if (number in on_esp) is esp]
+    planned = [(volume, *_place_of(volume, decisions)) for volume in ordered]
+    planned = [(volume, name, number) for volume, name, number in planned if _on_esp(decisions, name, number) is esp]
     trusting = decisions.trust_metadata
     made = [
-        _block_steps(volume, number) if volume.kind == BLOCKS else _tree_steps(volume, number, trusting)
-        for volume, number in planned
+        _block_steps(volume, name, number) if volume.kind == BLOCKS else _tree_steps(volume, name, number, trusting)
+        for volume, name, number in planned
     ]
     yield from (written for written, _ in made)
     yield from (verified for _, verified in made)
-    yield from (fit for fit in decisions.layout.fits if fit.volume in {volume.id for volume, _ in planned})
+    for name, layout in decisions.layouts:
+        fits = (fit for fit in layout.fits if fit.volume in {volume.id for volume, _, _ in planned})
+        yield from (structs.replace(fit, disk=name) for fit in fits)
 
 
-def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step, Step]:
+def _place_of(volume: Volume, decisions: Decisions) -> tuple[str, int]:
+    """Disk, as steps say it, and partition number."""
+    return next((name, layout.volumes[volume.id]) for name, layout in decisions.layouts if volume.id in layout.volumes)
+
+
+def _on_esp(decisions: Decisions, name: str, number: int) -> bool:
+    return not name and any(
+        part.number == number and part.type.lower() in ESP_TYPES for part in decisions.layout.partitions
+    )
+
+
+def _tree_steps(volume: Volume, disk: str, number: int, trust_metadata: bool) -> tuple[Step, Step]:
     written = WriteTree(
         volume=volume.id,
         partition=number,
@@ -161,6 +196,7 @@ def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step
         entries=volume.entries,
         content_bytes=volume.content_bytes,
         trust_metadata=trust_metadata,
+        disk=disk,
     )
     return written, VerifyTree(
         volume=volume.id,
@@ -168,18 +204,20 @@ def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step
         mountpoint=mountpoint(volume),
         listing_sha256=volume.listing.sha256,
         trust_metadata=trust_metadata,
+        disk=disk,
     )
 
 
-def _block_steps(volume: Volume, number: int) -> tuple[Step, Step]:
+def _block_steps(volume: Volume, disk: str, number: int) -> tuple[Step, Step]:
     written = WriteBlocks(
         volume=volume.id,
         partition=number,
         listing_sha256=volume.listing.sha256,
         size_bytes=volume.size_bytes,
         content_bytes=volume.content_bytes,
+        disk=disk,
     )
-    return written, VerifyBlocks(volume=volume.id, partition=number, listing_sha256=volume.listing.sha256)
+    return written, VerifyBlocks(volume=volume.id, partition=number, listing_sha256=volume.listing.sha256, disk=disk)
 
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:

@@ -73,3 +73,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     mismatches: int
     peak_memory_bytes: int
     warnings: tuple[str, ...]
+    grow: str = ""  # who got the space of a larger disk: a policy, or a volume

@@ -19,16 +19,16 @@ from agent.depot.store import Depot
 from agent.image.image_tree import ImageTree
 from agent.model.compare import compare
 from agent.model.difference import Difference
+from agent.model.disk_layouts import all_filesystems, layouts_of
 from agent.model.drivers import KernelIndex
 from agent.model.image import ImageRef
-from agent.model.layout import fit
 from agent.model.plan import Plan
 from agent.model.planner import Decisions, make_plan
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_difference, dump_profile
 from agent.model.recipe_match import bind_all
 from agent.model.situation import Situation
-from agent.model.target_disk import select_disk
+from agent.model.spread import NO_WISH, Wish, chosen_disks, spread
 from agent.probe.live_tree import LiveTree
 from agent.restore.recipe_folder import read_recipes
 
@@ -54,12 +54,14 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     mode: str,
     site_recipes: Path | None = None,
     trust_metadata: bool = False,
+    wish: Wish = NO_WISH,
 ) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
     components = list_components(depot, trust)
-    disk = select_disk(selector, target.disks)
-    layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk)
+    divided = spread(loaded.manifest, chosen_disks(selector, wish, target.disks), wish)
+    layouts = layouts_of(divided, loaded.profile, target.platform.firmware, wish)
+    disk, layout = layouts[0]
     tree = ImageTree(depot, loaded)
     situation = Situation(
         manifest=loaded.manifest,
@@ -69,9 +71,11 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
         disk=disk,
         mode=mode,
         components=components,
-        partitions=layout.partitions,
-        filesystems=layout.filesystems,
+        partitions=tuple(part for _, each in layouts for part in each.partitions),
+        filesystems=all_filesystems(layouts),
         live=running_kernel(),
+        receives=divided.receives,
+        also=tuple(each for each, _ in layouts[1:]),
     )
     bound, difference = bind_all(read_recipes(site_recipes), compare(situation), situation)
     difference_xml = dump_difference(difference)
@@ -89,6 +93,10 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
             components=components,
             mode=mode,
             trust_metadata=trust_metadata,
+            also=layouts[1:],
+            notes=divided.notes,
+            ties=divided.ties,
+            grow=str(wish.grow),
         )
     )
     return Prepared(plan, difference, difference_xml, target, loaded, depot)

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from agent.console.recorder import now
 from agent.errors import DamagedError, NoImageError, NotAllowedError, RefusedError
 from agent.model.events import Event
-from agent.model.jobs import ENDED, Claim, Job, JobMatch, JobRequest, State
+from agent.model.jobs import ENDED, Claim, Job, JobLayout, JobMatch, JobRequest, State
 from agent.model.report import Report
 from agent.model.wording import printable
-from agent.server.database import AttemptRow, Database, EventRow, JobRow, ReportRow, TargetRow
+from agent.server.database import AttemptRow, Database, EventRow, JobLayoutRow, JobRow, ReportRow, TargetRow
 
 EVENTS_LIMIT = 200_000  # of one attempt; beyond it progress is not kept, everything else is
 PAGE_LIMIT = 500
@@ -56,6 +56,9 @@ class Jobs:
             )  # fmt: skip
             session.add(row)
             session.flush()
+            layout = JobLayout(also=request.also, map=request.map, grow=request.grow)
+            if layout != JobLayout():
+                session.add(JobLayoutRow(job_id=row.id, body=msgspec.json.encode(layout)))
             session.add(AttemptRow(job_id=row.id, number=1, state=State.QUEUED, created=row.created))
             session.flush()
             return _job(session, row), True
@@ -341,7 +344,13 @@ def _end(attempt: AttemptRow, state: State, message: str, error_code: str) -> No
     attempt.state, attempt.ended, attempt.message, attempt.error_code = state, now(), message, error_code
 
 
+def _layout(session: Session, job_id: str) -> JobLayout:
+    row = session.get(JobLayoutRow, job_id)
+    return msgspec.json.decode(row.body, type=JobLayout) if row else JobLayout()
+
+
 def _job(session: Session, row: JobRow) -> Job:
+    layout = _layout(session, row.id)
     attempt = _newest_attempt(session, row.id)
     value: str | bool = True if row.match_kind == "any" else row.match_value
     has_report = session.get(ReportRow, attempt.id) is not None
@@ -351,4 +360,5 @@ def _job(session: Session, row: JobRow) -> Job:
         created=row.created, claimed=attempt.claimed, started=attempt.started, ended=attempt.ended,
         last_seen=attempt.last_seen, phase=attempt.phase, done=attempt.done, total=attempt.total, unit=attempt.unit,
         message=attempt.message, error_code=attempt.error_code, target=attempt.target_id or 0, has_report=has_report,
+        also=layout.also, map=layout.map, grow=layout.grow,
     )  # fmt: skip
