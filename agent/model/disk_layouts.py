@@ -15,7 +15,9 @@ from agent.model.spread import Spread, Wish
 DISK_STEP = 1000  # more than a table has partitions
 
 
-def layouts_of(divided: Spread, source: Profile, firmware: Firmware, wish: Wish) -> tuple[tuple[Disk, Layout], ...]:
+def layouts_of(
+    divided: Spread, source: Profile, firmware: Firmware, wish: Wish, boot_free_bytes: int = 0
+) -> tuple[tuple[Disk, Layout], ...]:
     """Every disk's layout; only the first one is made to boot."""
     data = replace(source, os=replace(source.os, kernels=()))
     grow_names = {want for share in divided.shares for want in growable_names(share.manifest)}
@@ -25,7 +27,9 @@ def layouts_of(divided: Spread, source: Profile, firmware: Firmware, wish: Wish)
         own = wish.grow.name and wish.grow.name in grow_names and wish.grow.name not in growable_names(share.manifest)
         grow = Grow() if own else wish.grow
         profile = data if number else source
-        found.append((share.disk, fit(share.manifest, profile, firmware, share.disk, grow=grow)))
+        found.append(
+            (share.disk, fit(share.manifest, profile, firmware, share.disk, grow=grow, boot_free_bytes=boot_free_bytes))
+        )
     return tuple(found)
 
 

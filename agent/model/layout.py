@@ -21,7 +21,7 @@ from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
 from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition
 from agent.model.profile import Disk, Firmware, Profile, TableKind
-from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
+from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions, with_boot_room
 from agent.model.wording import size_text
 
 # Free space that the system's volume keeps: an adaptation may install a kernel and rebuild the initramfs.
@@ -42,15 +42,18 @@ class Layout:
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
-def fit(  # noqa: PLR0913 - two of them have defaults
+def fit(  # noqa: PLR0913 - three of them have defaults
     manifest: Manifest,
     source: Profile,
     target_firmware: Firmware,
     disk: Disk,
     headroom_bytes: int = HEADROOM_BYTES,
     grow: Grow = Grow(),  # noqa: B008 - a frozen value
+    boot_free_bytes: int = 0,
 ) -> Layout:
     """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
+
+    ``boot_free_bytes``: what a /boot of its own must have free, beyond what the source's had if need be.
 
     Raises DoesNotFitError with needed and available sizes of every volume, RefusedError for what cannot be laid out.
     """
@@ -58,6 +61,7 @@ def fit(  # noqa: PLR0913 - two of them have defaults
     _refuse_bios_on_large_sectors(source, target_firmware, disk)
     main = main_disk(manifest)
     wanted = wanted_partitions(manifest, main, headroom_bytes)
+    wanted = with_boot_room(wanted, boot_free_bytes)
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
         wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)

@@ -67,6 +67,7 @@ def _source_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk
         or table != main.table
         or main.logical_sector_bytes != disk.logical_sector_bytes
         or disk.size_bytes > main.size_bytes
+        or any(want.full_bytes > want.source_bytes for want in wanted)
     ):
         return None
     own = {(part.number, part.start_bytes) for part in main.partitions}
@@ -93,6 +94,7 @@ def _stretched_places(
         or main.logical_sector_bytes != disk.logical_sector_bytes
         or disk.size_bytes < main.size_bytes
         or not any(want.blocks for want in wanted)
+        or any(want.full_bytes > want.source_bytes for want in wanted)
     ):
         return None
     own = {(part.number, part.start_bytes) for part in main.partitions}
@@ -132,7 +134,7 @@ def _without_what_may_go(wanted: Sequence[Wanted], room: int) -> tuple[list[Want
 def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: Grow, *, larger: bool) -> dict[int, int]:
     """Sizes by partition number, whole MiB."""
     available = room - ALIGN_BYTES * sum(want.logical for want in wanted)
-    full = {want.number: _up(want.source_bytes) for want in wanted}
+    full = {want.number: _up(want.full_bytes) for want in wanted}
     small = {want.number: min(_up(want.minimum_bytes), full[want.number]) for want in wanted}
     left = available - sum(small.values())
     if left < 0:
