@@ -171,6 +171,8 @@ def test_rules_for_absent_cards_go_and_bindings_move() -> None:
     assert not difference.blockers
 
 
+@pytest.mark.adapts("B4", "T1")
+@pytest.mark.adapts("B18", "T1")
 def test_fstab_lines_are_led_to_what_will_be_there() -> None:
     fstab = (
         "/dev/vda2 / ext4 defaults 0 1\n/dev/vda3 none swap sw 0 0\nUUID=dead /mnt/old xfs defaults 0 2\n"
@@ -191,6 +193,7 @@ def test_fstab_lines_are_led_to_what_will_be_there() -> None:
     assert not difference.blockers
 
 
+@pytest.mark.adapts("B18", "T1")
 def test_a_root_that_the_image_does_not_bring_blocks() -> None:
     _, difference = decided(situation({"/etc/fstab": "UUID=other /usr ext4 defaults 0 1\n"}, components=(KERNEL,)))
     (blocker,) = difference.blockers
@@ -244,6 +247,7 @@ def test_a_processor_below_the_distributions_level_blocks() -> None:
     assert (blocked.kind, blocked.source, blocked.target) == ("cpu", "x86-64-v2", "x86-64-v1")
 
 
+@pytest.mark.adapts("B16", "T1")
 def test_other_sectors_are_no_obstacle_for_trees_and_one_for_blocks() -> None:
     big = Disk("sda", 6 << 30, 4096, 4096, chain=DISK.chain)
     case = situation(disk=big, components=(KERNEL,))
