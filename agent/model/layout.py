@@ -76,7 +76,7 @@ def fit(  # noqa: PLR0913 - three of them have defaults
         filesystems={p.want.number: _planned(p, manifest) for p in placed if p.want.filesystem},
         volumes={volume: p.want.number for p in placed for volume in p.want.volumes},
         fits=_fits(placed, disk.logical_sector_bytes),
-        notes=(*notes, *left_out, *_size_notes(placed), *_moved_notes(placed, table)),
+        notes=(*notes, *left_out, *_size_notes(placed), *_dense_notes(placed), *_moved_notes(placed, table)),
     )
 
 
@@ -255,6 +255,16 @@ def _moved_notes(placed: Sequence[Placed], table: str) -> list[str]:
         "a Windows that starts from it may have to be repaired (bcdboot)"
         for each in placed
         if table == "mbr" and each.want.blocks and each.want.start_bytes and each.start_bytes != each.want.start_bytes
+    ]
+
+
+def _dense_notes(placed: Sequence[Placed]) -> list[str]:
+    """Compression comes back where fstab asks for it; extents that files share become copies."""
+    return [
+        f"the files of {each.want.name} are {size_text(each.want.filesystem.used_bytes)} and its partition is "
+        f"{size_text(each.size_bytes)}: they were compressed, or shared their content, and may not fit uncompressed"
+        for each in placed
+        if each.want.volume and each.want.filesystem and each.want.filesystem.used_bytes > each.size_bytes
     ]
 
 
