@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from agent.depot.local import LocalDepot
-from agent.errors import DiskSelectionError, RefusedError
+from agent.errors import DiskSelectionError, ReadBackError, RefusedError
 from agent.model.grow import parse_grow
 from agent.model.plan import decode, encode
 from agent.model.spread import Wish, parse_map
 from agent.probe.disks import read_disk
+from agent.probe.restored import mounted_volumes
 from agent.process import run
 from agent.restore.preflight import refuse_taken_uuids
 from tests.probe.loop import LoopDisk, loop_disk
@@ -104,6 +105,11 @@ def test_one_disk_becomes_two_of_other_sectors(carrying: Carrying, tmp_path: Pat
         assert {each.uuid for each in there} >= set(names), "every UUID is kept, so that no fstab is patched"
         srv = next(each for each in there if each.kind == "xfs")
         assert srv.size_bytes > 890 * MIB
+        with mounted_volumes([read_disk(one.name), read_disk(two.name)], loaded.manifest, tmp_path / "seen") as root:
+            assert (root / "srv/page").exists() and (root / "boot/vmlinuz").exists()
+        alone = mounted_volumes([read_disk(one.name)], loaded.manifest, tmp_path / "seen")
+        with pytest.raises(ReadBackError, match="name every disk"), alone:
+            pass
         # Once more: what is there is kept on both.
         assert carrying.restore(loaded, plan).done.bytes_written < 1000
         moved = msgspec.structs.replace(plan.also[0], size_bytes=plan.also[0].size_bytes + 512)
