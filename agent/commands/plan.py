@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,10 +22,12 @@ from agent.console.edits_template import edits_template
 from agent.console.report_text import difference_table, plan_text
 from agent.errors import UsageError
 from agent.model.choices import NONE, Choices, read_choices
+from agent.model.grow import LARGEST, parse_grow
 from agent.model.nic_map import NO_WISHES, ORDER, STOP, NicWishes, parse_wishes
 from agent.model.plan import digest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
+from agent.model.spread import NO_WISH, Wish, parse_map
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import Prepared, prepare
@@ -42,6 +45,32 @@ nic_options = (
     click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), default=STOP, show_default=True,
                  help="Where several cards fit equally well: stop, or take the first in the order of the slots."),
 )  # fmt: skip
+DISK_HELP = (
+    "serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk. May be given again for further "
+    "disks; the first is the one that boots."
+)
+
+
+def layout_options(command: Command) -> Command:
+    """--disk, --map and --grow: where the image goes."""
+    options: tuple[Callable[[Command], Command], ...] = (
+        click.option("--grow", default=LARGEST, show_default=True, metavar="POLICY",
+                     help="Who gets the space of a larger disk: largest, last, proportional, none, or a volume by its "
+                     "mount point or name."),
+        click.option("--map", "maps", multiple=True, metavar="WHAT=SELECTOR",
+                     help="Which disk a disk or volume of the image goes to: vdb=serial=S2, /srv=serial=S2."),
+        click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP),
+    )  # fmt: skip
+    for option in options:
+        command = option(command)
+    return command
+
+
+def wish_of(selectors: tuple[str, ...], maps: tuple[str, ...], grow: str) -> Wish:
+    """What the options say of the layout."""
+    return Wish(parse_grow(grow), selectors[1:], tuple(parse_map(each) for each in maps))
+
+
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
 
@@ -99,13 +128,7 @@ def diff(
     metavar="TARGET.xml",
     help="Profile of the target; default: this machine.",
 )
-@click.option(
-    "--disk",
-    "selector",
-    required=True,
-    metavar="SELECTOR",
-    help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
-)
+@layout_options
 @click.option("--write-edits", "template", type=click.Path(dir_okay=False, path_type=Path), metavar="EDITS.toml",
               help="Write what may be decided otherwise as a commented file, for --edits.")  # fmt: skip
 @mode_option
@@ -116,16 +139,17 @@ def diff(
 @depot_options
 @json_option
 def plan(
-    image: str, target: Path | None, selector: str, template: Path | None, mode: str, trust_metadata: bool,
-    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, edits: Path | None, location: str, token: str,
-    trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path | None, selectors: tuple[str, ...], maps: tuple[str, ...], grow: str,
+    template: Path | None, mode: str, trust_metadata: bool, site_recipes: Path | None, nics: tuple[str, ...],
+    on_nic_tie: str, edits: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show every step of a restore; writes nothing to a disk."""
     wishes = parse_wishes(nics, on_nic_tie)
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
     prepared = prepared_for(
-        access, image, profile, selector, mode, site_recipes, trust_metadata, wishes, choices_of(edits)
+        access, image, profile, selectors[0], mode, site_recipes, trust_metadata, wishes, choices_of(edits),
+        wish_of(selectors, maps, grow),
     )
     if template:
         write_template(
@@ -152,11 +176,12 @@ def read_profile(path: Path) -> Profile:
 def prepared_for(
     access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
     trust_metadata: bool = False, nic_wishes: NicWishes = NO_WISHES, choices: Choices = NONE,
+    wish: Wish = NO_WISH,
 ) -> Prepared:  # fmt: skip
     depot = access.open()
     ref = parse_image(image)
     return prepare(
-        depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes, choices
+        depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes, choices, wish
     )
 
 

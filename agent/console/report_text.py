@@ -101,11 +101,12 @@ def handled_text(item: AnyItem) -> str:
 
 def plan_text(plan: Plan) -> str:
     """The consent screen: what is erased, what is kept, what changes, every step."""
-    disk = plan.disk
+    erased = [line for each in plan.disks for line in (disk_text(each), f"now holds: {held_text(each)}")]
     blocks: list[tuple[str, list[str]]] = [
         ("RESTORE", [f"{plan.image}", f"mode {plan.mode}: {MODES.get(plan.mode, '')}"]),
-        ("ERASES", [disk_text(disk), f"now holds: {disk.content or 'nothing that is recognised'}"]),
+        ("ERASES", erased),
         ("KEEPS", [f"{line}: not touched" for line in plan.untouched] or ["there is no other disk"]),
+        ("GROWS", [plan.grow] if plan.grow not in ("", "largest") else []),
         ("TAKES", [f"{c.id} {c.version}: {c.reason}" for c in plan.components] or ["no components"]),
         ("EDITED", list(choice_lines(plan.choices))),
         ("RECIPES", list(plan.site_recipes)),
@@ -114,6 +115,10 @@ def plan_text(plan: Plan) -> str:
         ("PLAN", [digest(plan)]),
     ]
     return "\n".join(line for name, lines in blocks for line in _block(name, lines))
+
+
+def held_text(disk: DiskIdentity) -> str:
+    return disk.content or "nothing that is recognised"
 
 
 def disk_text(disk: DiskIdentity) -> str:
@@ -162,6 +167,7 @@ def _facts(report: Report) -> list[tuple[str, list[str]]]:
         ("MACHINE", [f"{target}  serial {report.target_serial or '-'}  uuid {report.target_uuid or '-'}"]),
         ("DISK", [report.disk, f"held before: {report.disk_held or 'nothing that is recognised'}"]),
         ("KEPT", [f"{line}: not touched" for line in report.untouched]),
+        ("GREW", [report.grow] if report.grow not in ("", "largest") else []),
         ("TOOK", list(report.components)),
         ("EDITED", list(report.edits)),
         ("RECIPES", list(report.site_recipes)),

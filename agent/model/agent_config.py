@@ -26,6 +26,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     task: str = "restore"  # restore, capture, hold
     image: str = ""
     disk: str = ""  # disk selector
+    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written
+    map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
+    grow: str = ""  # who gets the space of a larger disk; "" the largest volume
     mode: str = "restore"  # restore, clone
     nic: tuple[str, ...] = ()  # OLD=NEW: which card takes the place of which interface or old MAC address
     on_nic_tie: str = "stop"  # stop, order: where several cards fit equally well and nobody is asked
@@ -81,7 +84,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
         name = key.replace("-", "_")
         if name in ("unattended", "trust_metadata"):
             found[name] = value in ("1", "true", "yes", "")
-        elif name in ("trust", "without", "whole", "exclude", "nic"):
+        elif name in ("trust", "without", "whole", "exclude", "nic", "also", "map"):
             found[name] = tuple(value.split(","))
         else:
             found[name] = value

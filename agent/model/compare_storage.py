@@ -29,10 +29,10 @@ def storage_items(situation: Situation) -> Iterator[Item]:
 
 def disk_items(situation: Situation) -> Iterator[Item]:
     """Which disk receives which, and whether its sectors suit what was captured."""
-    target = situation.disk
     names = dict.fromkeys(volume.disk for volume in situation.manifest.volumes if volume.disk)
     disks = [disk for disk in situation.manifest.disks if disk.name in names]
     for source in disks:
+        target = situation.receives.get(source.name, situation.disk)
         yield Item(
             id="", op=Op.MAP, kind="disk", key=source.name, tier=Tier.MUST, handled_by=LAYOUT,
             source=_described(source), target=_described(target),

@@ -78,6 +78,8 @@ def needed_devices(situation: Situation, pairs: Iterable[Pair]) -> tuple[Needed,
         if device.role is Role.STORAGE  # a profile that does not say how the disk is attached: all must work
     )
     needed = [Needed(link, f"disk {disk.name}", True) for link in chain]
+    # What is mounted from further disks is waited for at boot.
+    needed += [Needed(link, f"disk {other.name}", True) for other in situation.also for link in other.chain]
     for pair in pairs:
         if pair.carries and pair.target:
             needed += [Needed(link, f"card {pair.target.mac}", False) for link in nic_chain(situation, pair.target)]

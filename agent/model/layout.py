@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
+from agent.model.grow import GROWING_BLOCKS, Grow
 from agent.model.image import BLOCKS, Manifest
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
-from agent.model.placing import ALIGN_BYTES, GROWING_BLOCKS, MBR_SECTORS, Placed, place
+from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition
 from agent.model.profile import Disk, Firmware, Profile, TableKind
-from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
+from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions, with_boot_room
 from agent.model.wording import size_text
 
 # Free space that the system's volume keeps: an adaptation may install a kernel and rebuild the initramfs.
@@ -41,14 +42,18 @@ class Layout:
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
-def fit(
+def fit(  # noqa: PLR0913 - three of them have defaults
     manifest: Manifest,
     source: Profile,
     target_firmware: Firmware,
     disk: Disk,
     headroom_bytes: int = HEADROOM_BYTES,
+    grow: Grow = Grow(),  # noqa: B008 - a frozen value
+    boot_free_bytes: int = 0,
 ) -> Layout:
     """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
+
+    ``boot_free_bytes``: what a /boot of its own must have free, beyond what the source's had if need be.
 
     Raises DoesNotFitError with needed and available sizes of every volume, RefusedError for what cannot be laid out.
     """
@@ -56,12 +61,13 @@ def fit(
     _refuse_bios_on_large_sectors(source, target_firmware, disk)
     main = main_disk(manifest)
     wanted = wanted_partitions(manifest, main, headroom_bytes)
+    wanted = with_boot_room(wanted, boot_free_bytes)
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
         wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)
     if table == "gpt":
         wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
-    placed, left_out = place(wanted, main, table, disk)
+    placed, left_out = place(wanted, main, table, disk, grow)
     table_id = _table_id(main, table, manifest)
     return Layout(
         table=table,
@@ -70,7 +76,7 @@ def fit(
         filesystems={p.want.number: _planned(p, manifest) for p in placed if p.want.filesystem},
         volumes={volume: p.want.number for p in placed for volume in p.want.volumes},
         fits=_fits(placed, disk.logical_sector_bytes),
-        notes=(*notes, *left_out, *_size_notes(placed), *_moved_notes(placed, table)),
+        notes=(*notes, *left_out, *_size_notes(placed), *_dense_notes(placed), *_moved_notes(placed, table)),
     )
 
 
@@ -139,7 +145,8 @@ def names_mbr_identities(source: Profile) -> bool:
 def _table_id(main: Disk | None, table: str, manifest: Manifest) -> str:
     if main is not None and main.table == table and main.table_id:
         return main.table_id.lower()
-    made = derived(manifest, "table")
+    split = main is not None and "/" in main.name  # a piece of one of the image's disks
+    made = derived(manifest, f"table of {main.name}" if main is not None and split else "table")
     return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
 
 
@@ -248,6 +255,16 @@ def _moved_notes(placed: Sequence[Placed], table: str) -> list[str]:
         "a Windows that starts from it may have to be repaired (bcdboot)"
         for each in placed
         if table == "mbr" and each.want.blocks and each.want.start_bytes and each.start_bytes != each.want.start_bytes
+    ]
+
+
+def _dense_notes(placed: Sequence[Placed]) -> list[str]:
+    """Compression comes back where fstab asks for it; extents that files share become copies."""
+    return [
+        f"the files of {each.want.name} are {size_text(each.want.filesystem.used_bytes)} and its partition is "
+        f"{size_text(each.size_bytes)}: they were compressed, or shared their content, and may not fit uncompressed"
+        for each in placed
+        if each.want.volume and each.want.filesystem and each.want.filesystem.used_bytes > each.size_bytes
     ]
 
 

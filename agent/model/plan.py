@@ -76,6 +76,7 @@ class WriteTable(msgspec.Struct, frozen=True, kw_only=True, tag="write-table"):
 class MakeFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="make-filesystem"):
     partition: int
     filesystem: PlannedFilesystem
+    disk: str = ""  # DiskIdentity.name of one of Plan.also; "" is Plan.disk
 
 
 class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
@@ -86,6 +87,7 @@ class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
     entries: int
     content_bytes: int
     trust_metadata: bool = False  # files of the right size, time, mode and owner are not read to be believed
+    disk: str = ""
 
 
 class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
@@ -96,6 +98,7 @@ class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
     mountpoint: str
     listing_sha256: str
     trust_metadata: bool = False  # only what this run wrote is read; of the rest the metadata is compared
+    disk: str = ""
 
 
 class WriteBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="write-blocks"):
@@ -106,6 +109,7 @@ class WriteBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="write-blocks")
     listing_sha256: str
     size_bytes: int  # the partition is at least so large
     content_bytes: int
+    disk: str = ""
 
 
 class VerifyBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="verify-blocks"):
@@ -114,6 +118,7 @@ class VerifyBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="verify-blocks
     volume: str
     partition: int
     listing_sha256: str
+    disk: str = ""
 
 
 class FitFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="fit-filesystem"):
@@ -124,6 +129,7 @@ class FitFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="fit-filesyst
     kind: str
     size_bytes: int  # of the partition, which it shall fill; 0: it keeps its size
     start_sectors: tuple[int, int]  # where the partition began, and begins
+    disk: str = ""
 
 
 class WriteBootCode(msgspec.Struct, frozen=True, kw_only=True, tag="write-boot-code"):
@@ -195,6 +201,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     choices: Choices = NONE  # what the operator decided otherwise
     site_recipes: tuple[str, ...] = ()  # which recipes are not the shipped ones, a line each
+    also: tuple[DiskIdentity, ...] = ()  # further disks that are erased and written
+    grow: str = ""  # who gets the space of a larger disk: largest, last, proportional, none, or a volume
+    unsure: tuple[str, ...] = ()  # what a person must look at: an unattended run stops
+
+    @property
+    def disks(self) -> tuple[DiskIdentity, ...]:
+        """Every disk that is erased, the one that boots first."""
+        return (self.disk, *self.also)
 
 
 def encode(plan: Plan) -> bytes:
@@ -216,15 +230,15 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
     match step:
         case ClearDisk(disk=disk):
             return f"ERASE {disk.name}: {disk.model} serial {disk.serial or '-'}, {disk.size_bytes:,} bytes"
-        case WriteTable(table=table, partitions=parts):
-            return f"write {table.upper()} partition table with {len(parts)} partitions"
-        case MakeFilesystem(partition=number, filesystem=fs):
-            return f"make {fs.kind} {fs.uuid} on partition {number}" + _describe_use(fs)
+        case WriteTable(disk=disk, table=table, partitions=parts):
+            return f"write {table.upper()} partition table with {len(parts)} partitions to {disk.name}"
+        case MakeFilesystem(filesystem=fs):
+            return f"make {fs.kind} {fs.uuid} on {_partition(step)}" + _describe_use(fs)
         case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size, trust_metadata=trusting):
             what = f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
             return what + (", keeping files whose size, time, mode and owner are right" if trusting else "")
-        case WriteBlocks(volume=volume, partition=number, content_bytes=size):
-            return f"write the blocks of volume {volume} to partition {number}: {size:,} bytes"
+        case WriteBlocks(volume=volume, content_bytes=size):
+            return f"write the blocks of volume {volume} to {_partition(step)}: {size:,} bytes"
         case VerifyTree(volume=volume, trust_metadata=trusting):
             return f"read {'what was written of ' if trusting else ''}volume {volume} back and compare"
         case VerifyBlocks(volume=volume):
@@ -244,6 +258,10 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
             return "prove that it will boot"
 
 
+def _partition(step: MakeFilesystem | WriteBlocks | FitFilesystem) -> str:
+    return f"partition {step.partition}" + (f" of {step.disk}" if step.disk else "")
+
+
 def _describe_use(fs: PlannedFilesystem) -> str:
     made = [each.path + (" (default)" if each.default else "") for each in fs.subvolumes if each.path != "/"]
     subvolumes = f" with the subvolumes {', '.join(made)}" if made else ""
@@ -255,4 +273,4 @@ def _describe_fit(step: FitFilesystem) -> str:
     deeds = [f"grow it to {step.size_bytes:,} bytes"] if step.size_bytes else []
     if old != new:
         deeds.insert(0, f"tell it that it begins at sector {new:,}")
-    return f"fit {step.kind} to partition {step.partition}: {', '.join(deeds)}"
+    return f"fit {step.kind} to {_partition(step)}: {', '.join(deeds)}"

@@ -86,3 +86,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     edits: tuple[str, ...] = ()  # what the operator decided otherwise, one line each
     stops: tuple[Stop, ...] = ()  # of a rehearsal: everything that would stop, in the order in which it would
     site_recipes: tuple[str, ...] = ()  # which recipes were not the shipped ones, a line each
+    grow: str = ""  # who got the space of a larger disk: a policy, or a volume

@@ -29,6 +29,8 @@ class Situation:
     partitions: tuple[PlannedPartition, ...] = ()
     filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
     nic_wishes: NicWishes = NO_WISHES
+    also: tuple[Disk, ...] = ()  # further disks that will be written
+    receives: Mapping[str, Disk] = field(default_factory=dict)  # disk of the image → disk it goes to, if not ``disk``
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
     choices: Choices = NONE  # the operator's
 

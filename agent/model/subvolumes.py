@@ -9,7 +9,6 @@ Paths of subvolumes begin with a slash and are those from the top of their file 
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -56,8 +55,13 @@ def found_subvolumes(seen: Iterable[Seen], mounted: Mapping[str, str], device: s
         left_out.append(Excluded(where or f"{device}:{each.path}", reason))
         if where:
             numbered = _SNAPPER.fullmatch(where)
-            globs.append(Excluded(glob.escape(numbered["numbered"] if numbered else where), reason))
+            globs.append(Excluded(_plain(numbered["numbered"] if numbered else where), reason))
     return Found(places, tuple(left_out), tuple(globs))
+
+
+def _plain(path: str) -> str:
+    """A path as a pattern that fits it alone."""
+    return re.sub(r"([*?[])", r"[\1]", path)
 
 
 def _seen_at(path: str, mounted: Mapping[str, str]) -> str:

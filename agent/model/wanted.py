@@ -52,6 +52,12 @@ class Wanted:
     entries: int = 0
     logical: bool = False
     may_go: bool = False  # dropped, with a note, when there is no room
+    wanted_bytes: int = 0  # more than it had on the source, for what the adaptation puts there
+
+    @property
+    def full_bytes(self) -> int:
+        """Its size where there is room."""
+        return self.wanted_bytes or self.source_bytes
 
     @property
     def volumes(self) -> tuple[str, ...]:
@@ -169,10 +175,7 @@ def _planned_subvolumes(volumes: tuple[Volume, ...]) -> tuple[PlannedSubvolume, 
 def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> Wanted:
     if volume.kind == BLOCKS:
         return _of_blocks(volume, part)
-    fs = volume.filesystem
-    if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
-        fs = FileSystem("ext4", mountpoint=fs.mountpoint)
-    fs = replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=held_bytes(volume))
+    fs = as_made(volume)
     smallest = minimum_bytes(fs, volume.entries, headroom_bytes if fs.mountpoint == "/" else 0)
     size = part.size_bytes if part else fs.size_bytes or smallest
     return Wanted(
@@ -190,6 +193,28 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
         volume=volume.id,
         entries=volume.entries,
     )
+
+
+def as_made(volume: Volume) -> FileSystem:
+    """The file system that is made for a tree, with what it will hold."""
+    fs = volume.filesystem
+    if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
+        fs = FileSystem("ext4", mountpoint=fs.mountpoint)
+    return replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=held_bytes(volume))
+
+
+def with_boot_room(wanted: list[Wanted], free_bytes: int) -> list[Wanted]:
+    """A /boot of its own large enough to have so much free, whatever it was."""
+    found = []
+    for want in wanted:
+        fs = want.filesystem
+        if fs is None or fs.mountpoint != "/boot" or not free_bytes:
+            found.append(want)
+            continue
+        least = minimum_bytes(fs, want.entries, free_bytes)
+        least = -(-least // MIB) * MIB
+        found.append(replace(want, minimum_bytes=least, wanted_bytes=max(least, want.source_bytes)))
+    return found
 
 
 def _of_blocks(volume: Volume, part: Partition | None) -> Wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -15,35 +15,41 @@ from agent.probe.source import contents, inside, mount_read_only
 
 
 @contextmanager
-def mounted_volumes(disk: Disk, manifest: Manifest, mount_root: Path) -> Iterator[Path]:
-    """The volumes of an image, as they lie on a disk, mounted read-only below one root; unmounted at the end."""
-    found = {held.uuid: number for number, held in contents(disk) if held.uuid}
+def mounted_volumes(disks: Sequence[Disk], manifest: Manifest, mount_root: Path) -> Iterator[Path]:
+    """The volumes of an image, as they lie on the disks, mounted read-only below one root; unmounted at the end."""
+    found = {held.uuid: (disk, number) for disk in disks for number, held in contents(disk) if held.uuid}
     with ExitStack() as stack:
         for volume in sorted(manifest.trees, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
-            number = found.get(volume.filesystem.uuid)
-            if number is None:
+            place = found.get(volume.filesystem.uuid)
+            if place is None:
                 raise ReadBackError(
-                    f"disk {disk.name} has no file system {volume.filesystem.uuid} (volume {volume.id} of "
+                    f"disk {names_of(disks)} has no file system {volume.filesystem.uuid} (volume {volume.id} of "
                     f"{manifest.ref}), found {', '.join(sorted(found)) or 'none'}",
-                    "name the disk that the image was restored to, or restore again",
+                    "name every disk that the image was restored to, or restore again",
                 )
             mountpoint = volume.filesystem.mountpoint
             where = mount_root if mountpoint == "/" else inside(LiveTree(mount_root), mountpoint)
-            mount_read_only(disk, number, where, stack, volume.subvolume)
+            mount_read_only(*place, where, stack, volume.subvolume)
         yield mount_root
 
 
-def node_of_volume(disk: Disk, manifest: Manifest, volume: Volume) -> Path:
-    """The partition that a blocks volume was restored to: of the same PARTUUID, else of the same number."""
+def names_of(disks: Sequence[Disk]) -> str:
+    return ", ".join(disk.name for disk in disks)
+
+
+def node_of_volume(disks: Sequence[Disk], manifest: Manifest, volume: Volume) -> Path:
+    """The partition that a blocks volume was restored to: of the same PARTUUID, else of the same number on the first
+    disk."""
     sources = {source.name: source for source in manifest.disks}
     source = sources.get(volume.disk)
     part = next((part for part in source.partitions if part.number == volume.partition), None) if source else None
-    same = [each for each in disk.partitions if part and part.part_uuid and each.part_uuid == part.part_uuid]
-    same = same or [each for each in disk.partitions if each.number == max(volume.partition, 1)]
-    name = partition_name(Path("/"), disk.name, same[0].number) if same else ""
+    places = [(disk, each) for disk in disks for each in disk.partitions]
+    same = [place for place in places if part and part.part_uuid and place[1].part_uuid == part.part_uuid]
+    same = same or [(disks[0], each) for each in disks[0].partitions if each.number == max(volume.partition, 1)]
+    name = partition_name(Path("/"), same[0][0].name, same[0][1].number) if same else ""
     if not name:
         raise ReadBackError(
-            f"disk {disk.name} has no partition {volume.partition} (volume {volume.id} of {manifest.ref})",
+            f"disk {names_of(disks)} has no partition {volume.partition} (volume {volume.id} of {manifest.ref})",
             "name the disk that the image was restored to, or restore again",
         )
     return Path("/dev") / name

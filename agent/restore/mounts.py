@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 from agent.errors import PatchError, TargetIOError
 from agent.model.plan import MakeFilesystem, PlannedFilesystem
 from agent.process import ProcessError, run
-from agent.restore.disk import DiskHandle, partition_node
 from agent.restore.filesystems import planned_subvolumes
 
 OPTIONS = "nodev,nosuid,noatime"
@@ -27,18 +26,18 @@ KIND_OPTIONS = {"ext3": "noinit_itable", "ext4": "noinit_itable", "xfs": "nouuid
 _OCTAL = re.compile(r"\\([0-7]{3})")  # proc(5): spaces and the like in mountinfo
 UNMOUNT_TRIES = 20
 UNMOUNT_PAUSE_S = 0.25
+NodeOf = Callable[[str, int], Path]  # disk as steps name it, partition → device node
 
 
 @contextmanager
-def mounted_target(disk: DiskHandle, made: Sequence[MakeFilesystem], mount_root: Path) -> Iterator[Path]:
+def mounted_target(node_of: NodeOf, made: Sequence[MakeFilesystem], mount_root: Path) -> Iterator[Path]:
     """Mount every file system of the plan that has a mount point, below ``mount_root``; unmount them in any case."""
     mount_root.mkdir(mode=0o700, parents=True, exist_ok=True)
     mounted: list[Path] = []
     try:
         for each in in_mount_order(made):
             place = make_mountpoint(mount_root, each.mountpoint)
-            node = partition_node(disk, each.partition)
-            run(["mount", "-t", each.kind, "-o", each.options, node, place])
+            run(["mount", "-t", each.kind, "-o", each.options, node_of(each.disk, each.partition), place])
             mounted.append(place)
         yield mount_root
     except BaseException:
@@ -56,6 +55,7 @@ def mounted_target(disk: DiskHandle, made: Sequence[MakeFilesystem], mount_root:
 class Wanted:
     """A mount of a file system, or of one subvolume of it."""
 
+    disk: str
     partition: int
     kind: str
     mountpoint: str
@@ -65,7 +65,7 @@ class Wanted:
 def in_mount_order(made: Sequence[MakeFilesystem]) -> list[Wanted]:
     """The root first, then by depth: ``/srv`` before ``/srv/www``."""
     named = [
-        Wanted(step.partition, step.filesystem.kind, mountpoint, options)
+        Wanted(step.disk, step.partition, step.filesystem.kind, mountpoint, options)
         for step in made
         for mountpoint, options in mounts_of(step.filesystem)
     ]

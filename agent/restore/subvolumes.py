@@ -16,6 +16,8 @@ INODE = 256  # of every subvolume's root: BTRFS_FIRST_FREE_OBJECTID
 
 def make_subvolumes(node: Path, planned: Sequence[PlannedSubvolume]) -> None:
     """Make every subvolume, those around others first; directories between them are made with the trees' own later."""
+    if not planned:
+        return
     with mounted_top(node) as top:
         for each in planned:
             place = _place(top, each)

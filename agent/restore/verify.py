@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import PatchError
@@ -28,9 +28,9 @@ _TAGS = {"UUID": "UUID", "LABEL": "LABEL", "PARTUUID": "PART_ENTRY_UUID", "PARTL
 _BY = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
 
 
-def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle) -> tuple[CheckResult, ...]:
-    """Every check, the red ones included."""
-    names = present_names(disk)
+def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle, nodes: Sequence[Path] = ()) -> tuple[CheckResult, ...]:
+    """Every check, the red ones included. ``nodes``: all that was written, if that is more than ``disk``."""
+    names = present_names(nodes or disk.nodes())
     tree = LiveTree(root)
     checks = [check for release in step.releases for check in kernel_checks(root, tree, release, step)]
     checks += reference_checks(tree, names)
@@ -39,10 +39,10 @@ def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle) -> tuple[CheckRe
     return tuple(checks)
 
 
-def present_names(disk: DiskHandle) -> dict[str, frozenset[str]]:
-    """Tag → values that the partitions of the disk have now, read past every cache; UUIDs in lower case."""
+def present_names(nodes: Sequence[Path]) -> dict[str, frozenset[str]]:
+    """Tag → values that the partitions have now, read past every cache; UUIDs in lower case."""
     found: dict[str, set[str]] = {tag: set() for tag in _TAGS}
-    for node in disk.nodes()[1:]:
+    for node in nodes:
         seen = signature(node)
         for tag, key in _TAGS.items():
             if seen.get(key):

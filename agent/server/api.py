@@ -15,6 +15,7 @@ from agent.depot.unfinished import is_pack
 from agent.errors import DamagedError, DiskSelectionError, NoImageError, UsageError
 from agent.model.edit_request import EditRequest
 from agent.model.events import Event
+from agent.model.grow import parse_grow
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, ObjectRef
 from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
 from agent.model.machine_match import is_placeholder
@@ -23,6 +24,7 @@ from agent.model.recipe_bundle import LIMIT_BYTES
 from agent.model.recipe_bundle import decode as decode_bundle
 from agent.model.recipe_set import load_all
 from agent.model.report import Report
+from agent.model.spread import parse_map
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
 from agent.server.auth import Need, Role, Tokens, needs
@@ -324,11 +326,12 @@ def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
     parse_wishes(wanted.nic, wanted.on_nic_tie or STOP)
     if any(" " in each for each in wanted.nic):
         raise DamagedError("nic names an interface with a blank, expected OLD=NEW")
-    disk = wanted.disk
-    if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
-        raise DiskSelectionError(
-            f"‘{printable(disk, 200)}’ does not select a disk", f"expected {ANY_DISK} or {'…, '.join(SELECTORS)}…"
-        )
+    parse_grow(wanted.grow)
+    for disk in (wanted.disk, *wanted.also, *(parse_map(each)[1] for each in wanted.map)):
+        if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
+            raise DiskSelectionError(
+                f"‘{printable(disk, 200)}’ does not select a disk", f"expected {ANY_DISK} or {'…, '.join(SELECTORS)}…"
+            )
     return msgspec.structs.replace(wanted, image=str(resolve(depot, wanted.image)))
 
 

@@ -57,6 +57,14 @@ class JobCardsRow(Base):
     on_nic_tie: Mapped[str]
 
 
+class JobLayoutRow(Base):
+    """What a job says of the layout beyond one disk, where it does; a table of its own, so that old databases serve."""
+
+    __tablename__ = "job_layouts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)  # JSON: also, map, grow
+
+
 class AttemptRow(Base):
     """One try of a job. ``ended`` is set exactly when ``state`` is done or failed."""
 

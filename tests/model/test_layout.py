@@ -416,3 +416,12 @@ def test_any_source_on_any_disk(
         assert any(p.type in (ESP, ESP_MBR) for p in layout.partitions)
     if firmware is Firmware.BIOS and layout.table == "gpt":
         assert any(p.type == BIOS_BOOT for p in layout.partitions)
+
+
+def test_files_that_were_compressed_are_told() -> None:
+    image = gpt_image()
+    dense = replace(image.volumes[1], filesystem=replace(image.volumes[1].filesystem, kind="btrfs"))
+    dense = replace(dense, content_bytes=5 * GIB)
+    layout = fit(replace(image, volumes=(image.volumes[0], dense)), profile(), Firmware.BIOS, target(10 * GIB))
+    assert [note for note in layout.notes if note.startswith("the files of /srv are 5.0 GiB")]
+    assert not [note for note in fit(image, profile(), Firmware.BIOS, target(10 * GIB)).notes if "compressed" in note]

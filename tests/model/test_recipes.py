@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,20 @@ grep = { path = "/etc/scale", text = "@to@", each = "diff" }
 diff = [ { op = "add", kind = "device", key = "usb:1", to = "ttyUSB0" } ]
 expect = { "/etc/scale" = "port ttyUSB0\\n" }
 """
+
+
+@pytest.mark.adapts("B22", "T1")
+def test_caches_of_the_old_disks_are_forgotten() -> None:
+    path = Path(__file__).resolve().parents[2] / "recipes/29-storage-caches.toml"
+    recipe = load_recipe(path.read_text(), path.name)
+    (result,) = run_tests([recipe])
+    assert result.ok, result.failures
+    files = {"/etc/blkid.tab": "<device>/dev/sda1</device>"}
+    items = (Item(id="d1", op=Op.MAP, kind="disk", key="sda", tier=Tier.MUST, reason="it is another"),)
+    bound, _ = bind_all([recipe], Difference(source="a", target="b", items=items), situation(files))
+    assert [each.id for each in bound] == ["storage.caches"]
+    bound, _ = bind_all([recipe], Difference(source="a", target="b", items=items), situation())
+    assert not bound, "without a cache there is nothing to do"
 
 
 def test_a_good_recipe_loads_and_its_test_passes() -> None:

@@ -19,7 +19,7 @@ from agent.model.profile import Firmware, Platform, Profile
 from agent.probe.disks import read_disk
 from agent.probe.source import offline_source
 from agent.process import run
-from agent.restore.prepare import prepare
+from agent.restore.prepare import Prepared, prepare
 from agent.restore.run import Execution
 from tests.image.source_tree import no_events
 from tests.probe.loop import LoopDisk
@@ -43,12 +43,16 @@ class Carrying:
         assert not result.warnings
         return find_image(self.depot, trusted_keys(self.depot, ()), result.ref)
 
-    def plan(self, *disks: LoopDisk, firmware: Firmware = Firmware.UEFI, **more: Any) -> Plan:
+    def plan(self, *disks: LoopDisk, **more: Any) -> Plan:
+        return self.prepared(*disks, **more).plan
+
+    def prepared(self, *disks: LoopDisk, firmware: Firmware = Firmware.UEFI, **more: Any) -> Prepared:
+        """Onto the first of the machine's disks, and what ``wish`` says."""
         machine = Profile("t", "2026-01-01T00:00:00Z", platform=Platform(firmware=firmware))
         machine = replace(machine, disks=tuple(read_disk(disk.name) for disk in disks))
         keys = trusted_keys(self.depot, ())
         selector = f"name={disks[0].name}"
-        return prepare(self.depot, keys, ImageRef("web-1"), machine, selector, "restore", **more).plan
+        return prepare(self.depot, keys, ImageRef("web-1"), machine, selector, "restore", **more)
 
     def restore(self, loaded: LoadedImage, plan: Plan) -> Execution:
         execution = Execution(plan, loaded, self.depot, QUIET, self.folder / "root")

@@ -176,3 +176,12 @@ def test_what_a_grub_cfg_names() -> None:
     )
     assert files == {"/boot/vmlinuz-1", "/boot/ucode.img", "/boot/initrd-1"}
     assert devices == {"UUID=a", "LABEL=b"}
+
+
+def test_a_grub_cfg_names_files_of_a_nested_subvolume() -> None:
+    """openSUSE: with the whole path, or relative to the default subvolume (its GRUB's btrfs_relative_path)."""
+    files, _ = named_by(
+        "linux /@/.snapshots/1/snapshot/boot/vmlinuz-1 root=UUID=a\n initrd /boot/initrd-1\n",
+        "/@/.snapshots/1/snapshot",
+    )
+    assert files == {"/boot/vmlinuz-1", "/boot/initrd-1"}
