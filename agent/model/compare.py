@@ -15,6 +15,7 @@ from dataclasses import replace
 from agent.model import compare_firmware, compare_hardware, compare_storage
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.drivers import KernelIndex, flavour_of
+from agent.model.image import Component
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
 from agent.model.nic_map import KERNEL_NAME, Pair, map_nics
 from agent.model.references import command_line_words
@@ -44,12 +45,13 @@ def compare(situation: Situation) -> Difference:
 
 def boot_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
     """Every device that must work, judged; the kernel that is needed for it; what its initramfs must hold."""
-    more = (KernelIndex.from_component(choice.component),) if choice.component else ()
+    more = tuple(KernelIndex.from_component(one) for one in (choice.component, *choice.drivers) if one)
     own_others = witnesses(situation, *more)
     for one in choice.needed:
         yield _device_item(one, choice, own_others)
     if choice.release != choice.own.release:
         yield from kernel_items(situation, choice)
+    yield from driver_package_items(situation, choice)
     yield from driver_items(situation, choice)
 
 
@@ -81,7 +83,7 @@ def kernel_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
     yield Item(
         id="", op=Op.ADD if component else Op.CHANGE, kind="kernel", key=choice.release, tier=Tier.MUST,
         reason=f"the image's kernel {choice.own.release} does not drive this machine; {choice.reason}",
-        source=choice.own.release, target=component.id if component else choice.release,
+        source=choice.own.release, target=said_name(component, situation) if component else choice.release,
         evidence=tuple(("component", f"{name}: {why}") for name, why in choice.rejected),
     )  # fmt: skip
     for follower in choice.with_it:
@@ -98,19 +100,39 @@ def kernel_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
         yield Item(id="", op=Op.REMOVE, kind="package", key=name, tier=Tier.MUST, reason=why, source=name)
 
 
+def said_name(component: Component, situation: Situation) -> str:
+    """Its id, and which version where the depot has several: kernels of rpm all have one name."""
+    several = sum(one.id == component.id for one in situation.components) > 1
+    return f"{component.id}={component.version}" if several else component.id
+
+
+def driver_package_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
+    """Drivers of the depot that the kernel which will boot needs."""
+    for component in choice.drivers:
+        yield Item(
+            id="", op=Op.ADD, kind="driver-package", key=component.id, tier=Tier.MUST, source=choice.release,
+            target=said_name(component, situation), reason=choice.reason,
+            evidence=tuple(("component", f"{name}: {why}") for name, why in choice.rejected),
+        )  # fmt: skip
+
+
 def retired_packages(situation: Situation, choice: KernelChoice) -> Iterator[tuple[str, str]]:
-    """Packages of the flavour that lacks drivers: its name may sort first in GRUB's menu, so that it boots again.
+    """Packages of Debian's flavour that lacks drivers: its name may sort first in GRUB's menu, and boot again.
 
     First the metapackage, which depends on the kernels' own. A newer kernel of the same flavour sorts first by itself.
     """
     flavour = flavour_of(choice.own.release)
-    if flavour == flavour_of(choice.release):
+    if flavour == flavour_of(choice.release) or situation.source.os.package_format != "deb":
         return
     names = {package.name for package in situation.source.packages}
     if flavour and f"linux-image-{flavour}" in names:
         yield f"linux-image-{flavour}", f"brings further kernels of the flavour {flavour}, which lack the drivers"
     for kernel in situation.source.os.kernels:
-        if kernel.package in names and flavour_of(kernel.release) == flavour:
+        if (
+            kernel.package in names
+            and kernel.package.endswith(kernel.release)
+            and flavour_of(kernel.release) == flavour
+        ):
             yield kernel.package, f"kernel {kernel.release} lacks drivers and would boot by default"
 
 

@@ -57,6 +57,7 @@ class Decisions:
     components: tuple[Component, ...]
     mode: str
     trust_metadata: bool = False
+    notes: tuple[str, ...] = ()  # what a person must know of how it was decided
 
 
 def make_plan(decisions: Decisions) -> Plan:
@@ -74,7 +75,7 @@ def make_plan(decisions: Decisions) -> Plan:
         untouched=tuple(untouched(decisions)),
         components=tuple(component_choices(decisions)),
         steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
-        warnings=(*decisions.layout.notes, *unadapted_notes(decisions)),
+        warnings=(*decisions.layout.notes, *decisions.notes, *unadapted_notes(decisions)),
     )
 
 
@@ -110,18 +111,22 @@ def component_choices(decisions: Decisions) -> Iterator[ComponentChoice]:
     for recipe in decisions.recipes:
         for operation in recipe.operations:
             if isinstance(operation, Install):
-                chosen = component_named(decisions.components, operation)
-                folder = f"components/{chosen.id}/{chosen.version}"
-                yield ComponentChoice(
-                    id=chosen.id,
-                    version=chosen.version,
-                    files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
-                    reason=f"{recipe.id}: {recipe.title}",
-                )
+                for chosen in components_named(decisions.components, operation):
+                    itself = chosen.id == operation.component and not operation.needed_by
+                    asked = operation.needed_by or operation.component
+                    folder = f"components/{chosen.id}/{chosen.version}"
+                    yield ComponentChoice(
+                        id=chosen.id,
+                        version=chosen.version,
+                        files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
+                        reason=f"{recipe.id}: {recipe.title if itself else f'installed with {asked}'}",
+                    )
 
 
-def component_named(components: Iterable[Component], operation: Install) -> Component:
-    return next(c for c in components if c.id == operation.component and c.version == operation.version)
+def components_named(components: Iterable[Component], operation: Install) -> tuple[Component, ...]:
+    """Everything that one installation brings, the component itself last."""
+    known = {f"{one.id}={one.version}": one for one in components}
+    return tuple(known[name] for name in (*operation.together, f"{operation.component}={operation.version}"))
 
 
 def disk_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
@@ -235,7 +240,8 @@ def boot_releases(decisions: Decisions) -> tuple[str, ...]:
         for recipe in decisions.recipes
         for operation in recipe.operations
         if isinstance(operation, Install)
-        and (chosen := component_named(decisions.components, operation)).kernel_release
+        for chosen in components_named(decisions.components, operation)
+        if chosen.kernel_release and chosen.kind == "kernel"
     ]
     removed = {
         operation.package

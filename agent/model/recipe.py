@@ -106,6 +106,8 @@ class Install(Operation, tag="install", frozen=True, kw_only=True):
 
     component: str
     version: str
+    together: tuple[str, ...] = ()  # ID=VERSION: components that are installed in the same run, before it
+    needed_by: str = ""  # what asked for it, where it was no recipe
 
 
 class RemovePackage(Operation, tag="remove", frozen=True, kw_only=True):

@@ -233,8 +233,9 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
 
 
 def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
-    """The newest component of each id that matches."""
-    matching = [c for c in situation.components if fnmatchcase(c.id, wanted)]
+    """The newest component of each id that matches, or the version that ``ID=VERSION`` names."""
+    ident, _, version = wanted.partition("=")
+    matching = [c for c in situation.components if fnmatchcase(c.id, ident) and version in ("", c.version)]
     found = {c.id: c.version for c in sorted(matching, key=lambda c: version_key(c.version))}
     if not found:
         raise RefusedError(f"no component ‘{wanted}’ in the depot", "add it with ‘regraft component add’")

@@ -26,6 +26,7 @@ class Situation:
     components: tuple[Component, ...] = ()
     partitions: tuple[PlannedPartition, ...] = ()
     filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
+    unmet: Mapping[str, str] = field(default_factory=dict)  # component id → why its dependencies cannot be met
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
 
     @property

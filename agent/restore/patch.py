@@ -31,6 +31,7 @@ from agent.model.recipe_test import FILE_CHECKS, check_file
 from agent.model.report import RecipeResult
 from agent.restore.changes import ChangeWatch
 from agent.restore.inside import InsideRoot
+from agent.restore.packages import install, package_state, package_versions, remove
 from agent.restore.sandbox import Sandbox
 
 UNDO = Path("/var/lib/regraft/undo")  # inside the restored system
@@ -47,7 +48,7 @@ def apply_recipe(
 ) -> RecipeResult:
     """Apply one recipe and run its checks.
 
-    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: component id → its files on this machine.
+    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: ID=VERSION of a component → its files here.
     A must recipe whose operation or check fails raises PatchError; a lesser one ends as "warned".
     """
     work = _Work(root, undo, sandbox, payloads or {})
@@ -133,11 +134,11 @@ class _Work:
         watch = ChangeWatch(self.inside.root)
         try:
             match operation:
-                case Install(component=component, version=version):
-                    self._install(component, version)
+                case Install():
+                    self._install(operation)
                 case RemovePackage(package=package):
                     if package_state(self.inside, package):
-                        self.sandbox.remove_deb([package])
+                        remove(self.inside, self.sandbox, package)
                 case RunCommand(argv=argv):
                     self.sandbox.run(argv, environment={"DEBIAN_FRONTEND": "noninteractive"})
         except PatchError as error:
@@ -146,13 +147,17 @@ class _Work:
             self.warnings.append(f"{describe(operation)}: {error.message}")
         self.changed.update(watch.changed())
 
-    def _install(self, component: str, version: str) -> None:
-        files = self.payloads.get(component)
-        if not files:
-            raise PatchError(f"component {component} {version} is not on this machine", "fetch it from the depot first")
-        if package_state(self.inside, component) == version:
-            return
-        self.sandbox.install_deb(files)
+    def _install(self, operation: Install) -> None:
+        files: list[Path] = []
+        for name in (*operation.together, f"{operation.component}={operation.version}"):
+            ident, _, version = name.partition("=")
+            if version in package_versions(self.inside, ident):
+                continue
+            if not self.payloads.get(name):
+                raise PatchError(f"component {ident} {version} is not on this machine", "fetch it from the depot first")
+            files += self.payloads[name]
+        if files:
+            install(self.inside, self.sandbox, files)
 
     def _keep(self, path: str) -> None:
         """Copy an original to the undo folder, once, with its mode."""
@@ -187,16 +192,6 @@ class _Work:
             if not path.startswith(self.undo):
                 continue
             self.changed.add(path.rpartition("/")[0])
-
-
-def package_state(inside: InsideRoot, name: str) -> str:
-    """Version of an installed package by dpkg's own database; "" when it is not (wholly) installed."""
-    status = (inside.read("/var/lib/dpkg/status") or b"").decode("utf-8", "replace")
-    for paragraph in status.split("\n\n"):
-        if f"\nPackage: {name}\n" in f"\n{paragraph}\n":
-            fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
-            return fields.get("Version", "") if fields.get("Status", "").endswith(" installed") else ""
-    return ""
 
 
 def _unit(name: str) -> str:

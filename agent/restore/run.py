@@ -297,12 +297,14 @@ class Execution:
 
         They lie on the target disk for the time of the run: packages may be larger than the machine's memory.
         """
-        wanted = {operation.component for operation in recipe.operations if isinstance(operation, Install)}
+        wanted = {name for operation in recipe.operations if isinstance(operation, Install)
+                  for name in (*operation.together, f"{operation.component}={operation.version}")}  # fmt: skip
         fetched: dict[str, list[Path]] = {}
         for component in self.plan.components:
-            if component.id in wanted:
+            name = f"{component.id}={component.version}"
+            if name in wanted and name not in fetched:
                 folder = Path(stack.enter_context(TemporaryDirectory(dir=self._root, prefix=".regraft-")))
-                fetched[component.id] = [fetch_file(self.depot, *file, folder) for file in component.files]
+                fetched[name] = [fetch_file(self.depot, *file, folder) for file in component.files]
         return fetched
 
     def _new_places(self) -> frozenset[str]:

@@ -156,12 +156,12 @@ def test_a_kernel_package_is_installed_by_a_recipe_and_its_initramfs_left_for_la
         checks=(Check(kind="kernel-installed", release=release), Check(kind="package-installed", text=name)),
     )  # fmt: skip
     sandbox = Sandbox(root)
-    result = apply_recipe(root, recipe, UNDO, sandbox, {name: (deb,)})
+    result = apply_recipe(root, recipe, UNDO, sandbox, {f"{name}={version}": (deb,)})
     assert result.result == "done"
     assert {f"/boot/vmlinuz-{release}", "/var/lib/dpkg/status"} <= set(result.changed)
     assert not (root / f"boot/initrd.img-{release}").exists(), "the initramfs is deferred"
     assert not (root / "usr/sbin/policy-rc.d").exists()
-    assert apply_recipe(root, recipe, UNDO, sandbox, {name: (deb,)}).changed == (), "installed once"
+    assert apply_recipe(root, recipe, UNDO, sandbox, {f"{name}={version}": (deb,)}).changed == (), "installed once"
 
     (root / "etc/initramfs-tools/conf.d/fast").write_text("COMPRESS=zstd\nCOMPRESSLEVEL=1\n")
     sandbox.run(["update-initramfs", "-c", "-k", release])
