@@ -35,6 +35,7 @@ def family_tree(where: Path) -> Iterator[Path]:
 def add_kernel(root: Path, flavour: str = "cloud-amd64") -> str:
     """Debian's kernel of a flavour, its files as the RHEL family names them; its release."""
     kernel, release = unpacked_kernel(flavour)
+    (root / "usr/lib/modules").mkdir(exist_ok=True)
     run(["cp", "-a", f"{kernel}/lib/modules/{release}", f"{root}/usr/lib/modules/"])
     run(["cp", f"{kernel}/boot/vmlinuz-{release}", f"{root}/boot/"])
     return release
