@@ -9,10 +9,12 @@ Pure. What stands in ``handled_by`` here needs no recipe: the "kernel" has the d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from agent.model import compare_firmware, compare_hardware, compare_storage
+from agent.model.bls import entry_machine_id, entry_words
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.drivers import KernelIndex, flavour_of
 from agent.model.image import Component
@@ -21,8 +23,10 @@ from agent.model.nic_map import KERNEL_NAME, Pair, map_nics
 from agent.model.references import command_line_words
 from agent.model.situation import CLONE, Situation
 from agent.model.tree import read_text
+from agent.model.wanted import derived
 
 PRESERVED = ("preserved",)
+SAFE_WORD = re.compile(r"[A-Za-z0-9._:/=,@+~-]+")
 
 
 def compare(situation: Situation) -> Difference:
@@ -96,8 +100,23 @@ def kernel_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
             id="", op=Op.CHANGE, kind="package", key=component.id, tier=Tier.SHOULD,
             reason=f"no component keeps {component.id} up to date: install its metapackage after the restore",
         )  # fmt: skip
+    yield from command_line_items(situation)
     for name, why in retired_packages(situation, choice):
         yield Item(id="", op=Op.REMOVE, kind="package", key=name, tier=Tier.MUST, reason=why, source=name)
+
+
+def command_line_items(situation: Situation) -> Iterator[Item]:
+    """Of an image with boot entries as files: what kernel-install will give the new kernel's."""
+    words = entry_words(situation.tree)
+    safe = [word for word in words if SAFE_WORD.fullmatch(word)]
+    if not words or read_text(situation.tree, "/etc/kernel/cmdline").strip():
+        return
+    lost = [word for word in words if word not in safe]
+    yield Item(
+        id="", op=Op.CHANGE, kind="kernel-cmdline", key="/etc/kernel/cmdline", tier=Tier.MUST, target=" ".join(safe),
+        reason="the new kernel's boot entry gets the command line of the image's entries"
+        + (f", but for {len(lost)} words with unusual characters" if lost else ""),
+    )  # fmt: skip
 
 
 def said_name(component: Component, situation: Situation) -> str:
@@ -229,7 +248,11 @@ def identity_items(situation: Situation) -> Iterator[Item]:
     if situation.mode != CLONE:
         return
     tree, old, new = situation.tree, situation.source.hostname, situation.new_name
-    if tree.exists("/etc/machine-id"):
+    named_by = entry_machine_id(tree)
+    if named_by:
+        item = _identity(Op.CHANGE, "boot-entries", "/boot/loader/entries", "boot entries are named by the machine id")
+        yield replace(item, source=named_by, target=clone_machine_id(situation))
+    elif tree.exists("/etc/machine-id"):
         yield _identity(Op.CHANGE, "machine-id", "/etc/machine-id", "a clone has a machine id of its own")
     for name in tree.list_dir("/etc/ssh"):
         if name.startswith("ssh_host_") and name.endswith("_key"):
@@ -245,6 +268,17 @@ def identity_items(situation: Situation) -> Iterator[Item]:
         item = _identity(Op.CHANGE, "identity", "static addresses", f"the clone keeps {', '.join(static)}: change them "
                          "before both machines are on one network")  # fmt: skip
         yield replace(item, tier=Tier.SHOULD)
+
+
+def clone_machine_id(situation: Situation) -> str:
+    """A machine id for this clone, the same at every run of the same restore; no other machine derives it.
+
+    Entries that are named by it must be so before its first boot; elsewhere the first boot makes one.
+    """
+    target = situation.target
+    told = [target.platform.system_uuid, situation.disk.serial, situation.disk.wwn, situation.new_name,
+            *sorted(nic.mac for nic in target.network.nics)]  # fmt: skip
+    return derived(situation.manifest, "\n".join(["machine-id", *told])).hex
 
 
 def _identity(op: Op, kind: str, key: str, reason: str) -> Item:

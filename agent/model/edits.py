@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
+from agent.model import bls
 from agent.model.recipe import AddTo, AnyOperation, DropFrom, EditMounts, Replace, SetValue, Truncate, Write
 
 MARK = "# regraft: "
@@ -36,10 +37,10 @@ def edit(operation: FileEdit, text: str | None) -> str | None:
 
 def _edit_existing(operation: AnyOperation, text: str) -> str:
     match operation:
-        case DropFrom(key=key, word=glob):
-            return _change_words(text, key, lambda words: [w for w in words if not fnmatchcase(w, glob)])
-        case AddTo(key=key, word=word):
-            return _change_words(text, key, lambda words: words if word in words else [*words, word])
+        case DropFrom(path=path, key=key, word=glob):
+            return _change_words(path, text, key, lambda words: [w for w in words if not fnmatchcase(w, glob)])
+        case AddTo(path=path, key=key, word=word):
+            return _change_words(path, text, key, lambda words: words if word in words else [*words, word])
         case EditMounts():
             return edit_mounts(text, operation)
         case Replace(pattern=pattern, text=new):
@@ -88,8 +89,15 @@ def _quoted(value: str, quote: str) -> str:
     return f"{mark}{value}{mark}"
 
 
-def _change_words(text: str, key: str, change: Callable[[list[str]], list[str]]) -> str:
-    """Change the words of a shell-style value; with key "" the whole file is one line of words (kernel/cmdline)."""
+def _change_words(path: str, text: str, key: str, change: bls.Change) -> str:
+    """Change the words of a shell-style value; with key "" the whole file is one line of words (kernel/cmdline).
+
+    Boot entries and GRUB's environment have forms of their own.
+    """
+    if bls.is_entry(path):
+        return bls.change_options(text, change)
+    if bls.is_environment(path):
+        return bls.change_environment(text, key, change)
 
     def rewritten(value: str) -> str:
         words = value.split()

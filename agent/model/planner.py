@@ -23,6 +23,7 @@ from agent.model.plan import (
     MakeFilesystem,
     Plan,
     RebuildInitramfs,
+    Relabel,
     Step,
     VerifyBlocks,
     VerifyBoot,
@@ -38,6 +39,9 @@ from agent.model.target_disk import identity
 from agent.model.wanted import main_disk
 from agent.model.wording import size_text
 
+# Folder below EFI/ where it is not the os-release ID.
+EFI_FOLDERS = {"rhel": "redhat", "ol": "redhat", "opensuse-leap": "opensuse", "opensuse-tumbleweed": "opensuse",
+               "sles": "sles", "amzn": "amzn"}  # fmt: skip
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
 
 
@@ -205,8 +209,10 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         boot_filesystem_uuid=boot_volume(decisions.manifest).filesystem.uuid,
         boot_directory="/" if mountpoint(boot_volume(decisions.manifest)) == "/boot" else "/boot",
         label=decisions.source.os.id or "regraft",
-        distributor=decisions.source.os.id or "debian",
+        distributor=EFI_FOLDERS.get(decisions.source.os.id, decisions.source.os.id) or "debian",
     )
+    if requested(decisions.recipes, "relabel"):
+        yield Relabel()
     yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=modules)
 
 

@@ -97,6 +97,14 @@ class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
     keep: bool = True
 
 
+class Rename(Operation, tag="rename", frozen=True, kw_only=True):
+    """Replace a text in the names of the files that match the glob."""
+
+    path: str
+    old: str
+    new: str
+
+
 class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):
     path: str
 
@@ -145,7 +153,7 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
 
 AnyOperation = (
-    Write | SetValue | DropFrom | AddTo | EditMounts | Replace | MoveAside | Truncate | Install | RemovePackage
+    Write | SetValue | DropFrom | AddTo | EditMounts | Replace | MoveAside | Rename | Truncate | Install | RemovePackage
     | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
 )  # fmt: skip
 

@@ -42,6 +42,7 @@ VERBS: Mapping[str, Verb] = {
     "mounts": Verb({"action": str, "device": str}, {"path": str, "mountpoint": str, "value": str}),
     "replace": Verb({"path": str, "pattern": str, "text": str}),
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
+    "rename": Verb({"path": str, "old": str, "new": str}),
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
     "remove": Verb({"package": str}, {"on-failure": str}, alone="package"),

@@ -221,6 +221,11 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
         case "write":
             lines = [fields.pop("line")] if "line" in fields else fields["lines"]
             yield _convert(verb, {**fields, "lines": lines})
+        case "drop-from" | "add-to":
+            # Boot entries are many; a path without a wildcard is kept even where nothing is there.
+            paths = expand(situation.tree, fields["path"]) if "*" in fields["path"] else (fields["path"],)
+            for path in paths:
+                yield _convert(verb, {**fields, "path": path})
         case "install":
             for component in _components(fields["component"], situation):
                 yield _convert(verb, {"component": component[0], "version": component[1]})

@@ -21,6 +21,7 @@ from agent.model.recipe import (
     MaskUnit,
     MoveAside,
     RemovePackage,
+    Rename,
     Request,
     RunCommand,
 )
@@ -81,6 +82,10 @@ def apply(operations: Iterable[AnyOperation], files: Mapping[str, str]) -> dict[
         elif isinstance(operation, MoveAside):
             for path in [path for path in after if fnmatchcase(path, operation.path)]:
                 del after[path]
+        elif isinstance(operation, Rename):
+            for path in [path for path in after if fnmatchcase(path, operation.path)]:
+                folder, _, name = path.rpartition("/")
+                after[f"{folder}/{name.replace(operation.old, operation.new)}"] = after.pop(path)
     return after
 
 

@@ -84,7 +84,8 @@ def install_uefi(root: Path, step: InstallBootloader, disk: DiskHandle) -> tuple
     place = esp_place(root, disk, step.esp_partition)
     # GRUB sees a btrfs from its top, not from the subvolume that is mounted.
     top = top_inside_filesystem(root / "boot").rstrip("/")
-    text = esp.stub(step.boot_filesystem_uuid, f"{top}{step.boot_directory}")
+    folder = configuration_path(InsideRoot(root)).split("/")[2]
+    text = esp.stub(step.boot_filesystem_uuid, f"{top}{step.boot_directory}", folder)
     written = esp.install(place, esp.find_loaders(root), step.distributor, text)
     return tuple(f"/{place.relative_to(root)}/{path}" for path in written)
 

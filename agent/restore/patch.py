@@ -22,6 +22,7 @@ from agent.model.recipe import (
     MaskUnit,
     MoveAside,
     RemovePackage,
+    Rename,
     Request,
     RunCommand,
     Write,
@@ -100,12 +101,12 @@ class _Work:
                     if keep:
                         self._keep(path)
                     self._remove(path)
+            case Rename(path=pattern, old=old, new=new):
+                self._rename(pattern, old, new)
             case EnableUnit(unit=unit, target=target):
                 self._link(f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}", _unit_file(self.inside, unit))
             case DisableUnit(unit=unit):
-                for path in self.inside.glob(f"{_UNITS}/*"):
-                    if path.endswith((".wants", ".requires")):
-                        self._remove(f"{path}/{_unit(unit)}")
+                self._disable(_unit(unit))
             case MaskUnit(unit=unit):
                 path = f"{_UNITS}/{_unit(unit)}"
                 self._keep(path)
@@ -177,6 +178,23 @@ class _Work:
         if self.inside.lexists(path):
             self.inside.remove(path)
             self._note(path, path.rpartition("/")[0])
+
+    def _disable(self, unit: str) -> None:
+        for path in self.inside.glob(f"{_UNITS}/*"):
+            if path.endswith((".wants", ".requires")):
+                self._remove(f"{path}/{unit}")
+
+    def _rename(self, pattern: str, old: str, new: str) -> None:
+        for path in self.inside.glob(pattern):
+            folder, _, name = path.rpartition("/")
+            renamed = f"{folder}/{name.replace(old, new)}"
+            data = self.inside.read(path)
+            if renamed == path or data is None or "/" in new:
+                continue
+            self._keep(path)
+            self.inside.write(renamed, data, self.inside.mode(path))
+            self._remove(path)
+            self._note(renamed)
 
     def _link(self, path: str, target: str) -> None:
         if self.inside.read_link(path) == target:
