@@ -53,7 +53,7 @@ def boot_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
     own_others = witnesses(situation, *more)
     for one in choice.needed:
         yield _device_item(one, choice, own_others)
-    if choice.release != choice.own.release:
+    if choice.component or choice.release != choice.own.release:
         yield from kernel_items(situation, choice)
     yield from driver_package_items(situation, choice)
     yield from driver_items(situation, choice)
@@ -101,8 +101,20 @@ def kernel_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
             reason=f"no component keeps {component.id} up to date: install its metapackage after the restore",
         )  # fmt: skip
     yield from command_line_items(situation)
+    yield from base_package_items(situation, choice)
     for name, why in retired_packages(situation, choice):
         yield Item(id="", op=Op.REMOVE, kind="package", key=name, tier=Tier.MUST, reason=why, source=name)
+
+
+def base_package_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
+    """SUSE's kernel-default-base holds some of kernel-default's own files: it goes first."""
+    component = choice.component
+    names = {package.name for package in situation.source.packages}
+    if component and f"{component.id}-base" in names and component.package_format == "rpm":
+        yield Item(
+            id="", op=Op.REMOVE, kind="base-package", key=f"{component.id}-base", tier=Tier.MUST,
+            source=f"{component.id}-base", reason=f"{component.id} holds the same files, and all drivers",
+        )  # fmt: skip
 
 
 def command_line_items(situation: Situation) -> Iterator[Item]:

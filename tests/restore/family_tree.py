@@ -9,12 +9,12 @@ from pathlib import Path
 from agent.process import run
 from tests.model.debian_kernel import CACHE, unpacked_kernel
 
-INCLUDE = "dracut,rpm,zstd,kmod,cpio,grub-common,lvm2"
+INCLUDE = "dracut,rpm,zstd,kmod,cpio,grub-common,lvm2,policycoreutils"
 
 
 def archive() -> Path:
     """Debian's minimal system with Debian's own dracut and rpm."""
-    made = CACHE / "families-bookworm.tar"
+    made = CACHE / "families-2-bookworm.tar"
     if not made.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         new = made.with_name("new-families.tar")  # mmdebstrap makes a directory unless the name ends so

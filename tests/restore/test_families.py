@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from agent.restore import initramfs
 from agent.restore.inside import InsideRoot
 from agent.restore.packages import package_state, package_versions
 from agent.restore.patch import UNDO, apply_recipe
+from agent.restore.relabel import relabel
 from agent.restore.sandbox import Sandbox
 from tests import rpms
 from tests.depot.test_component_kinds import archive, lay
@@ -199,3 +201,26 @@ def test_dracut_builds_for_any_machine_whatever_the_image_says(root: Path) -> No
     with pytest.raises(PatchError, match="lacks megaraid_sas"):
         step = RebuildInitramfs(release=release, tool="dracut", modules=("megaraid_sas",))
         initramfs.rebuild(root, Sandbox(root), step)
+
+
+# --- SELinux ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.adapts("C1", "T1", systems=())
+def test_what_was_written_gets_the_labels_of_the_images_policy(root: Path) -> None:
+    """By the image's own setfiles, although this kernel has no SELinux; only what changed is touched."""
+    contexts = root / "etc/selinux/targeted/contexts/files/file_contexts"
+    contexts.parent.mkdir(parents=True, exist_ok=True)
+    contexts.write_text("/etc(/.*)?\tsystem_u:object_r:etc_t:s0\n/etc/shadow\t--\tsystem_u:object_r:shadow_t:s0\n")
+    (root / "etc/selinux/config").write_text("SELINUX=enforcing\nSELINUXTYPE=targeted\n")
+    made = root / "etc/my file"
+    made.write_text("x")
+    changed, warning = relabel(root, Sandbox(root), ["/etc/shadow", "/etc/my file", "/etc/gone", "/run/x"])
+    assert (changed, warning) == ((), "")
+    assert os.getxattr(made, "security.selinux").rstrip(b"\0") == b"system_u:object_r:etc_t:s0"
+    assert os.getxattr(root / "etc/shadow", "security.selinux").rstrip(b"\0") == b"system_u:object_r:shadow_t:s0"
+    with pytest.raises(OSError, match="No data"):
+        os.getxattr(root / "etc/passwd", "security.selinux")
+    contexts.write_text("/etc(/.*)?\tnot a ((( context\n")
+    changed, warning = relabel(root, Sandbox(root), ["/etc/shadow"])
+    assert changed[0] == "/.autorelabel" and (root / ".autorelabel").exists() and "first boot" in warning
