@@ -14,7 +14,6 @@ from agent.model.profile import Firmware, Kernel, OperatingSystem, Package, Plat
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
-from agent.restore import dependencies
 from agent.restore.dependencies import resolve
 from agent.restore.prepare import adapt
 from agent.restore.recipe_folder import read_recipes
@@ -96,7 +95,7 @@ def test_what_the_recipe_removes_may_go() -> None:
 
 
 def test_without_the_solver_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dependencies.shutil, "which", lambda _: None)
+    monkeypatch.setattr("agent.restore.dependencies.shutil.which", lambda _: None)
     bound = recipe(Install(component="foo", version="1"))
     found = resolve([bound], case(deb("foo", Depends="nowhere")))
     assert found.recipes == (bound,) and "apt-get is not here" in found.notes[0]

@@ -15,7 +15,8 @@ from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.process import run
 from agent.restore.initramfs_tools import FUNCTIONS, in_bulk
 from agent.restore.inside import InsideRoot
-from agent.restore.patch import UNDO, apply_recipe, package_state
+from agent.restore.packages import package_state
+from agent.restore.patch import UNDO, apply_recipe
 from agent.restore.sandbox import Sandbox
 from tests.model.debian_kernel import CACHE, kernel_package, package
 
