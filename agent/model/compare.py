@@ -20,7 +20,7 @@ from agent.model.drivers import KernelIndex, flavour_of
 from agent.model.image import Component
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
 from agent.model.nic_map import KERNEL_NAME, Pair, map_nics
-from agent.model.references import command_line_words
+from agent.model.references import Planned, command_line_words
 from agent.model.situation import CLONE, Situation
 from agent.model.tree import read_text
 from agent.model.wanted import derived
@@ -38,6 +38,7 @@ def compare(situation: Situation) -> Difference:
         *(compare_firmware.firmware_items(situation, choice) if choice else ()),
         *nic_items(situation, choice),
         *compare_storage.storage_items(situation),
+        *root_items(situation),
         *console_items(situation),
         *identity_items(situation),
         *compare_hardware.device_items(situation, choice),
@@ -65,6 +66,9 @@ def _device_item(one: Needed, choice: KernelChoice, others: tuple[KernelIndex, .
     evidence = [("devices", one.link.modalias), ("os", found.reason)]
     evidence += [("component", f"{name}: {why}") for name, why in choice.rejected if not green]
     driver = found.modules[0] if found.modules else one.link.driver
+    # Where nothing helps, the person must know what was looked at.
+    tried = "; ".join(f"{name}: {why}" for name, why in choice.rejected)
+    helpless = not green and choice.component is None and not choice.drivers and choice.release == choice.own.release
     what = f"on the way to {one.use}" if one.boot else f"of {one.use}, which takes over configured addresses"
     # Without another kernel a must item that the image's own cannot drive stays open, and blocks.
     return Item(
@@ -73,7 +77,7 @@ def _device_item(one: Needed, choice: KernelChoice, others: tuple[KernelIndex, .
         kind="device",
         key=one.link.modalias,
         tier=Tier.MUST if found.verdict is not Verdict.NOT_APPLICABLE else Tier.LATER,
-        reason=f"device {what}: {found.reason}",
+        reason=f"device {what}: {found.reason}" + (f"; {tried}" if tried and helpless else ""),
         target=driver,
         verdict=found.verdict,
         evidence=tuple(evidence),
@@ -117,9 +121,31 @@ def base_package_items(situation: Situation, choice: KernelChoice) -> Iterator[I
         )  # fmt: skip
 
 
+def root_items(situation: Situation) -> Iterator[Item]:
+    """Boot entries that are files name their root themselves: no tool makes them anew."""
+    planned = Planned.of(situation)
+    for word in entry_words(situation.tree):
+        device = word.removeprefix("root=")
+        if device == word or planned.has(device) or device.startswith(("/dev/mapper/", "zfs")):
+            continue
+        found = planned.replacement(device, "/")
+        yield Item(
+            id="", op=Op.CHANGE, kind="root-option", key=device, tier=Tier.MUST, source=word,
+            target=f"root={found}" if found else "",
+            reason=f"boot entries look for their root file system on {device}, "
+            + (f"which is {found} on this disk" if found else "which this disk does not have"),
+        )  # fmt: skip
+
+
 def command_line_items(situation: Situation) -> Iterator[Item]:
     """Of an image with boot entries as files: what kernel-install will give the new kernel's."""
-    words = entry_words(situation.tree)
+    moved = {item.source: item.target for item in root_items(situation)}
+    planned = Planned.of(situation)
+    words = [
+        moved.get(word) or word
+        for word in entry_words(situation.tree)
+        if not word.startswith("resume=") or planned.has(word.removeprefix("resume="))
+    ]
     safe = [word for word in words if SAFE_WORD.fullmatch(word)]
     if not words or read_text(situation.tree, "/etc/kernel/cmdline").strip():
         return

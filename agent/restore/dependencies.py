@@ -218,14 +218,15 @@ class _Libsolv:
         problems = re.findall(r"^problem \S+ info (.+)$", said, re.MULTILINE)
         if problems:
             return f"dnf cannot install it: {'; '.join(problems)}"
-        return self._batch(said, removed)
+        return self._batch(said, wanted, removed)
 
-    def _batch(self, said: str, removed: Sequence[str]) -> list[list[str]] | str:
+    def _batch(self, said: str, wanted: Sequence[str], removed: Sequence[str]) -> list[list[str]] | str:
         """One transaction, which rpm orders itself."""
         known = {f"{one.id}-{one.version}.{one.architecture}": one for one in self.components}
         for package in _GOING.findall(said):
             if not package.startswith(tuple(f"{one}-" for one in removed)):
                 return f"it would remove {package.partition('@')[0]}, which the image has"
         coming = (known.get(name) for name in dict.fromkeys(_COMING.findall(said)))
-        batch = [f"{one.id}={one.version}" for one in coming if one]
+        names = [f"{one.id}={one.version}" for one in coming if one]
+        batch = sorted(names, key=lambda name: name in wanted)  # what was asked for stands last, as its own
         return [batch] if batch else []

@@ -167,3 +167,15 @@ def test_suse_base_kernel_gives_way_to_the_full_one() -> None:
 
 def test_folders_of_the_efi_system_partition() -> None:
     assert EFI_FOLDERS["rhel"] == "redhat" and EFI_FOLDERS["opensuse-leap"] == "opensuse"
+
+
+@pytest.mark.adapts("B4", "T1")
+def test_boot_entries_name_the_root_of_the_new_disk() -> None:
+    moved = {path: text.replace(f"root=UUID={ROOT_UUID}", "root=/dev/vda2") for path, text in FILES.items()}
+    case = replace(el(), tree=MemoryTree({path: text.encode() for path, text in moved.items()}))
+    bound, difference = bind_all(SHIPPED, compare(case), case)
+    (item,) = (one for one in difference.items if one.kind == "root-option")
+    assert item.target == f"root=UUID={ROOT_UUID}" and item.handled_by == ("storage.root-option",)
+    after = apply([operation for one in bound for operation in one.operations], moved)
+    assert f"root=UUID={ROOT_UUID}" in after[ENTRY] and "/dev/vda2" not in after[ENTRY]
+    assert not items(el(), "root-option"), "what the disk has stays"
