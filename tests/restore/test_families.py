@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.console.recorder import Recorder
 from agent.depot.components import add_component
 from agent.depot.local import LocalDepot
 from agent.errors import PatchError
 from agent.model.initramfs import list_initramfs
-from agent.model.plan import RebuildInitramfs
+from agent.model.plan import (
+    ApplyRecipe,
+    ComponentChoice,
+    DiskIdentity,
+    InstallBootloader,
+    Plan,
+    RebuildInitramfs,
+)
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.process import run
 from agent.restore import initramfs
@@ -22,6 +31,7 @@ from agent.restore.inside import InsideRoot
 from agent.restore.packages import package_state, package_versions
 from agent.restore.patch import UNDO, apply_recipe
 from agent.restore.relabel import relabel
+from agent.restore.run import Execution
 from agent.restore.sandbox import Sandbox
 from tests import rpms
 from tests.depot.test_component_kinds import archive, lay
@@ -77,6 +87,35 @@ def test_a_script_that_hangs_is_ended_in_time_and_a_must_stops(root: Path, tmp_p
         root, recipe(Install(component="hangs", version="1"), tier="should"), UNDO, sandbox, {"hangs=1": (made,)}
     )
     assert lesser.result == "warned" and "did not end within 3 s" in lesser.checks[0]
+    run(["chroot", str(root), "dpkg", "--force-all", "--purge", "hangs"])
+
+
+def test_the_boot_path_is_not_written_after_a_must_that_hung(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan as a restore executes it, with the component from a depot; only the disk is none."""
+    depot = LocalDepot.init(tmp_path / "depot")
+    one = add_component(depot, package(tmp_path, "hangs", "#!/bin/sh\nsleep 4713\n")).component
+    (file,) = one.payload
+    identity = DiskIdentity(name="none", model="", serial="", wwn="", size_bytes=1, logical_sector_bytes=512)
+    steps = (ApplyRecipe(recipe=recipe(Install(component="hangs", version="1"))),
+             InstallBootloader(firmware="bios", disk=identity))  # fmt: skip
+    choice = ComponentChoice(
+        id="hangs", version="1", reason="", files=((f"components/hangs/1/{file.path}", file.sha256, file.size_bytes),)
+    )
+    plan = Plan(
+        format=1, mode="restore", image="m", manifest_sha256="", source_profile_sha256="", target_profile_sha256="",
+        difference_sha256="", disk=identity, untouched=(), components=(choice,), steps=steps,
+    )  # fmt: skip
+    reached: list[str] = []
+    monkeypatch.setattr("agent.restore.run.disk.open_disk", lambda _: nullcontext(object()))
+    monkeypatch.setattr("agent.restore.run.boot.install_bootloader", lambda *_: reached.append("boot"))
+    execution = Execution(plan, None, depot, Recorder([]), tmp_path)  # type: ignore[arg-type]
+    execution._root, execution._sandbox = root, Sandbox(root, timeout_s=3)
+    with pytest.raises(PatchError, match="did not end within 3 s"):
+        execution.run()
+    assert not reached
+    assert not list(root.glob(".regraft-*")), "the payload is gone from the disk"
     run(["chroot", str(root), "dpkg", "--force-all", "--purge", "hangs"])
 
 
