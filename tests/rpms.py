@@ -65,7 +65,7 @@ def ndb(headers: Sequence[bytes]) -> bytes:
 def build(folder: Path, name: str, version: str = "1", release: str = "1", *, head: str = "", body: str = "",
           files: Mapping[str, bytes] | None = None, architecture: str = "noarch") -> Path:  # fmt: skip
     """A real package, by rpmbuild. ``head``: more lines of the preamble; ``body``: sections such as %post."""
-    sources = folder / f"{name}-files"
+    sources = folder / f"{name}-{version}-{release}-files"
     listed = []
     for path, data in (files or {}).items():
         place = sources / path.lstrip("/")

@@ -14,6 +14,8 @@ REQUIRED_LEVEL = {
     **dict.fromkeys((("rhel", "9"), ("almalinux", "9"), ("rocky", "9"), ("centos", "9"), ("ol", "9")), 2),
     **dict.fromkeys((("rhel", "10"), ("rocky", "10"), ("centos", "10"), ("ol", "10")), 3),
     ("almalinux", "10"): 2,
+    ("opensuse-leap", "16"): 2,
+    ("sles", "16"): 2,
 }
 PRESERVED = ("preserved",)
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.model.bound_software import virt
+from agent.model.component_fit import unfit
 from agent.model.difference import Item, Op, Tier
 from agent.model.drivers import fold
 from agent.model.edits import shell_values
-from agent.model.kernel_choice import KernelChoice, judge, unfit
+from agent.model.kernel_choice import KernelChoice, judge
 from agent.model.package_version import version_key
 from agent.model.profile import Profile, Role, Status
 from agent.model.situation import Situation

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from agent.model.bound_software import SOFTWARE, WANTED, Software, Wanted, virt
+from agent.model.component_fit import unfit
 from agent.model.difference import Item, Op, Tier
 from agent.model.image import Component
-from agent.model.kernel_choice import unfit
 from agent.model.package_version import version_key
 from agent.model.situation import Situation
 from agent.model.tree import Tree, plain_names

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
-from agent.model import network_edits
+from agent.model import bls, network_edits
 from agent.model.recipe import (
     AddTo,
     AnyOperation,
@@ -47,10 +47,10 @@ def edit(operation: FileEdit, text: str | None) -> str | None:
 
 def _edit_existing(operation: AnyOperation, text: str) -> str:
     match operation:
-        case DropFrom(key=key, word=glob, format=kind):
-            return change_words(text, key, kind, lambda words: [w for w in words if not fnmatchcase(w, glob)])
-        case AddTo(key=key, word=word, format=kind):
-            return change_words(text, key, kind, lambda words: words if word in words else [*words, word])
+        case DropFrom(word=glob):
+            return _edit_words(operation, text, lambda words: [w for w in words if not fnmatchcase(w, glob)])
+        case AddTo(word=word):
+            return _edit_words(operation, text, lambda words: words if word in words else [*words, word])
         case EditMounts():
             return edit_mounts(text, operation)
         case EditNetwork(action="rebind", path=path, name=name, value=value):
@@ -139,6 +139,15 @@ def edit_words(text: str, key: str, kind: str) -> list[str]:
         return [word for value in shell_values(text, key)[-1:] for word in value.split()]
     change_words(text, key, kind, noted)
     return found
+
+
+def _edit_words(operation: DropFrom | AddTo, text: str, change: bls.Change) -> str:
+    """Boot entries and GRUB's environment have forms of their own, which their places tell."""
+    if operation.format == "shell" and bls.is_entry(operation.path):
+        return bls.change_options(text, change)
+    if operation.format == "shell" and bls.is_environment(operation.path):
+        return bls.change_environment(text, operation.key, change)
+    return change_words(text, operation.key, operation.format, change)
 
 
 def _change_words(text: str, key: str, change: Callable[[list[str]], list[str]]) -> str:

@@ -149,6 +149,12 @@ class RebuildInitramfs(msgspec.Struct, frozen=True, kw_only=True, tag="rebuild-i
     modules: tuple[str, ...]  # must be in the result (or built into the kernel)
 
 
+class Relabel(msgspec.Struct, frozen=True, kw_only=True, tag="relabel"):
+    """Give what was changed the SELinux labels of the image's policy, after everything that changes files."""
+
+    fallback: str = "/.autorelabel"  # made where it cannot be done from here
+
+
 class InstallBootloader(msgspec.Struct, frozen=True, kw_only=True, tag="install-bootloader"):
     """Make the disk bootable, last of all writes: boot sector or ESP, fallback path, NVRAM entry."""
 
@@ -173,7 +179,7 @@ class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
 
 Step = (
     ClearDisk | WriteTable | MakeFilesystem | WriteTree | VerifyTree | WriteBlocks | VerifyBlocks | FitFilesystem
-    | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader | VerifyBoot
+    | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader | Relabel | VerifyBoot
 )  # fmt: skip
 
 
@@ -254,6 +260,8 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
             return f"rebuild initramfs of {release}" + (f" with {', '.join(modules)}" if modules else "")
         case InstallBootloader(firmware=firmware):
             return f"install boot loader for {firmware.upper()}"
+        case Relabel():
+            return "label what was changed as the image's SELinux policy says"
         case VerifyBoot():
             return "prove that it will boot"
 

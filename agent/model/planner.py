@@ -27,6 +27,7 @@ from agent.model.plan import (
     MakeFilesystem,
     Plan,
     RebuildInitramfs,
+    Relabel,
     Step,
     VerifyBlocks,
     VerifyBoot,
@@ -42,6 +43,9 @@ from agent.model.target_disk import identity
 from agent.model.wanted import main_disk
 from agent.model.wording import size_text
 
+# Folder below EFI/ where it is not the os-release ID.
+EFI_FOLDERS = {"rhel": "redhat", "ol": "redhat", "opensuse-leap": "opensuse", "opensuse-tumbleweed": "opensuse",
+               "sles": "sles", "amzn": "amzn"}  # fmt: skip
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
 
 
@@ -64,7 +68,7 @@ class Decisions:
     choices: Choices = NONE
     site_recipes: tuple[str, ...] = ()  # told in the plan: which recipes are not the shipped ones
     also: tuple[tuple[Disk, Layout], ...] = ()  # further disks that are written
-    notes: tuple[str, ...] = ()  # which disk receives what
+    notes: tuple[str, ...] = ()  # which disk receives what, and what a person must know of how it was decided
     ties: tuple[str, ...] = ()
     grow: str = ""
 
@@ -142,18 +146,22 @@ def component_choices(decisions: Decisions) -> Iterator[ComponentChoice]:
     for recipe in decisions.recipes:
         for operation in recipe.operations:
             if isinstance(operation, Install):
-                chosen = component_named(decisions.components, operation)
-                folder = f"components/{chosen.id}/{chosen.version}"
-                yield ComponentChoice(
-                    id=chosen.id,
-                    version=chosen.version,
-                    files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
-                    reason=f"{recipe.id}: {recipe.title}",
-                )
+                for chosen in components_named(decisions.components, operation):
+                    itself = chosen.id == operation.component and not operation.needed_by
+                    asked = operation.needed_by or operation.component
+                    folder = f"components/{chosen.id}/{chosen.version}"
+                    yield ComponentChoice(
+                        id=chosen.id,
+                        version=chosen.version,
+                        files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
+                        reason=f"{recipe.id}: {recipe.title if itself else f'installed with {asked}'}",
+                    )
 
 
-def component_named(components: Iterable[Component], operation: Install) -> Component:
-    return next(c for c in components if c.id == operation.component and c.version == operation.version)
+def components_named(components: Iterable[Component], operation: Install) -> tuple[Component, ...]:
+    """Everything that one installation brings, the component itself last."""
+    known = {f"{one.id}={one.version}": one for one in components}
+    return tuple(known[name] for name in (*operation.together, f"{operation.component}={operation.version}"))
 
 
 def disk_steps(decisions: Decisions) -> Iterator[Step]:
@@ -250,8 +258,10 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         boot_filesystem_uuid=boot_volume(decisions.manifest).filesystem.uuid,
         boot_directory="/" if mountpoint(boot_volume(decisions.manifest)) == "/boot" else "/boot",
         label=decisions.source.os.id or "regraft",
-        distributor=decisions.source.os.id or "debian",
+        distributor=EFI_FOLDERS.get(decisions.source.os.id, decisions.source.os.id) or "debian",
     )
+    if requested(decisions.recipes, "relabel"):
+        yield Relabel()
     yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=modules)
 
 
@@ -285,7 +295,8 @@ def boot_releases(decisions: Decisions) -> tuple[str, ...]:
         for recipe in decisions.recipes
         for operation in recipe.operations
         if isinstance(operation, Install)
-        and (chosen := component_named(decisions.components, operation)).kernel_release
+        for chosen in components_named(decisions.components, operation)
+        if chosen.kernel_release and chosen.kind == "kernel"
     ]
     removed = {
         package

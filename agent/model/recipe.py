@@ -123,6 +123,14 @@ class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
     keep: bool = True
 
 
+class Rename(Operation, tag="rename", frozen=True, kw_only=True):
+    """Replace a text in the names of the files that match the glob."""
+
+    path: str
+    old: str
+    new: str
+
+
 class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):
     path: str
 
@@ -132,6 +140,8 @@ class Install(Operation, tag="install", frozen=True, kw_only=True):
 
     component: str
     version: str
+    together: tuple[str, ...] = ()  # ID=VERSION: components that are installed in the same run, before it
+    needed_by: str = ""  # what asked for it, where it was no recipe
 
 
 class RemovePackage(Operation, tag="remove", frozen=True, kw_only=True):
@@ -177,7 +187,7 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
 
 AnyOperation = (
-    Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Move | Replace | MoveAside | Truncate
+    Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Move | Replace | MoveAside | Rename | Truncate
     | Install | RemovePackage | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
 )  # fmt: skip
 

@@ -52,6 +52,7 @@ VERBS: Mapping[str, Verb] = {
     "move": Verb({"path": str, "to": str}),
     "replace": Verb({"path": str, "pattern": str, "text": str}),
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
+    "rename": Verb({"path": str, "old": str, "new": str}),
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
     "remove": Verb({}, {"package": str, "packages": list, "on-failure": str}, alone="package"),

@@ -231,6 +231,11 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
         case "write":
             lines = [fields.pop("line")] if "line" in fields else fields["lines"]
             yield _convert(verb, {**fields, "lines": lines})
+        case "drop-from" | "add-to":
+            # Boot entries are many; a path without a wildcard is kept even where nothing is there.
+            paths = expand(situation.tree, fields["path"]) if "*" in fields["path"] else (fields["path"],)
+            for path in paths:
+                yield _convert(verb, {**fields, "path": path})
         case "install":
             for component in _components(fields["component"], situation):
                 yield _convert(verb, {"component": component[0], "version": component[1]})
@@ -272,8 +277,9 @@ def units_of_image(globs: Iterable[str], source: Profile) -> tuple[str, ...]:
 
 
 def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
-    """The newest component of each id that matches."""
-    matching = [c for c in situation.components if fnmatchcase(c.id, wanted)]
+    """The newest component of each id that matches, or the version that ``ID=VERSION`` names."""
+    ident, _, version = wanted.partition("=")
+    matching = [c for c in situation.components if fnmatchcase(c.id, ident) and version in ("", c.version)]
     found = {c.id: c.version for c in sorted(matching, key=lambda c: version_key(c.version))}
     if not found:
         raise RefusedError(f"no component ‘{wanted}’ in the depot", "add it with ‘regraft component add’")

@@ -24,6 +24,7 @@ from agent.model.recipe import (
     Move,
     MoveAside,
     RemovePackage,
+    Rename,
     Request,
     RunCommand,
 )
@@ -35,6 +36,7 @@ from agent.model.wording import printable
 
 PROVIDED = (  # items whose target is a component
     ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
+    ("add", "driver-package"),
 )  # fmt: skip
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 
@@ -94,6 +96,10 @@ def apply(operations: Iterable[AnyOperation], files: Mapping[str, str]) -> dict[
         elif isinstance(operation, MoveAside):
             for path in [path for path in after if fnmatchcase(path, operation.path)]:
                 del after[path]
+        elif isinstance(operation, Rename):
+            for path in [path for path in after if fnmatchcase(path, operation.path)]:
+                folder, _, name = path.rpartition("/")
+                after[f"{folder}/{name.replace(operation.old, operation.new)}"] = after.pop(path)
     return after
 
 

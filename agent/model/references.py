@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from agent.model.bls import entry_words
 from agent.model.edits import edit_words, mount_fields, shell_values
 from agent.model.plan import PlannedFilesystem, PlannedPartition
 from agent.model.profile import Disk, FileSystem
@@ -114,7 +115,7 @@ class Planned:
 
 
 def resume_devices(tree: Tree) -> tuple[str, ...]:
-    """What the image would resume from: initramfs-tools, GRUB's defaults, /etc/kernel/cmdline."""
+    """What the image would resume from: initramfs-tools, GRUB's defaults, /etc/kernel/cmdline, boot entries."""
     found: list[str] = []
     folder = "/etc/initramfs-tools/conf.d"
     for name in tree.list_dir(folder):
@@ -131,7 +132,8 @@ def command_line_words(tree: Tree) -> list[str]:
     for name in tree.list_dir(f"{GRUB_DEFAULTS}.d"):
         grub += "\n" + read_text(tree, f"{GRUB_DEFAULTS}.d/{name}")
     lines = [value for key in GRUB_KEYS for value in shell_values(grub, key)[-1:]]
-    return [word for line in [*lines, read_text(tree, "/etc/kernel/cmdline")] for word in line.split()]
+    words = [word for line in [*lines, read_text(tree, "/etc/kernel/cmdline")] for word in line.split()]
+    return [*words, *(word for word in entry_words(tree) if word not in words)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class Situation:
     nic_wishes: NicWishes = NO_WISHES
     also: tuple[Disk, ...] = ()  # further disks that will be written
     receives: Mapping[str, Disk] = field(default_factory=dict)  # disk of the image → disk it goes to, if not ``disk``
+    unmet: Mapping[str, str] = field(default_factory=dict)  # component id → why its dependencies cannot be met
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
     choices: Choices = NONE  # the operator's
 

@@ -10,13 +10,12 @@ Decision: docs/decisions/0028-reading-the-database-of-rpm.md.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from agent.errors import DamagedError, RegraftError
 from agent.model.profile import Package
-from agent.model.rpm_database import ndb_headers
+from agent.model.rpm_database import ndb_headers, with_log
 from agent.model.rpm_header import MAGIC, RpmHeader
 from agent.model.tree import Tree
 from agent.process import run
@@ -52,34 +51,37 @@ def read_rpm_packages(tree: Tree) -> tuple[tuple[Package, ...], str]:
 
 
 def _from_sqlite(tree: Tree, path: str) -> Iterator[bytes]:
-    with tempfile.TemporaryDirectory(prefix="regraft-rpm-") as folder:
-        copy = Path(folder) / "rpmdb.sqlite"
-        for suffix in ("", "-wal"):  # what was not yet moved from the log into the database counts as well
-            if tree.is_file(path + suffix):
-                copy.with_name(copy.name + suffix).write_bytes(tree.read_bytes(path + suffix))
-        try:
-            connection = sqlite3.connect(copy)
-            try:
-                rows = connection.execute("select blob from Packages order by hnum")
-                yield from (bytes(row[0]) for row in rows if isinstance(row[0], bytes))
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
-            raise DamagedError(f"{path}: {error}", "repair it on the source with rpmdb --rebuilddb") from error
+    # What was not yet moved from the log into the database counts as well.
+    log = tree.read_bytes(f"{path}-wal") if tree.is_file(f"{path}-wal") else b""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.deserialize(with_log(tree.read_bytes(path), log))
+        rows = connection.execute("select blob from Packages order by hnum")
+        yield from (bytes(row[0]) for row in rows if isinstance(row[0], bytes))
+    except sqlite3.Error as error:
+        raise DamagedError(f"{path}: {error}", "repair it on the source with rpmdb --rebuilddb") from error
+    finally:
+        connection.close()
 
 
 def _from_ndb(tree: Tree, path: str) -> Iterator[bytes]:
     return ndb_headers(tree.read_bytes(path), path)
 
 
+# rpm reads databases in directories only; what it writes out is binary, and what programs print is text to us.
+_EXPORT = """
+set -eu
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cat > "$folder/Packages"
+rpmdb --define "_db_backend bdb_ro" --dbpath "$folder" --exportdb > "$folder/headers"
+base64 "$folder/headers"
+"""
+
+
 def _from_berkeley(tree: Tree, path: str) -> Iterator[bytes]:
-    with tempfile.TemporaryDirectory(prefix="regraft-rpm-") as folder:
-        (Path(folder) / "Packages").write_bytes(tree.read_bytes(path))
-        out = Path(folder) / "headers"
-        # Written to a file: the list is binary, and what programs print is text to us.
-        command = 'exec rpmdb --define "_db_backend bdb_ro" --dbpath "$1" --exportdb > "$2"'
-        run(["sh", "-c", command, "sh", folder, str(out)])
-        yield from exported(out.read_bytes(), path)
+    said = run(["sh", "-c", _EXPORT], stdin=tree.read_bytes(path)).stdout
+    yield from exported(b64decode(said), path)
 
 
 def exported(data: bytes, place: str) -> Iterator[bytes]:

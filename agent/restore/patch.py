@@ -25,6 +25,7 @@ from agent.model.recipe import (
     Move,
     MoveAside,
     RemovePackage,
+    Rename,
     Request,
     RunCommand,
     Write,
@@ -37,6 +38,7 @@ from agent.restore import packages
 from agent.restore.changes import ChangeWatch
 from agent.restore.inside import InsideRoot
 from agent.restore.journal import Journal
+from agent.restore.packages import package_state, package_versions
 from agent.restore.sandbox import DEFAULT_TIMEOUT_S, Sandbox
 
 # What an image's own files can bring about: links that go round or lead nowhere, a directory where a file should be,
@@ -79,7 +81,7 @@ def apply_recipe(
 ) -> RecipeResult:
     """Apply one recipe and run its checks.
 
-    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: component id → its files on this machine.
+    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: ID=VERSION of a component → its files here.
     A must recipe whose operation or check fails raises PatchError; a lesser one ends as "warned".
     """
     work = _Work(root, undo, sandbox, payloads or {}, recipe)
@@ -141,6 +143,8 @@ class _Work:
                     else:
                         self.journal.note("removed-secret", path)
                     self._remove(path)
+            case Rename(path=pattern, old=old, new=new):
+                self._rename(pattern, old, new)
             case Move(path=path, to=to):
                 self._move(path, to)
             case EnableUnit() | DisableUnit() | MaskUnit():
@@ -198,8 +202,8 @@ class _Work:
         watch = ChangeWatch(self.inside.root)
         try:
             match operation:
-                case Install(component=component, version=version):
-                    self._install(component, version)
+                case Install():
+                    self._install(operation)
                 case RemovePackage():
                     self._remove_packages(operation)
                 case RunCommand(argv=argv):
@@ -212,14 +216,18 @@ class _Work:
             self.warnings.append(f"{describe(operation)}: {error.message}")
         self.changed.update(watch.changed())
 
-    def _install(self, component: str, version: str) -> None:
-        files = self.payloads.get(component)
-        if not files:
-            raise PatchError(f"component {component} {version} is not on this machine", "fetch it from the depot first")
-        if package_state(self.inside, component) == version:
-            return
-        self.sandbox.install_deb(files)
-        self.journal.note("installed-package", f"{component} {version}")
+    def _install(self, operation: Install) -> None:
+        files: list[Path] = []
+        for name in (*operation.together, f"{operation.component}={operation.version}"):
+            ident, _, version = name.partition("=")
+            if version in package_versions(self.inside, ident):
+                continue
+            if not self.payloads.get(name):
+                raise PatchError(f"component {ident} {version} is not on this machine", "fetch it from the depot first")
+            files += self.payloads[name]
+        if files:
+            packages.install(self.inside, self.sandbox, files)
+            self.journal.note("installed-package", f"{operation.component} {operation.version}")
 
     def _remove_packages(self, operation: RemovePackage) -> None:
         installed = packages.installed(self.inside, operation.packages)
@@ -250,6 +258,23 @@ class _Work:
             self.inside.remove(path)
             self._note(path, path.rpartition("/")[0])
 
+    def _disable(self, unit: str) -> None:
+        for path in self.inside.glob(f"{_UNITS}/*"):
+            if path.endswith((".wants", ".requires")):
+                self._remove(f"{path}/{unit}")
+
+    def _rename(self, pattern: str, old: str, new: str) -> None:
+        for path in self.inside.glob(pattern):
+            folder, _, name = path.rpartition("/")
+            renamed = f"{folder}/{name.replace(old, new)}"
+            data = self.inside.read(path)
+            if renamed == path or data is None or "/" in new:
+                continue
+            self._keep(path)
+            self.inside.write(renamed, data, self.inside.mode(path))
+            self._remove(path)
+            self._note(renamed)
+
     def _link(self, path: str, target: str) -> None:
         if self.inside.read_link(path) == target:
             return
@@ -264,11 +289,6 @@ class _Work:
             if not path.startswith(self.undo):
                 continue
             self.changed.add(path.rpartition("/")[0])
-
-
-def package_state(inside: InsideRoot, name: str) -> str:
-    """Version of an installed package by dpkg's own database; "" when it is not (wholly) installed."""
-    return packages.dpkg_versions(inside).get(name, "")
 
 
 def _unit(name: str) -> str:

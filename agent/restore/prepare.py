@@ -117,7 +117,7 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
             trust_metadata=trust_metadata, choices=choices, site_recipes=told_of, also=layouts[1:],
             notes=(*divided.notes, *adaptation.notes), ties=divided.ties, grow=str(wish.grow),
         )  # fmt: skip
-        return adaptation.difference, decided, situation
+        return adaptation.difference, decided, adaptation.situation
 
     difference, decided, situation = decide(0)
     if short := boot_lacks(decisions_of(loaded, target, difference, decided), tree):

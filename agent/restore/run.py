@@ -37,6 +37,7 @@ from agent.model.plan import (
     MakeFilesystem,
     Plan,
     RebuildInitramfs,
+    Relabel,
     Step,
     VerifyBlocks,
     VerifyBoot,
@@ -52,6 +53,7 @@ from agent.model.report import CheckResult, RecipeResult
 from agent.restore import blocks, boot, disk, filesystems, initramfs, mounts, patch, verify
 from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
+from agent.restore.relabel import relabel
 from agent.restore.sandbox import Sandbox
 
 PHASES: dict[type[Step], str] = {
@@ -67,6 +69,7 @@ PHASES: dict[type[Step], str] = {
     ApplyRecipe: "patch",
     RebuildInitramfs: "patch",
     InstallBootloader: "boot",
+    Relabel: "patch",
     VerifyBoot: "prove",
 }
 KEPT = "var/lib/regraft"
@@ -151,7 +154,7 @@ class Execution:
                 self._on_a_partition(step)
             case WriteBootCode(code=code):
                 disk.write_boot_code(self._disk, code)
-            case ApplyRecipe() | RebuildInitramfs():
+            case ApplyRecipe() | RebuildInitramfs() | Relabel():
                 self._on_the_system(step, self._mounted(stack), stack)
             case InstallBootloader() | VerifyBoot():
                 self._on_the_boot_path(step, self._mounted(stack))
@@ -259,7 +262,7 @@ class Execution:
             text += f"; {read.bytes_trusted:,} bytes trusted: their files' metadata is right and they were not written"
         self.recorder.message(text, "verify")
 
-    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path, stack: ExitStack) -> None:
+    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs | Relabel, root: Path, stack: ExitStack) -> None:
         sandbox = self._the_sandbox(root)
         match step:
             case ApplyRecipe(recipe=recipe):
@@ -270,6 +273,11 @@ class Execution:
                     self.recorder.warning(f"recipe {recipe.id}: {'; '.join(result.checks)}")
             case RebuildInitramfs():
                 self.done.changed.update(initramfs.rebuild(root, sandbox, step))
+            case Relabel():
+                changed, warning = relabel(root, sandbox, self.done.changed)
+                self.done.changed.update(changed)
+                if warning:
+                    self.recorder.warning(warning, "patch")
 
     def _on_the_boot_path(self, step: InstallBootloader | VerifyBoot, root: Path) -> None:
         match step:
@@ -311,12 +319,14 @@ class Execution:
 
         They lie on the target disk for the time of the run: packages may be larger than the machine's memory.
         """
-        wanted = {operation.component for operation in recipe.operations if isinstance(operation, Install)}
+        wanted = {name for operation in recipe.operations if isinstance(operation, Install)
+                  for name in (*operation.together, f"{operation.component}={operation.version}")}  # fmt: skip
         fetched: dict[str, list[Path]] = {}
         for component in self.plan.components:
-            if component.id in wanted:
+            name = f"{component.id}={component.version}"
+            if name in wanted and name not in fetched:
                 folder = Path(stack.enter_context(TemporaryDirectory(dir=self._root, prefix=".regraft-")))
-                fetched[component.id] = [fetch_file(self.depot, *file, folder) for file in component.files]
+                fetched[name] = [fetch_file(self.depot, *file, folder) for file in component.files]
         return fetched
 
     def _new_places(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import PatchError
+from agent.model import bls
 from agent.model.plan import VerifyBoot
 from agent.model.profile import Firmware
 from agent.model.references import crypt_lines, mount_lines
@@ -133,8 +134,10 @@ def configuration_checks(
     if not text:
         yield CheckResult(name="grub.cfg", ok=False, detail=f"{path} is not there or empty")
         return
+    if "blscfg" in text:
+        text += as_menu(tree)
     for release in releases:
-        ok = f"vmlinuz-{release}" in text or tree.list_dir("/boot/loader/entries") != ()
+        ok = f"vmlinuz-{release}" in text
         said = "starts" if ok else "does not start"
         yield CheckResult(name="grub.cfg", ok=ok, detail=f"{path} {said} kernel {release}")
     # GRUB sees a btrfs from its top: /@rootfs/boot/vmlinuz is /boot/vmlinuz of the system.
@@ -147,6 +150,16 @@ def configuration_checks(
     )
     for device in sorted(devices):
         yield _resolves("grub.cfg root", device, device, names)
+
+
+def as_menu(tree: Tree) -> str:
+    """The boot entries that are files of their own, as a grub.cfg would say it; what ‘blscfg’ reads."""
+    lines = []
+    for _, entry in bls.entries(tree):
+        options = bls.options(entry, tree)
+        named = bls.named_files(entry)
+        lines += [f"linux {named[0]} {options}" if named else "", *(f"initrd {path}" for path in named[1:])]
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def named_by(grub_cfg: str, top: str = "/") -> tuple[frozenset[str], frozenset[str]]:

@@ -275,3 +275,54 @@ def test_grub_pc_does_not_look_for_the_old_disk(tmp_path: Path, firmware: str, d
         f"grub-pc grub-pc/install_devices multiselect {devices}",
         f"grub-pc grub-pc/install_devices_empty boolean {empty}",
     ]
+
+
+# --- the RHEL family and SUSE -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.adapts("B13", "T1")
+@pytest.mark.parametrize(
+    ("paths", "prefix"),
+    [
+        (("boot/efi/EFI/rocky/shimx64.efi", "boot/efi/EFI/rocky/grubx64.efi", "boot/efi/EFI/rocky/mmx64.efi"), "rocky"),
+        (("usr/share/efi/x86_64/shim.efi", "usr/share/efi/x86_64/grub.efi", "usr/share/efi/x86_64/MokManager.efi"),
+         "opensuse"),
+    ],
+)  # fmt: skip
+def test_loaders_lie_where_their_family_keeps_them(tmp_path: Path, paths: tuple[str, ...], prefix: str) -> None:
+    root, place = tmp_path / "root", tmp_path / "esp"
+    lay(root, *paths, data=b"MZ")
+    (root / paths[1]).write_bytes(f"MZ \0/EFI/{prefix}\0".encode())
+    found = esp.find_loaders(root, tmp_path / "no-medium")
+    assert found.prefix == prefix and found.manager and found.origin == "the image"
+    written = esp.install(place, found, prefix, esp.stub(UUID, "/boot", "grub2"))
+    assert {f"EFI/{prefix}/grub.cfg", f"EFI/{prefix}/shimx64.efi", "EFI/BOOT/BOOTX64.EFI"} <= set(written)
+    assert "'/boot/grub2'" in (place / f"EFI/{prefix}/grub.cfg").read_text()
+
+
+@pytest.mark.adapts("B12", "T1")
+def test_a_menu_of_entries_as_files_is_not_left_to_a_grub_that_cannot_read_it(tmp_path: Path) -> None:
+    lay(tmp_path / "root", "boot/loader/entries/a.conf")
+    lay(tmp_path / "medium", "usr/lib/shim/shimx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+    with pytest.raises(PatchError, match="blscfg"):
+        esp.find_loaders(tmp_path / "root", tmp_path / "medium")
+
+
+@pytest.mark.adapts("B14", "T1")
+def test_suse_is_told_of_the_new_disk_and_keeps_its_other_words(tmp_path: Path) -> None:
+    lay(tmp_path, "etc/default/grub_installdevice", data=b"/dev/disk/by-id/ata-OLD\nactivate\ngeneric_mbr\n")
+    step = InstallBootloader(firmware="bios", disk=IDENTITY, known_as="/dev/disk/by-id/ata-NEW")
+    boot.tell_suse(InsideRoot(tmp_path), step, handle(tmp_path))
+    said = (tmp_path / "etc/default/grub_installdevice").read_text()
+    assert said == "/dev/disk/by-id/ata-NEW\nactivate\ngeneric_mbr\n"
+
+
+@pytest.mark.adapts("B14", "T1")
+def test_grub2_programs_and_places(tmp_path: Path) -> None:
+    lay(tmp_path, "usr/sbin/grub2-mkconfig", "usr/sbin/grub2-install", "usr/lib/grub/i386-pc/kernel.img")
+    inside, sandbox = InsideRoot(tmp_path), Sandbox()
+    assert boot.configuration_path(inside) == "/boot/grub2/grub.cfg"
+    boot.make_configuration(inside, sandbox)  # type: ignore[arg-type]
+    boot.install_bios(inside, sandbox, handle(tmp_path))  # type: ignore[arg-type]
+    assert sandbox.ran[0] == ["/usr/sbin/grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]
+    assert sandbox.ran[1][0] == "/usr/sbin/grub2-install" and sandbox.ran[1][-1] == "/dev/sdx"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.plan import DiskIdentity, VerifyBoot
+from agent.probe.live_tree import LiveTree
 from agent.restore import boot, verify
 from agent.restore.disk import DiskHandle
 from agent.restore.verify import named_by, verify_boot
@@ -185,3 +186,26 @@ def test_a_grub_cfg_names_files_of_a_nested_subvolume() -> None:
         "/@/.snapshots/1/snapshot",
     )
     assert files == {"/boot/vmlinuz-1", "/boot/initrd-1"}
+@pytest.mark.adapts("B6", "T1")
+def test_entries_as_files_are_looked_into(tmp_path: Path) -> None:
+    """grub.cfg of the RHEL family says only ‘blscfg’: what it starts stands in the entries."""
+
+    def found(entry: str) -> dict[str, bool]:
+        files = {
+            "boot/grub2/grub.cfg": "insmod blscfg\nblscfg\n", "boot/loader/entries/i-5.conf": entry,
+            "usr/sbin/grub2-mkconfig": "x", "boot/vmlinuz-5": "k", "boot/initramfs-5.img": "i",
+        }  # fmt: skip
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        names = {"UUID": frozenset({"aa-1"}), "LABEL": frozenset[str](), "PARTUUID": frozenset[str](),
+                 "PARTLABEL": frozenset[str]()}  # fmt: skip
+        return {
+            check.name: check.ok for check in verify.configuration_checks(tmp_path, LiveTree(tmp_path), ("5",), names)
+        }
+
+    good = "title x\nlinux /vmlinuz-5\ninitrd /initramfs-5.img $tuned_initrd\noptions root=UUID=AA-1 ro\n"
+    assert found(good) == {"grub.cfg": True, "grub.cfg files": True, "grub.cfg root": True}
+    assert found(good.replace("AA-1", "dead"))["grub.cfg root"] is False
+    assert found(good.replace("initramfs-5", "initramfs-6"))["grub.cfg files"] is False
+    assert found(good.replace("vmlinuz-5", "vmlinuz-4"))["grub.cfg"] is False
