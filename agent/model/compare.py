@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from agent.model import compare_firmware, compare_hardware, compare_storage
+from agent.model import compare_firmware, compare_hardware, compare_loader, compare_storage
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.drivers import KernelIndex, flavour_of
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
@@ -31,6 +31,7 @@ def compare(situation: Situation) -> Difference:
         *compare_hardware.platform_items(situation),
         *(boot_items(situation, choice) if choice else ()),
         *(compare_firmware.firmware_items(situation, choice) if choice else ()),
+        *compare_loader.loader_package_items(situation),
         *nic_items(situation, choice),
         *compare_storage.storage_items(situation),
         *console_items(situation),

@@ -151,8 +151,8 @@ def _from_depot(situation: Situation, plain: KernelChoice) -> KernelChoice:
     )
 
 
-def _unfit(component: Component, situation: Situation) -> str:
-    """Why a component cannot be installed in this image; "" when it can."""
+def unsuited(component: Component, situation: Situation) -> str:
+    """Why a component is none for this image's system, whatever else is installed; "" when it is."""
     os = situation.source.os
     if component.package_format != os.package_format:
         return f"it is a {component.package_format} package, the image takes {os.package_format}"
@@ -162,6 +162,13 @@ def _unfit(component: Component, situation: Situation) -> str:
     here = f"{os.id} {os.version}".strip()
     if component.for_os and not f"{here} ".startswith(f"{component.for_os} "):
         return f"it is for {component.for_os}, the image is {here}"
+    return ""
+
+
+def _unfit(component: Component, situation: Situation) -> str:
+    """Why a component cannot be installed in this image; "" when it can."""
+    if why := unsuited(component, situation):
+        return why
     if situation.source.packages:
         lacking = missing(component.depends, situation.source.packages)
         if lacking:

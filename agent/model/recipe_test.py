@@ -29,7 +29,7 @@ from agent.model.recipe_match import bind, describe
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
 
-PROVIDED = ("kernel", "package", "firmware-file")  # kinds of items whose target is a component
+PROVIDED = ("kernel", "package", "firmware-file", "loader-package")  # kinds of items whose target is a component
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 
 
