@@ -170,7 +170,7 @@ def install(system: System, home: Path) -> None:
 
 def unpack_packages(system: System, tree: Path, home: Path) -> None:
     """Debian's packages; the files stay, for the day on which they are installed again."""
-    words = [
+    words: list[str | Path] = [
         # In a mount namespace of its own: whatever ends it, its mounts of the host end with it.
         "unshare", "--mount", "--propagation=private", "mmdebstrap", "--mode=root", "--variant=minbase",
         "--skip=cleanup/apt",
