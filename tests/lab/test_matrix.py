@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab.conftest import Beside
 from tests.lab.matrix import runner
+from tests.lab.matrix.efi import label_of
 from tests.lab.matrix.systems import SYSTEMS
 from tests.lab.matrix.targets import CELLS, TARGETS, Cell
 from tests.lab.programs import remove_built, run
@@ -78,6 +79,12 @@ def test_the_results_name_every_cell(tmp_path: Path) -> None:
     rows = runner.table(runner.results(out)).splitlines()
     assert rows[2] == f"| {CELL.source} | {CELL.target} | yes | yes | NO | yes | – | 10 |"
     assert len(rows) == 2 + len(CELLS)
+
+
+def test_labels_of_boot_entries() -> None:
+    path = b"\x04\x01\x2a\x00"
+    variable = b"\x07\0\0\0" + b"\x01\0\0\0" + len(path).to_bytes(2, "little") + "debian\0".encode("utf-16-le") + path
+    assert label_of(variable) == "debian"
 
 
 @pytest.mark.root
