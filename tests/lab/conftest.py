@@ -56,6 +56,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
 
 @pytest.fixture(autouse=True)
 def _cell_runs_beside(request: pytest.FixtureRequest) -> None:
-    """It begins with the first machine test of a session that will ask for it."""
-    if any(map(waits, request.session.items)) and request.node.get_closest_marker("machine"):
+    """It begins with the first test that needs the media as well: their building may take its time there."""
+    needs_media = all(map(request.node.get_closest_marker, ("machine", "frozen")))
+    if needs_media and any(map(waits, request.session.items)):
         request.getfixturevalue("beside").start()
