@@ -36,7 +36,7 @@ from agent.model.wording import printable
 
 PROVIDED = (  # items whose target is a component
     ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
-    ("add", "driver-package"),
+    ("add", "driver-package"), ("add", "loader-package"),
 )  # fmt: skip
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 

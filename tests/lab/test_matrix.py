@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.conftest import Beside
 from tests.lab.matrix import runner
+from tests.lab.matrix.efi import label_of
 from tests.lab.matrix.systems import SYSTEMS
 from tests.lab.matrix.targets import CELLS, TARGETS, Cell
 from tests.lab.programs import remove_built, run
@@ -79,6 +81,12 @@ def test_the_results_name_every_cell(tmp_path: Path) -> None:
     assert len(rows) == 2 + len(CELLS)
 
 
+def test_labels_of_boot_entries() -> None:
+    path = b"\x04\x01\x2a\x00"
+    variable = b"\x07\0\0\0" + b"\x01\0\0\0" + len(path).to_bytes(2, "little") + "debian\0".encode("utf-16-le") + path
+    assert label_of(variable) == "debian"
+
+
 @pytest.mark.root
 def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_path: Path) -> None:
     """A bind mount of something that is not ours, as a killed mmdebstrap leaves of the host's /dev/shm."""
@@ -94,3 +102,20 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
         assert (theirs / "in use").read_text() == "somebody's"
     finally:
         run(["umount", point], accept=None)
+
+
+@pytest.mark.machine
+@pytest.mark.frozen
+@pytest.mark.timeout(3000)
+@pytest.mark.adapts("B1", "T3", systems=("Debian 11",))
+@pytest.mark.adapts("B1", "T5", systems=("Debian 11",))
+@pytest.mark.adapts("B2", "T3", systems=("Debian 11",))
+@pytest.mark.adapts("B2", "T5", systems=("Debian 11",))
+@pytest.mark.adapts("B14", "T4", systems=("Debian 11",))
+@pytest.mark.adapts("N1", "T3", systems=("Debian 11",))
+def test_an_initramfs_for_one_machine_only_boots_another(beside: Beside) -> None:
+    """Debian 11 with an MBR from a RAID controller to a PC; it has run beside the tests before this one."""
+    status = beside.wait(2700)
+    (found,) = [one for one in json.loads((beside.out / "matrix.json").read_text())["cells"] if one["good"] is not None]
+    assert status == 0, beside.log.read_text()[-3000:]
+    assert {name: found[name] for name in runner.VALUES} == dict.fromkeys(runner.VALUES, True)

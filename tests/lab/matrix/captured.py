@@ -35,6 +35,7 @@ class Captured:
     packages: tuple[Path, ...]  # directories of .deb
     inventory: Path | None  # None where this host cannot read the source's disks
     passphrase: str = ""
+    nvram: Path | None = None  # variables of the source's firmware, where it is UEFI
 
     def source_inventory(self) -> Inventory | None:
         return load(self.inventory.read_text()) if self.inventory else None
@@ -58,6 +59,7 @@ def captured(name: str) -> Captured:
         packages=(source.packages,),
         inventory=inventory if inventory.exists() else None,
         passphrase=source.system.passphrase,
+        nvram=source.home / "nvram.fd" if source.system.firmware == "uefi" else None,
     )
 
 

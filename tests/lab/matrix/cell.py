@@ -17,6 +17,7 @@ from tests.lab.demo import ISO, UNADAPTED_ISO
 from tests.lab.inventory import read_disk
 from tests.lab.machine import Machine
 from tests.lab.matrix.captured import Captured
+from tests.lab.matrix.efi import firmware_checks
 from tests.lab.matrix.repository import reinstall_boot_path, repository
 from tests.lab.matrix.targets import Cell, Target
 from tests.lab.programs import LabError
@@ -86,13 +87,19 @@ def run_cell(cell: Cell, target: Target, source: Captured, out: Path) -> Outcome
 def play(cell: Cell, target: Target, source: Captured, out: Path, outcome: Outcome) -> None:
     machine = target.machine
     shutil.copytree(source.depot, out / "depot", copy_function=shutil.copy2)
+    if machine.firmware == "uefi" and source.nvram is not None:
+        # A board that remembers the source's disk: its entry must be replaced, not joined.
+        shutil.copy(source.nvram, out / "nvram.fd")
     with outcome.stage("restore"), serving(out / "depot", out) as served:
         result = restored_on(machine, source, ISO, out, served, outcome)
     with outcome.stage("compare"):
         compare(machine, source, out, result, outcome)
     with outcome.stage("first boot"):
         outcome.booted = False
-        checks, _ = prove_running(machine, out, source.key, source.facts, passphrase=source.passphrase)
+        checks, _ = prove_running(
+            machine, out, source.key, source.facts, passphrase=source.passphrase,
+            while_it_runs=lambda ssh: outcome.proofs.extend(firmware_checks(ssh, machine, "debian")),
+        )  # fmt: skip
         outcome.booted = True
         outcome.proofs += checks
         outcome.checks = all(check.good for check in outcome.proofs)

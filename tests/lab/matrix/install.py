@@ -57,7 +57,7 @@ D0=$(disk MATRIXSOURCE0)
 D1=$(disk MATRIXSOURCE1)
 mkdir -p /target
 @disks@
-cp -ax / /target
+cp -ax /. /target
 rm -rf /target/target /target/install /target/install.sh
 cp -r /install/files/. /target/
 chmod 600 /target/etc/NetworkManager/system-connections/* /target/etc/netplan/* 2>/dev/null || true
