@@ -148,7 +148,15 @@ def plan(
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
     prepared = prepared_for(
-        access, image, profile, selectors[0], mode, site_recipes, trust_metadata, wishes, choices_of(edits),
+        access,
+        image,
+        profile,
+        selectors[0],
+        mode,
+        site_recipes,
+        trust_metadata,
+        wishes,
+        choices_of(edits),
         wish_of(selectors, maps, grow),
     )
     if template:

@@ -79,7 +79,15 @@ def restore(
     target = probe_machine("target")
     access = Access(location, token, trust)
     prepared = prepared_for(
-        access, image, target, selectors[0], mode, site_recipes, trust_metadata, wishes, choices_of(edits),
+        access,
+        image,
+        target,
+        selectors[0],
+        mode,
+        site_recipes,
+        trust_metadata,
+        wishes,
+        choices_of(edits),
         wish_of(selectors, maps, grow),
     )
     if rehearse:

@@ -4,7 +4,7 @@
     Packages.db   SUSE                                  `agent.model.rpm_database`
     Packages      RHEL 7 and 8 (Berkeley DB)            rpm's program of this machine writes out what is in it
 
-Decision: docs/decisions/0028-reading-the-database-of-rpm.md.
+Decision: docs/decisions/0034-reading-the-database-of-rpm.md.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The solvers are those of the distributions' own package tools: apt's for .deb, libsolv (dnf, zypper) for .rpm. They get
 the image's own list of installed packages, and of the components only what describes them: nothing is fetched.
-Decision: docs/decisions/0029-dependencies-by-the-distributions-solvers.md.
+Decision: docs/decisions/0035-dependencies-by-the-distributions-solvers.md.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ def apply_recipe(
                 with _as_it_is_in_the_image(f"do {describe(operation)}"):
                     work.apply(operation)
         finally:
-            work.changed.update(work.journal.save())
+            with _as_it_is_in_the_image("note what was changed"):
+                work.changed.update(work.journal.save())
         with _as_it_is_in_the_image("check the result"):
             failed, lines = _checks(recipe, work)
         if failed:

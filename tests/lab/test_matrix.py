@@ -104,6 +104,7 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
         run(["umount", point], accept=None)
 
 
+@pytest.mark.long
 @pytest.mark.machine
 @pytest.mark.frozen
 @pytest.mark.timeout(3000)

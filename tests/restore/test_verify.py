@@ -186,6 +186,8 @@ def test_a_grub_cfg_names_files_of_a_nested_subvolume() -> None:
         "/@/.snapshots/1/snapshot",
     )
     assert files == {"/boot/vmlinuz-1", "/boot/initrd-1"}
+
+
 @pytest.mark.adapts("B6", "T1")
 def test_entries_as_files_are_looked_into(tmp_path: Path) -> None:
     """grub.cfg of the RHEL family says only ‘blscfg’: what it starts stands in the entries."""
