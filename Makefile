@@ -1,6 +1,6 @@
 # Every target is one command and one line of help; what they do is in the programs they call.
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long demo iso freeze bench clean
+.PHONY: help setup check test test-long demo matrix iso freeze bench clean
 PYTHON := .venv/bin/python
 
 help:   ## Show this help
@@ -20,6 +20,9 @@ test-long: setup  ## What make test leaves out for its length: more whole restor
 
 demo: setup  ## Capture a running machine, restore it onto other hardware, prove it boots (needs root)
 	@$(PYTHON) -m tests.lab demo
+
+matrix: setup  ## Every source onto other machines, with its proof: build/matrix.json (hours, resumable; needs root)
+	@$(PYTHON) -m tests.lab matrix
 
 iso: setup  ## Build the live system that restores machines: build/regraft.iso (needs root)
 	@$(PYTHON) -m pe_build iso --output build/regraft.iso

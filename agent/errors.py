@@ -8,6 +8,7 @@ RegraftError
 ├── DiskSelectionError      11   target disk not found or not unique
 ├── RefusedError            12   refused: guarded, no consent, blocked by the difference
 ├── DoesNotFitError         13   the layout, memory or sector size does not fit
+├── NicSelectionError       14   several network cards fit an interface equally well
 ├── UnreachableError        20   depot or server cannot be reached
 ├── NotTrustedError         21   signature, certificate or key is not trusted
 ├── DamagedError            22   data does not match its digest or its format
@@ -76,6 +77,11 @@ class RefusedError(RegraftError):
 class DoesNotFitError(RegraftError):
     exit_code, code = 13, "does-not-fit"
     usual_act = "choose another disk or another machine"
+
+
+class NicSelectionError(RegraftError):
+    exit_code, code = 14, "nic-selection"
+    usual_act = "name the card by --nic OLD=NEW-MAC, or take the first one by --on-nic-tie order"
 
 
 class UnreachableError(RegraftError):

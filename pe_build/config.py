@@ -29,6 +29,7 @@ PACKAGES = (
     *("grub-common", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed"),
     *("shim-signed", "shim-unsigned", "shim-helpers-amd64-signed"),
     *("smartmontools", "nvme-cli", "dmidecode", "pciutils", "usbutils", "iproute2", "ethtool", "curl"),
+    *("apt", "libsolv-tools", "rpm", "rpm-common"),  # solvers of dependencies, Berkeley databases of rpm
     "ca-certificates",
     *("mtools", "xorriso"),  # tools of the build, not of the PE
 )
@@ -68,7 +69,7 @@ PROGRAMS = (
     "pvscan",
     *("dmsetup", "mdadm", "mdmon"),
     *("smartctl", "nvme", "dmidecode", "lspci", "lsusb", "ip", "ss", "ethtool", "curl"),
-    *("udevadm", "ldconfig"),
+    *("udevadm", "ldconfig", "apt-get", "rpmmd2solv", "testsolv", "rpmdb"),
 )
 
 # Files and folders (everything below them) that are not libraries of a program but needed by one.
@@ -81,7 +82,7 @@ FILES = (
     ),
     *("usr/lib/modprobe.d", "etc/udev/udev.conf"),
     *("usr/lib/locale/C.utf8", "etc/mke2fs.conf", "etc/lvm/lvm.conf", "etc/protocols", "etc/services"),
-    *("usr/share/misc/pci.ids", "usr/share/xfsprogs"),
+    *("usr/share/misc/pci.ids", "usr/share/xfsprogs", "usr/lib/rpm/rpmrc", "usr/lib/rpm/macros"),
     *("usr/lib/grub/i386-pc", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"),
     *("usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/fbx64.efi.signed"),
     *("usr/lib/shim/BOOTX64.CSV", "usr/lib/shim/mmx64.efi", "usr/lib/shim/fbx64.efi"),

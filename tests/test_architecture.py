@@ -19,10 +19,10 @@ FUNCTION_LINES = 60
 # or has not been thought about yet.
 PURE = frozenset(
     {
-        "__future__", "base64", "binascii", "bisect", "bz2", "collections", "contextlib", "dataclasses", "enum",
-        "fnmatch", "functools", "graphlib", "gzip", "hashlib", "heapq", "io", "ipaddress", "itertools", "json",
+        "__future__", "base64", "binascii", "bisect", "bz2", "collections", "contextlib", "dataclasses", "difflib",
+        "enum", "fnmatch", "functools", "graphlib", "gzip", "hashlib", "heapq", "io", "ipaddress", "itertools", "json",
         "lzma", "math", "operator", "re", "shlex", "string", "struct", "textwrap", "tomllib", "types", "typing",
-        "unicodedata", "uuid", "zlib", "blake3", "lxml", "msgspec", "zstandard",
+        "unicodedata", "uuid", "zlib", "blake3", "lxml", "msgspec", "yaml", "zstandard",
     }
 )  # fmt: skip
 # Kept narrow: the schema is data of the package, and pure paths are arithmetic on names.

@@ -17,6 +17,7 @@ from agent.console.plain import PlainConsole
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
 from agent.console.server_events import ServerEvents
+from agent.depot.catalogue import find_image
 from agent.depot.control import Control, Job, TargetAnswer
 from agent.depot.location import open_depot
 from agent.depot.store import Depot
@@ -31,11 +32,16 @@ from agent.errors import (
 )
 from agent.model.agent_config import AgentConfig, read_config
 from agent.model.excludes import exclude
+from agent.model.grow import parse_grow
+from agent.model.nic_map import NO_WISHES, NicWishes, parse_wishes, watched
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
 from agent.model.report import Report
+from agent.model.spread import NO_WISH, Wish, parse_map
 from agent.pe import ending, medium, settle
+from agent.pe.duplicate_address import find_duplicates
 from agent.probe.machine import probe_machine
+from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import Prepared, prepare
 
 CONFIG = Path("/etc/regraft/agent.toml")
@@ -54,6 +60,8 @@ class Assignment:
     on_success: str
     job: Job | None
     reason: str
+    nic_wishes: NicWishes = NO_WISHES
+    wish: Wish = NO_WISH
 
 
 @click.command()
@@ -111,7 +119,10 @@ def restore_task(config: AgentConfig, recorder: Recorder) -> str:
         if reporting:
             reporting.failed(error)
         raise
+    alone = report.exit_code != 0 or is_alone(config, assignment, depot, target, recorder)
     leave_report(report, reporting)
+    if not alone:
+        return "hold"
     return assignment.on_success if report.exit_code == 0 else config.on_failure
 
 
@@ -123,12 +134,34 @@ def restore_assigned(
         ref = parse_image(assignment.image)
         prepared = prepare(
             depot, access.keys(depot), ref, target, assignment.disk, assignment.mode,
-            trust_metadata=config.trust_metadata,
+            trust_metadata=config.trust_metadata, nic_wishes=assignment.nic_wishes, wish=assignment.wish,
         )  # fmt: skip
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
     consent(prepared, assignment)
     return carry_out(prepared, recorder)
+
+
+def is_alone(config: AgentConfig, assignment: Assignment, depot: Depot, target: Profile, recorder: Recorder) -> bool:
+    """Whether the machine may start: false where another one answers at its addresses and the medium says stop."""
+    if config.duplicate_address == "ignore" or assignment.mode == "clone":
+        return True
+    try:
+        keys = Access(depot.location, config.token, config.trust).keys(depot)
+        source = find_image(depot, keys, parse_image(assignment.image)).profile
+    except RegraftError as error:  # the machine is restored all the same
+        recorder.warning(f"whether its addresses are in use is not known: {error}")
+        return config.duplicate_address != "stop"
+    cards = watched(source, target, assignment.nic_wishes)
+    found, unasked = find_duplicates(cards, {nic.mac for nic in target.network.nics})
+    for text in unasked:
+        recorder.warning(text)
+    for one in found:
+        recorder.warning(f"{one.address} is in use on {one.card}: {one.mac} answers. Is the source still running?")
+    if found and config.duplicate_address == "stop":
+        click.echo("the machine is restored and does not restart: end the other machine, then restart this one")
+        return False
+    return True
 
 
 def capture_task(config: AgentConfig, recorder: Recorder) -> str:
@@ -205,7 +238,8 @@ def find_assignment(config: AgentConfig, target: Profile, control: Control | Non
         if not config.disk:
             raise UsageError("this medium names an image but no disk", 'set disk, e.g. disk = "only-eligible"')
         return Assignment(config.image, config.disk, config.mode, config.unattended, config.on_success, None,
-                          "named by the medium")  # fmt: skip
+                          "named by the medium", parse_wishes(config.nic, config.on_nic_tie),
+                          wish_of(config))  # fmt: skip
     if control is None:
         raise NoImageError("this medium names no image, and a depot without a server cannot assign one",
                            "set image and disk in agent.toml")  # fmt: skip
@@ -223,11 +257,19 @@ def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Ass
     if answer.decision == "job" and answer.job:
         job = control.claim(answer.job.id)
         return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job,
-                          f"job {job.id}")  # fmt: skip
+                          f"job {job.id}",
+                          parse_wishes(job.nic or config.nic, job.on_nic_tie or config.on_nic_tie),
+                          wish_of(job))  # fmt: skip
     if answer.decision == "match":
         return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
-                          config.on_success, None, "the same machine")  # fmt: skip
+                          config.on_success, None, "the same machine",
+                          parse_wishes(config.nic, config.on_nic_tie), wish_of(config))  # fmt: skip
     return None
+
+
+def wish_of(told: Job | AgentConfig) -> Wish:
+    """What a job, or the medium, says of the layout."""
+    return Wish(parse_grow(told.grow), told.also, tuple(parse_map(each) for each in told.map))
 
 
 def show_candidates(answer: TargetAnswer) -> None:
@@ -237,13 +279,22 @@ def show_candidates(answer: TargetAnswer) -> None:
 
 
 def consent(prepared: Prepared, assignment: Assignment) -> None:
-    """A job's selector, or the medium's ``unattended``, is consent given; else a person types the disk's serial."""
+    """A job's selector, or the medium's ``unattended``, is consent given; else a person types each disk's serial."""
+    plan = prepared.plan
     if assignment.unattended:
+        refuse_blockers(prepared.difference)
+        refuse_ties(prepared.difference)
+        if plan.unsure:
+            raise RefusedError(
+                f"nobody is here to decide: {'; '.join(plan.unsure)}",
+                "nothing was written; map what goes where, take the other disk out, or restore attended",
+            )
         return
-    wanted = prepared.plan.disk.serial or prepared.plan.disk.name
-    typed = click.prompt(f"Type {wanted} to ERASE this disk, anything else stops", default="", show_default=False)
-    if typed.strip() != wanted:
-        raise RefusedError(f"no consent: ‘{typed}’ was typed, expected ‘{wanted}’", "nothing was written")
+    for disk in plan.disks:
+        wanted = disk.serial or disk.name
+        typed = click.prompt(f"Type {wanted} to ERASE this disk, anything else stops", default="", show_default=False)
+        if typed.strip() != wanted:
+            raise RefusedError(f"no consent: ‘{typed}’ was typed, expected ‘{wanted}’", "nothing was written")
 
 
 def leave_report(report: Report, reporting: ServerEvents | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from agent.commands.options import Access, console, depot_options, json_option, parse_image, print_json
-from agent.commands.plan import mode_option, read_profile, recipes_option
+from agent.commands.plan import choices_of, edits_option, mode_option, read_profile, recipes_option
 from agent.commands.restoring import carry_out, report_json
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table
@@ -38,11 +38,13 @@ from agent.restore.preflight import refuse_blockers
               help="Write the report of what was done as JSON.")  # fmt: skip
 @mode_option
 @recipes_option
+@edits_option
 @depot_options
 @json_option
 def export(
     image: str, to: Path, wanted: str | None, target: Path | None, selector: str, size: str, report_path: Path | None,
-    mode: str, site_recipes: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    mode: str, site_recipes: Path | None, edits: Path | None, location: str, token: str, trust: tuple[str, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Make a disk image of an image, or of an image adapted for a target.
 
@@ -56,7 +58,8 @@ def export(
     loaded = find_image(depot, keys, parse_image(image))
     machine = read_profile(target) if target else None
     recorder = Recorder([console(as_json)])
-    wish = Wish(loaded, machine, selector, parse_size(size) if size else 0, mode, site_recipes)
+    wish = Wish(loaded, machine, selector, parse_size(size) if size else 0, mode, site_recipes,
+                choices_of(edits))  # fmt: skip
     with tempfile.TemporaryDirectory(prefix=".regraft-export-", dir=to.parent) as folder:
         raw = Path(folder) / "disk.raw"
         with disk_for(wish, depot, keys, raw) as prepared:

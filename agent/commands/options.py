@@ -47,12 +47,22 @@ class Access:
 
 def depot_options(command: Command) -> Command:
     """--depot, --token and --trust, handed on as ``access``."""
+    return _depot_options(command, required=True)
+
+
+def optional_depot_options(command: Command) -> Command:
+    """As `depot_options`, for commands that can do without a depot: its location is "" then."""
+    return _depot_options(command, required=False)
+
+
+def _depot_options(command: Command, *, required: bool) -> Command:
     options: tuple[Callable[[Command], Command], ...] = (
         click.option("--trust", "trust", multiple=True, envvar="REGRAFT_TRUST", metavar="KEY",
                      help="Public key of the depot, ed25519:BASE64; may be given several times."),
         click.option("--token", envvar="REGRAFT_TOKEN", default="", metavar="TOKEN",
                      help="Token for a depot served by regraft.  [env: REGRAFT_TOKEN]"),
-        click.option("--depot", "location", envvar="REGRAFT_DEPOT", required=True, metavar="PATH|URL",
+        click.option("--depot", "location", envvar="REGRAFT_DEPOT", required=required, default=None if required else "",
+                     metavar="PATH|URL",
                      help="Where the depot is.  [env: REGRAFT_DEPOT]"),
     )  # fmt: skip
     for option in options:

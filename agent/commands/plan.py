@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from agent.commands.options import (
     Access,
+    Command,
     depot_options,
     json_option,
     one_document,
@@ -15,13 +17,20 @@ from agent.commands.options import (
     print_json,
     write_or_print,
 )
+from agent.console.difference_html import difference_html
+from agent.console.edits_template import edits_template
 from agent.console.report_text import difference_table, plan_text
+from agent.errors import UsageError
+from agent.model.choices import NONE, Choices, read_choices
+from agent.model.grow import LARGEST, parse_grow
+from agent.model.nic_map import NO_WISHES, ORDER, STOP, NicWishes, parse_wishes
 from agent.model.plan import digest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
+from agent.model.spread import NO_WISH, Wish, parse_map
 from agent.model.stack_layout import KEEP, PLAIN
 from agent.probe.machine import probe_machine
-from agent.restore.preflight import refuse_blockers
+from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import Prepared, prepare
 
 mode_option = click.option("--mode", type=click.Choice(["restore", "clone"]), default="restore", show_default=True,
@@ -30,13 +39,55 @@ trust_metadata_option = click.option(
     "--trust-metadata", is_flag=True,
     help="On a disk that holds the image already: keep files of the right size, time, mode and owner unread.",
 )  # fmt: skip
-arrays_option = click.option(
-    "--arrays", type=click.Choice([PLAIN, KEEP]), default=PLAIN, show_default=True,
-    help="md RAID on one disk: plain puts what lies on an array onto the partition, keep makes a RAID 1 with its other "
-         "members missing, to be added later.",
+nic_options = (
+    click.option("--nic", "nics", multiple=True, metavar="OLD=NEW",
+                 help="Interface or old MAC address = MAC address of the card that takes its place, or ‘none’; "
+                      "may be given several times."),
+    click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), default=STOP, show_default=True,
+                 help="Where several cards fit equally well: stop, or take the first in the order of the slots."),
 )  # fmt: skip
+DISK_HELP = (
+    "serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk. May be given again for further "
+    "disks; the first is the one that boots."
+)
+
+
+def layout_options(command: Command) -> Command:
+    """--disk, --map, --grow and --arrays: where the image goes, and how large it becomes."""
+    options: tuple[Callable[[Command], Command], ...] = (
+        click.option("--arrays", type=click.Choice([PLAIN, KEEP]), default=PLAIN, show_default=True,
+                     help="md RAID on one disk: plain puts what lies on an array onto the partition, keep makes a "
+                     "RAID 1 with its other members missing, to be added later."),
+        click.option("--grow", default=LARGEST, show_default=True, metavar="POLICY",
+                     help="Who gets the space of a larger disk: largest, last, proportional, none, or a volume by its "
+                     "mount point or name."),
+        click.option("--map", "maps", multiple=True, metavar="WHAT=SELECTOR",
+                     help="Which disk a disk or volume of the image goes to: vdb=serial=S2, /srv=serial=S2."),
+        click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP),
+    )  # fmt: skip
+    for option in options:
+        command = option(command)
+    return command
+
+
+def wish_of(selectors: tuple[str, ...], maps: tuple[str, ...], grow: str, arrays: str) -> Wish:
+    """What the options say of the layout."""
+    return Wish(parse_grow(grow), selectors[1:], tuple(parse_map(each) for each in maps), arrays)
+
+
 recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exists=True, path_type=Path), metavar="DIR",
                               help="Recipes of the site, added to those shipped.")  # fmt: skip
+
+edits_option = click.option("--edits", "edits", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                            metavar="EDITS.toml", help="Decide otherwise: what is skipped, cards, disk, components; "
+                            "see ‘regraft plan --write-edits’.")  # fmt: skip
+
+
+def nic_option(command: Command) -> Command:
+    """--nic and --on-nic-tie, handed on as ``nics`` and ``on_nic_tie``."""
+    for option in reversed(nic_options):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -44,16 +95,27 @@ recipes_option = click.option("--recipes", "site_recipes", type=click.Path(exist
 @click.argument("target", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="TARGET.xml")
 @click.option("--disk", "selector", default="only-eligible", show_default=True, help="Target disk; see ‘regraft plan’.")
 @click.option("--xml", "as_xml", is_flag=True, help="Print the difference document.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
+              help="Write the difference as a page to read and to print.")  # fmt: skip
 @mode_option
 @recipes_option
+@nic_option
+@edits_option
 @depot_options
 @json_option
 def diff(
-    image: str, target: Path, selector: str, as_xml: bool, mode: str, site_recipes: Path | None, location: str,
-    token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path, selector: str, as_xml: bool, html_path: Path | None, mode: str,
+    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, edits: Path | None, location: str, token: str,
+    trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show how a target differs from the machine an image was made of, and what handles each difference."""
-    prepared = prepared_for(Access(location, token, trust), image, read_profile(target), selector, mode, site_recipes)
+    wishes = parse_wishes(nics, on_nic_tie)
+    access = Access(location, token, trust)
+    prepared = prepared_for(
+        access, image, read_profile(target), selector, mode, site_recipes, nic_wishes=wishes, choices=choices_of(edits)
+    )
+    if html_path:
+        html_path.write_text(difference_html(prepared.plan, prepared.difference), "utf-8")
     if as_json:
         print_json(prepared.difference)
     elif as_xml:
@@ -70,34 +132,53 @@ def diff(
     metavar="TARGET.xml",
     help="Profile of the target; default: this machine.",
 )
-@click.option(
-    "--disk",
-    "selector",
-    required=True,
-    metavar="SELECTOR",
-    help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
-)
-@arrays_option
+@layout_options
+@click.option("--write-edits", "template", type=click.Path(dir_okay=False, path_type=Path), metavar="EDITS.toml",
+              help="Write what may be decided otherwise as a commented file, for --edits.")  # fmt: skip
 @mode_option
 @trust_metadata_option
 @recipes_option
+@nic_option
+@edits_option
 @depot_options
 @json_option
 def plan(
-    image: str, target: Path | None, selector: str, mode: str, trust_metadata: bool, site_recipes: Path | None,
-    arrays: str, location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path | None, selectors: tuple[str, ...], maps: tuple[str, ...], grow: str, arrays: str,
+    template: Path | None, mode: str, trust_metadata: bool, site_recipes: Path | None, nics: tuple[str, ...],
+    on_nic_tie: str, edits: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Show every step of a restore; writes nothing."""
+    """Show every step of a restore; writes nothing to a disk."""
+    wishes = parse_wishes(nics, on_nic_tie)
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, trust_metadata, arrays)
+    prepared = prepared_for(
+        access,
+        image,
+        profile,
+        selectors[0],
+        mode,
+        site_recipes,
+        trust_metadata,
+        wishes,
+        choices_of(edits),
+        wish_of(selectors, maps, grow, arrays),
+    )
+    if template:
+        write_template(
+            template,
+            edits_template(
+                prepared.plan, prepared.difference, profile, [disk.name for disk in prepared.loaded.manifest.disks]
+            ),
+        )
     if as_json:
         with one_document({"digest": digest(prepared.plan), "plan": prepared.plan}):
             refuse_blockers(prepared.difference)
+            refuse_ties(prepared.difference)
         return
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
     refuse_blockers(prepared.difference)
+    refuse_ties(prepared.difference)
 
 
 def read_profile(path: Path) -> Profile:
@@ -106,8 +187,25 @@ def read_profile(path: Path) -> Profile:
 
 def prepared_for(
     access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
-    trust_metadata: bool = False, arrays: str = PLAIN,
+    trust_metadata: bool = False, nic_wishes: NicWishes = NO_WISHES, choices: Choices = NONE,
+    wish: Wish = NO_WISH,
 ) -> Prepared:  # fmt: skip
     depot = access.open()
     ref = parse_image(image)
-    return prepare(depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, arrays)
+    return prepare(
+        depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes, choices, wish
+    )
+
+
+def choices_of(path: Path | None) -> Choices:
+    """What the operator decided otherwise; nothing without a file."""
+    return read_choices(path.read_text("utf-8", "replace"), path.name) if path else NONE
+
+
+def write_template(path: Path, text: str) -> None:
+    """Into a new file: an operator's own is never lost."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already", "choose another name, or remove it") from None

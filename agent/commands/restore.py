@@ -7,31 +7,41 @@ from pathlib import Path
 
 import click
 
+from agent.commands.importing import work_option
 from agent.commands.luks_keys import key_source, luks_options
 from agent.commands.options import Access, console, depot_options, json_option, print_json
-from agent.commands.plan import arrays_option, mode_option, prepared_for, recipes_option, trust_metadata_option
+from agent.commands.plan import (
+    choices_of,
+    edits_option,
+    layout_options,
+    mode_option,
+    nic_option,
+    prepared_for,
+    recipes_option,
+    trust_metadata_option,
+    wish_of,
+)
+from agent.commands.rehearse import Outputs, initramfs_option, rehearsed
 from agent.commands.restoring import carry_out, report_json
 from agent.console.recorder import Recorder
 from agent.console.report_text import difference_table, plan_text, report_text
-from agent.errors import RefusedError
-from agent.model.plan import Plan, digest
+from agent.errors import RefusedError, UsageError
+from agent.model.nic_map import parse_wishes
+from agent.model.plan import DiskIdentity, Plan, digest
 from agent.probe.machine import probe_machine
-from agent.restore.preflight import refuse_blockers
+from agent.restore.preflight import refuse_blockers, refuse_ties
+from agent.restore.rehearse import Extent
 
 
 @click.command()
 @click.argument("image")
-@click.option(
-    "--disk",
-    "selector",
-    required=True,
-    metavar="SELECTOR",
-    help="serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk.",
-)
+@layout_options
 @click.option(
     "--erase",
+    multiple=True,
     metavar="SERIAL",
-    help="Consent: the serial number of the disk to ERASE. Without it the plan is printed and nothing is written.",
+    help="Consent: the serial number of the disk to ERASE; of several disks, of each. Without it the plan is "
+    "printed and nothing is written.",
 )
 @click.option(
     "--report",
@@ -40,37 +50,63 @@ from agent.restore.preflight import refuse_blockers
     metavar="FILE",
     help="Write the report of the run to FILE as JSON.",
 )
-@arrays_option
+@click.option("--rehearse", is_flag=True, help="Rehearse on a throw-away copy, below --work; no disk is touched.")
+@initramfs_option
+@work_option
 @luks_options
 @mode_option
 @trust_metadata_option
 @recipes_option
+@nic_option
+@edits_option
 @depot_options
 @json_option
 def restore(
-    image: str, selector: str, erase: str | None, report_path: Path | None, mode: str, trust_metadata: bool,
-    site_recipes: Path | None, arrays: str, luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...],
-    location: str, token: str, trust: tuple[str, ...], as_json: bool,
+    image: str, selectors: tuple[str, ...], maps: tuple[str, ...], grow: str, arrays: str, erase: tuple[str, ...],
+    report_path: Path | None, rehearse: bool, rebuild: bool, work: Path, luks_passphrases: tuple[str, ...],
+    luks_key_files: tuple[str, ...], mode: str, trust_metadata: bool, site_recipes: Path | None,
+    nics: tuple[str, ...], on_nic_tie: str, edits: Path | None, location: str, token: str, trust: tuple[str, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Restore an image onto a disk of this machine.
 
     Without --erase the plan is printed and nothing is written. On a disk that holds an older or a drifted copy of the
     image, with the planned partition table, only what differs is fetched and written.
     """
+    if rehearse and erase:
+        raise UsageError("--rehearse touches no disk, and --erase asks for it", "give one of them")
+    if rebuild and not rehearse:
+        raise UsageError("--initramfs belongs to --rehearse", "a restore always rebuilds what it has to")
+    wishes = parse_wishes(nics, on_nic_tie)
     key_of = key_source(luks_passphrases, luks_key_files, new=True)
     recorder = Recorder([console(as_json)])
     target = probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(access, image, target, selector, mode, site_recipes, trust_metadata, arrays)
+    prepared = prepared_for(
+        access,
+        image,
+        target,
+        selectors[0],
+        mode,
+        site_recipes,
+        trust_metadata,
+        wishes,
+        choices_of(edits),
+        wish_of(selectors, maps, grow, arrays),
+    )
+    if rehearse:
+        rehearsed(prepared, Extent(work, rebuild), Outputs(as_json, report_path))
     if not as_json:
         click.echo(difference_table(prepared.difference))
         click.echo(plan_text(prepared.plan))
     refuse_blockers(prepared.difference)
-    if erase is None:
+    refuse_ties(prepared.difference)
+    if not erase:
         if as_json:
             print_json({"digest": digest(prepared.plan), "plan": prepared.plan})
         else:
-            click.echo(f"Nothing was written. To ERASE this disk: --erase {erase_word(prepared.plan)}")
+            words = " ".join(f"--erase {erase_word(each)}" for each in prepared.plan.disks)
+            click.echo(f"Nothing was written. To ERASE {this(prepared.plan)}: {words}")
         return
     refuse_wrong_consent(prepared.plan, erase)
     report = carry_out(prepared, recorder, key_of=key_of)
@@ -83,15 +119,23 @@ def restore(
     sys.exit(report.exit_code)
 
 
-def erase_word(plan: Plan) -> str:
+def this(plan: Plan) -> str:
+    return "these disks" if plan.also else "this disk"
+
+
+def erase_word(disk: DiskIdentity) -> str:
     """What consent names: the serial number, or the kernel name of a disk that has none."""
-    return plan.disk.serial or plan.disk.name
+    return disk.serial or disk.name
 
 
-def refuse_wrong_consent(plan: Plan, erase: str) -> None:
-    if erase != erase_word(plan):
+def refuse_wrong_consent(plan: Plan, erase: tuple[str, ...]) -> None:
+    """Consent names every disk that is erased, and no other."""
+    wanted = [erase_word(disk) for disk in plan.disks]
+    if sorted(erase) != sorted(wanted):
+        erased = "; ".join(f"{disk.model} with serial ‘{erase_word(disk)}’" for disk in plan.disks)
+        named = ", ".join(f"‘{each}’" for each in erase)
+        what = "the disks that the plan erases are" if plan.also else "the disk that the plan erases is"
         raise RefusedError(
-            f"--erase names ‘{erase}’, but the disk that the plan erases is {plan.disk.model} "
-            f"with serial ‘{erase_word(plan)}’",
-            "nothing was written; name the serial number of the disk that may be erased",
+            f"--erase names {named}, but {what} {erased}",
+            "nothing was written; name the serial number of every disk that may be erased",
         )

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from agent.console.table import WIDTH, table
-from agent.model.difference import Difference, Item
+from agent.model.choices import choice_lines
+from agent.model.difference import SKIPPED, Difference, Item, Light, light_of
 from agent.model.plan import DiskIdentity, Plan, describe, digest
 from agent.model.report import ItemResult, Report, StageTime
 from agent.model.wording import amount_text, duration_text, printable, size_text
 
+LIGHTS = {Light.RED: "RED", Light.AMBER: "amber", Light.GREEN: "green"}
+MEANINGS = {Light.RED: "stops the restore", Light.AMBER: "look at it", Light.GREEN: "handled, or nothing to do"}
 TIERS = ("must", "should", "later")
 HEADLINES = {
     "restored-and-verified": "RESTORED AND VERIFIED",
     "restored-with-warnings": "RESTORED WITH WARNINGS",
     "failed": "FAILED",
+    "would-restore": "REHEARSED: IT WOULD BE RESTORED",
+    "would-restore-with-warnings": "REHEARSED: IT WOULD BE RESTORED WITH WARNINGS",
+    "would-stop": "REHEARSED: IT WOULD STOP",
 }
 MODES = {
     "restore": "the same machine continued: its identity is kept",
@@ -32,7 +39,9 @@ AnyItem = Item | ItemResult
 def difference_table(difference: Difference) -> str:
     """Every difference, what must be handled first, with its reason and who handles it."""
     head = f"difference: {printable(difference.source)} -> {printable(difference.target)}"
-    if not difference.items:
+    if difference.items:
+        head += f"\n  {counted(difference.items)}"
+    else:
         return f"{head}\n  none: the target is like the source"
     text = f"{head}\n{items_table(difference.items)}"
     if difference.blockers:
@@ -46,14 +55,21 @@ def items_table(items: Sequence[AnyItem]) -> str:
     lines: list[str] = []
     for item in in_order(items):
         values = change_text(item)
-        what = f"{item.id:>4}  {item.tier:<6}  {item.op:<6}  {printable(item.kind)}: {printable(item.key)}"
+        what = f"{item.id:>4}  {LIGHTS[light_of(item)]:<5}  {item.tier:<6}  {item.op:<6}  "
+        what += f"{printable(item.kind)}: {printable(item.key)}"
         lines.append(what.rstrip())
-        indent = " " * 22
+        indent = " " * 29
         for label, value in (("", values), ("why: ", item.reason), ("by: ", handled_text(item))):
             if value:
                 lines.extend(textwrap.wrap(printable(label + value), WIDTH, initial_indent=indent,
                                            subsequent_indent=indent + "  ", break_on_hyphens=False))  # fmt: skip
     return "\n".join(lines)
+
+
+def counted(items: Iterable[AnyItem]) -> str:
+    """``2 red (stops), 1 amber (look at it), 14 green``."""
+    counts = Counter(light_of(item) for item in items)
+    return ", ".join(f"{counts[light]} {light} ({means})" for light, means in MEANINGS.items() if counts[light])
 
 
 def in_order(items: Iterable[AnyItem]) -> list[AnyItem]:
@@ -68,7 +84,13 @@ def change_text(item: AnyItem) -> str:
     return f"{item.source or item.target}{verdict}".strip()
 
 
+def evidence_text(item: AnyItem) -> str:
+    return "\n".join(f"{section}: {text}" for section, text in item.evidence)
+
+
 def handled_text(item: AnyItem) -> str:
+    if SKIPPED in item.handled_by:
+        return "skipped by the operator"
     if item.handled_by:
         return ", ".join(item.handled_by)
     return "NOTHING" if item.tier == "must" or item.op == "block" else "nothing (not needed to boot)"
@@ -79,17 +101,24 @@ def handled_text(item: AnyItem) -> str:
 
 def plan_text(plan: Plan) -> str:
     """The consent screen: what is erased, what is kept, what changes, every step."""
-    disk = plan.disk
+    erased = [line for each in plan.disks for line in (disk_text(each), f"now holds: {held_text(each)}")]
     blocks: list[tuple[str, list[str]]] = [
         ("RESTORE", [f"{plan.image}", f"mode {plan.mode}: {MODES.get(plan.mode, '')}"]),
-        ("ERASES", [disk_text(disk), f"now holds: {disk.content or 'nothing that is recognised'}"]),
+        ("ERASES", erased),
         ("KEEPS", [f"{line}: not touched" for line in plan.untouched] or ["there is no other disk"]),
+        ("GROWS", [plan.grow] if plan.grow not in ("", "largest") else []),
         ("TAKES", [f"{c.id} {c.version}: {c.reason}" for c in plan.components] or ["no components"]),
+        ("EDITED", list(choice_lines(plan.choices))),
+        ("RECIPES", list(plan.site_recipes)),
         ("STEPS", [f"{number:2d}. {describe(step)}" for number, step in enumerate(plan.steps, 1)]),
         ("WARNING", list(plan.warnings)),
         ("PLAN", [digest(plan)]),
     ]
     return "\n".join(line for name, lines in blocks for line in _block(name, lines))
+
+
+def held_text(disk: DiskIdentity) -> str:
+    return disk.content or "nothing that is recognised"
 
 
 def disk_text(disk: DiskIdentity) -> str:
@@ -126,18 +155,22 @@ def report_text(report: Report) -> str:
 def headline(report: Report) -> str:
     """The result in words, readable from across the room."""
     text = HEADLINES.get(report.result, report.result.upper())
-    return f"{text} [{report.error_code}]" if report.result == "failed" and report.error_code else text
+    return f"{text} [{report.error_code}]" if report.error_code else text
 
 
 def _facts(report: Report) -> list[tuple[str, list[str]]]:
     target = f"{report.target_vendor} {report.target_product}".strip() or "unnamed machine"
     return [
         ("RESULT", [headline(report), *([report.error] if report.error else [])]),
+        ("STOPS", [f"[{stop.code}, exit {stop.exit_code}] {stop.message}" for stop in report.stops]),
         ("IMAGE", [f"{report.image} ({report.mode})"]),
         ("MACHINE", [f"{target}  serial {report.target_serial or '-'}  uuid {report.target_uuid or '-'}"]),
         ("DISK", [report.disk, f"held before: {report.disk_held or 'nothing that is recognised'}"]),
         ("KEPT", [f"{line}: not touched" for line in report.untouched]),
+        ("GREW", [report.grow] if report.grow not in ("", "largest") else []),
         ("TOOK", list(report.components)),
+        ("EDITED", list(report.edits)),
+        ("RECIPES", list(report.site_recipes)),
         ("WARNING", list(report.warnings)),
         ("DATA", [f"{amount_text(report.bytes_fetched)} fetched, {amount_text(report.bytes_written)} written, "
                   f"{amount_text(report.bytes_read_back)} read back, "

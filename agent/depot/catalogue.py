@@ -27,8 +27,10 @@ from agent.depot.store import (
 )
 from agent.errors import DamagedError, NoImageError, NotTrustedError
 from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest, Volume
-from agent.model.image import FORMAT as IMAGE_FORMAT
+from agent.model.image import FORMATS as IMAGE_FORMATS
 from agent.model.profile import Profile
+from agent.model.stack import unsound
+from agent.model.subvolumes import is_subvolume_path
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
 
@@ -136,6 +138,14 @@ def with_entry(
     )
 
 
+def without_component(old: Catalogue, ident: str, version: str) -> Catalogue:
+    """The catalogue without a component."""
+    rest = tuple(each for each in old.components if (each.id, each.version) != (ident, version))
+    return Catalogue(
+        format=old.format, depot=old.depot, images=old.images, profiles=old.profiles, components=rest
+    )  # fmt: skip
+
+
 def without_image(old: Catalogue, ref: ImageRef) -> Catalogue:
     """The catalogue without an image; its profile stays."""
     kept = tuple(each for each in old.images if (each.machine, each.time) != (ref.machine, ref.time))
@@ -202,9 +212,10 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest, strict=True)
     except UNDECODABLE as error:
         raise DamagedError(f"{name} is not a manifest: {error}", "fetch it again, or restore an older image") from None
-    if manifest.format != IMAGE_FORMAT:
+    if manifest.format not in IMAGE_FORMATS:
         raise DamagedError(
-            f"{name} has format {manifest.format}, expected {IMAGE_FORMAT}", "use a newer regraft for this image"
+            f"{name} has format {manifest.format}, expected {' or '.join(map(str, IMAGE_FORMATS))}",
+            "use a newer regraft for this image",
         )
     if not NAME.fullmatch(manifest.machine) or not TIME_IN_NAMES.fullmatch(manifest.time):
         raise DamagedError(f"{name} names the machine ‘{manifest.machine}’ and the time ‘{manifest.time}’")
@@ -225,6 +236,8 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         _check_place(volume, name)
         if volume.kind not in (TREE, BLOCKS) or (volume.kind == BLOCKS) != (volume.size_bytes > 0):
             raise DamagedError(f"{name}: volume {volume.id} is {volume.kind} of {volume.size_bytes:,} bytes")
+    if odd := unsound(manifest.stack, MOST_BYTES):
+        raise DamagedError(f"{name}: what its disks carry has {odd}")
     if any(len(each.code) != BOOT_CODE_BYTES for each in manifest.boot_code):
         raise DamagedError(f"{name}: boot code has {BOOT_CODE_BYTES} bytes, and one here has not")
     return manifest
@@ -236,6 +249,9 @@ def _check_place(volume: Volume, name: str) -> None:
     parts = where.split("/")
     if not VOLUME_ID.fullmatch(volume.id) or ".." in parts or "\0" in where or (where and parts[0]):
         raise DamagedError(f"{name}: volume ‘{printable(volume.id, 80)}’ on ‘{printable(where, 80)}’ cannot be")
+    paths = [volume.subvolume or "/", *(each.path for each in volume.subvolumes)]
+    if bad := next((path for path in paths if not is_subvolume_path(path)), ""):
+        raise DamagedError(f"{name}: volume {volume.id} names a subvolume ‘{printable(bad, 80)}’, which cannot be")
 
 
 def newest_profile(depot: Depot, machine: str) -> ProfileFacts | None:

@@ -48,6 +48,10 @@ def dump_component(component: Component) -> bytes:
     for tag, field in _LISTS.items():
         for text in getattr(component, field):
             etree.SubElement(root, _tag(tag)).text = text
+    for vendor, product in component.models:
+        etree.SubElement(root, _tag("model"), {"vendor": vendor, "product": product})
+    if component.control:
+        etree.SubElement(root, _tag("control")).text = component.control
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
@@ -77,6 +81,8 @@ def load_component(data: bytes) -> Component:
         flavour=head.get("flavour", ""),
         modaliases=modaliases,
         modules=modules,
+        control="".join(_texts(root, "control")[:1]),
+        models=_models(root),
         **lists,
     )
 
@@ -97,7 +103,7 @@ def _parse(data: bytes) -> etree._Element:
         raise DamagedError(f"component.xml is not XML: {error}") from error
     if root.tag != _tag("component"):
         raise DamagedError(f"component.xml begins with {root.tag}, expected {_tag('component')}")
-    known = {_tag(name) for name in ("file", "module", *_LISTS)}
+    known = {_tag(name) for name in ("file", "module", "model", "control", *_LISTS)}
     for element in root:
         if element.tag not in known:
             raise DamagedError(f"component.xml: unknown element {element.tag} in line {element.sourceline}")
@@ -140,6 +146,15 @@ def _modules(root: etree._Element) -> tuple[tuple[str, ...], tuple[str, ...]]:
         names.append(name)
         lines += [f"{pattern} {name}" for pattern in _texts(element, "modalias")]
     return tuple(names), tuple(lines)
+
+
+def _models(root: etree._Element) -> tuple[tuple[str, str], ...]:
+    """(vendor, product) globs."""
+    found = []
+    for element in root.iterfind(_tag("model")):
+        _known(element, ("vendor", "product"))
+        found.append((str(element.get("vendor", "*")), str(element.get("product", "*"))))
+    return tuple(found)
 
 
 def _texts(root: etree._Element, tag: str) -> tuple[str, ...]:

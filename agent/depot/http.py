@@ -247,6 +247,9 @@ class HttpDepot:
     def publish_component(self, xml: bytes) -> None:
         self._post("api/v1/components", xml, "application/xml")
 
+    def publish_recipes(self, bundle: bytes) -> None:
+        self._post("api/v1/recipes", bundle, "application/json")
+
     def hold(self, lease: str, purpose: str) -> None:
         """A server that knows no leases is no hindrance: nothing prunes its depot behind a capture's back."""
         body = msgspec.json.encode({"purpose": purpose})

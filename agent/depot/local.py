@@ -23,11 +23,12 @@ import msgspec
 from agent.depot import catalogue
 from agent.depot.lease import lease_path, renewed
 from agent.depot.marks import MARKS_FILE, decode_marks, encode_marks
-from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, SigningKey, load_key, make_key, pin_key
+from agent.depot.signing import COMPONENT, MANIFEST, PROFILE, RECIPES, SigningKey, load_key, make_key, pin_key
 from agent.depot.store import (
     CATALOGUE_FILE,
     DEPOT_FILE,
     FORMAT,
+    RECIPES_FILE,
     SMALL_FILE_LIMIT_BYTES,
     DepotInfo,
     Published,
@@ -44,6 +45,7 @@ from agent.depot.unfinished import decode_lines, encode_line, unfinished_path
 from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import NAME, TIME_IN_NAMES, ObjectRef
+from agent.model.recipe_bundle import decode as decode_bundle
 from agent.model.wording import printable, size_text
 
 LOCK_FILE = "catalogue.lock"  # in tmp/
@@ -206,6 +208,14 @@ class LocalDepot:
                     id=component.id, version=component.version, kind=component.kind, sha256=sha256
                 )
             )
+
+    def publish_recipes(self, bundle: bytes) -> None:
+        """Sign the site's recipes. What no reader would take is refused here, before anybody meets it."""
+        decode_bundle(bundle, "the bundle of recipes")
+        signature = self._signing_key().sign(RECIPES, bundle)
+        with self.locked():
+            self.write(f"{RECIPES_FILE}.sig", signature)
+            self.write(RECIPES_FILE, bundle)
 
     def hold(self, lease: str, purpose: str) -> None:
         """Take or renew a lease. Who cannot sign learns it here, before the work and not after it."""

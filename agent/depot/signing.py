@@ -28,6 +28,7 @@ SIGNATURE_LIMIT_BYTES = 4096
 MANIFEST = "application/vnd.regraft.manifest+json"
 PROFILE = "application/vnd.regraft.profile+xml"
 COMPONENT = "application/vnd.regraft.component+xml"
+RECIPES = "application/vnd.regraft.recipes+json"
 
 
 class SignatureFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

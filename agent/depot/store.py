@@ -21,6 +21,7 @@ FORMAT = 1
 DEPOT_FILE = "depot.json"
 DEPOT_FILE_LIMIT_BYTES = 64 << 10
 CATALOGUE_FILE = "catalogue.json"
+RECIPES_FILE = "recipes/bundle.json"
 SMALL_FILE_LIMIT_BYTES = 64 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ID = re.compile(r"[0-9a-f-]{8,64}")
@@ -82,6 +83,9 @@ class WritableDepot(Depot, Protocol):
 
     def publish_component(self, xml: bytes) -> None:
         """Sign a component.xml whose payload is there, and enter it into the catalogue."""
+
+    def publish_recipes(self, bundle: bytes) -> None:
+        """Sign the site's recipes, a `model.recipe_bundle`; it takes the place of the one before."""
 
     def hold(self, lease: str, purpose: str) -> None:
         """Take or renew a lease (32 hexadecimal digits): while it lasts, prune deletes nothing that an image referred

@@ -106,7 +106,8 @@ def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterat
             said = error.message.replace(f"on {name}", "in the image")
             raise RefusedError(said, "name another image") from error
         profile = replace(probe_root(system.tree, machine), disks=(system.disk,))
-        yield _of_image(replace(source_of(profile, system.volumes), left_out=system.left_out))
+        source = source_of(profile, system.volumes)
+        yield _of_image(replace(source, left_out=system.left_out, excludes=system.excludes))
 
 
 def refuse_nothing(disk: Disk) -> None:

@@ -17,10 +17,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import zstandard
@@ -42,6 +41,7 @@ from agent.image.resume import adopt_image, adopt_unfinished
 from agent.image.staging import room_in
 from agent.image.stamps import MARGIN_NS, encode_head, identity
 from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
+from agent.image.volume_lines import VolumeLines
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, status_in, swap_inodes
 from agent.image.workers import AHEAD, Ask, Pool, default_jobs, pool
 from agent.model.events import Emit, Event
@@ -49,7 +49,6 @@ from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import (
     AT_REST,
     BLOCKS,
-    FORMAT,
     LIVE,
     NAME,
     TREE,
@@ -59,7 +58,9 @@ from agent.model.image import (
     Manifest,
     ObjectRef,
     ProfileRef,
+    Subvolume,
     Volume,
+    format_of,
 )
 from agent.model.profile import NO_STACK, Disk, FileSystem, Profile, Stack
 from agent.model.profile_xml import dump_profile
@@ -88,6 +89,8 @@ class SourceVolume:
     whole: bool = False
     read: str = LIVE
     live: Path | None = None  # where it is in use, when ``path`` is a snapshot of it
+    subvolume: str = ""  # as in `agent.model.image.Volume`
+    subvolumes: tuple[Subvolume, ...] = ()
     device: str = ""  # of the stack, in place of disk and partition
 
 
@@ -184,43 +187,6 @@ def _hold_blocks(source: CaptureSource, emit: Emit, stack: ExitStack) -> dict[in
     return found
 
 
-class _Lines:
-    """The entry lines of one volume and their stamps, compressed as they come."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stamps_path = path.with_suffix(".marks")
-        self._files = (path.open("wb"), self.stamps_path.open("wb"))
-        self._writer, self._stamps = map(_compressed, self._files)
-        self.used = bytearray()  # one byte a frame: whether this volume refers to it
-        self.entries = 0
-        self.content_bytes = 0
-
-    def add(self, done: Done) -> None:
-        self._writer.write(done.lines)
-        self._stamps.write(done.stamps)
-        self.entries += done.entries
-        self.content_bytes += done.content_bytes
-        if done.used:
-            self.used.extend(bytes(max(0, done.used[-1] + 1 - len(self.used))))
-        for number in done.used:
-            self.used[number] = 1
-
-    def close(self) -> None:
-        for writer in (self._writer, self._stamps):
-            writer.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
-
-    def abandon(self) -> None:
-        """Close the files whatever happened to them: an open file takes room even where its name is gone."""
-        for file in self._files:
-            with suppress(OSError):
-                file.close()
-
-
-def _compressed(file: BinaryIO) -> zstandard.ZstdCompressionWriter:
-    return zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=True)
-
-
 class _Supply:
     """Tasks on their way to workers; a few are made ahead, so that no worker waits for the walk."""
 
@@ -260,7 +226,7 @@ class _Run:
     index: ChunkIndex = field(default_factory=ChunkIndex)
     packs: dict[str, ObjectRef] = field(default_factory=dict)  # those that the listings refer to
     stored_bytes: int = 0
-    lines: list[_Lines] = field(default_factory=list)
+    lines: list[VolumeLines] = field(default_factory=list)
     walks: dict[int, Walk] = field(default_factory=dict)  # by the number of their volume
     filesystems: list[str] = field(default_factory=list)  # of each volume, "" where stamps mean nothing
     previous: dict[str, Previous | None] = field(default_factory=dict)
@@ -289,7 +255,7 @@ class _Run:
 
     def read(self, jobs: int) -> None:
         """Read every volume; afterwards all packs are in the depot."""
-        self.lines = [_Lines(self.folder / f"{number}.lines") for number in range(len(self.source.volumes))]
+        self.lines = [VolumeLines(self.folder / f"{number}.lines") for number in range(len(self.source.volumes))]
         supply = _Supply(self._tasks(), self._held_up)
         decoder = msgspec.msgpack.Decoder(Locate | Done | Finish)
         with pool(self._worker, jobs) as workers:
@@ -340,8 +306,9 @@ class _Run:
         return Volume(
             id=volume.id, kind=volume.kind, filesystem=known, listing=ref, entries=lines.entries,
             content_bytes=lines.content_bytes, packs=head.packs, disk=volume.disk, partition=volume.partition,
-            device=volume.device, size_bytes=blocks.size_bytes if blocks else 0,
-            stamps=self._publish_stamps(number, ref), read=AT_REST if volume.kind == BLOCKS else volume.read,
+            size_bytes=blocks.size_bytes if blocks else 0, stamps=self._publish_stamps(number, ref),
+            read=AT_REST if volume.kind == BLOCKS else volume.read, subvolume=volume.subvolume,
+            subvolumes=volume.subvolumes, device=volume.device,
         )  # fmt: skip
 
     def _publish_stamps(self, number: int, listing: ObjectRef) -> ObjectRef | None:
@@ -362,12 +329,13 @@ class _Run:
         return ref
 
     def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
-        excluded = {each.path: each for each in self.source.left_out}
-        excluded |= {each.path: each for walk in self.walks.values() for each in walk.excluded.values()}
+        excluded = {each.path: each for walk in self.walks.values() for each in walk.excluded.values()}
+        excluded |= {each.path: each for each in self.source.left_out}  # it knows the reason better
         unreadable = [each for walk in self.walks.values() for each in walk.unreadable] + self.unreadable
         return Manifest(
-            format=FORMAT, machine=self.source.machine, time=capture_time, tool=TOOL, hostname=self.source.hostname,
-            profile=profile, disks=self.source.disks, volumes=volumes, packs=tuple(self.packs.values()),
+            format=format_of(volumes, self.source.stack), machine=self.source.machine, time=capture_time, tool=TOOL,
+            hostname=self.source.hostname, profile=profile, disks=self.source.disks, volumes=volumes,
+            packs=tuple(self.packs.values()),
             excluded=tuple(excluded[path] for path in sorted(excluded)),
             changed_while_read=tuple(sorted(self.changed))[:LISTED],
             unreadable=tuple(sorted(unreadable, key=lambda each: each.path)), boot_code=self.source.boot_code,
@@ -435,7 +403,8 @@ class _Run:
             return spans(seq, number, blocks.size_bytes, blocks.runs)
         mountpoint = volume.filesystem.mountpoint or "/"
         walk = Walk(
-            number, volume.path, mountpoint, patterns, skipped, volume.filesystem.kind == "btrfs",
+            number, volume.path, mountpoint, patterns, skipped,
+            volume.filesystem.kind == "btrfs" and not volume.subvolume,
             self.previous.get(volume.id), self.started_ns - MARGIN_NS, volume.live,
         )  # fmt: skip
         self.walks[number] = walk

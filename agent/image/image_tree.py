@@ -108,6 +108,11 @@ class ImageTree:
             raise DamagedError(f"{path} of {self.loaded.manifest.ref} has {size:,} bytes, too many to look into")
         return self.content.read(node, 0, size)
 
+    def size(self, path: str) -> int:
+        """Bytes of a file; 0 of what is none."""
+        node = self._node(path, stat.S_IFREG)
+        return self.index.status(node).size if node is not None else 0
+
     def exists(self, path: str) -> bool:
         return self.index.resolve(os.fsencode(path)) is not None
 

@@ -38,7 +38,7 @@ def held_still(source: CaptureSource, emit: Emit) -> Iterator[CaptureSource]:
     """
     with ExitStack() as stack:
         volumes: list[SourceVolume] = []
-        left_out = list(source.left_out)
+        left_out: list[Excluded] = []
         for volume in source.volumes:
             if not is_subvolume(volume):
                 volumes.append(volume)
@@ -51,7 +51,7 @@ def held_still(source: CaptureSource, emit: Emit) -> Iterator[CaptureSource]:
                 continue
             volumes.append(replace(volume, path=taken.tree, live=volume.path, read=SNAPSHOT))
             left_out += taken.left_out
-        yield replace(source, volumes=tuple(volumes), left_out=tuple(left_out))
+        yield replace(source, volumes=tuple(volumes), left_out=(*left_out, *source.left_out))
 
 
 def is_subvolume(volume: SourceVolume) -> bool:
@@ -135,7 +135,8 @@ def _taken(volume: SourceVolume, emit: Emit) -> Iterator[_Snapshot]:
         stack.callback(_let_go, volume.path, folder, emit)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mountpoint = volume.filesystem.mountpoint or "/"
-        taken = _Snapshot(volume.path, folder, mountpoint, volume.filesystem.kind == "btrfs")
+        whole = volume.filesystem.kind == "btrfs" and not volume.subvolume  # else those in it are volumes of their own
+        taken = _Snapshot(volume.path, folder, mountpoint, whole)
         taken.take()
         yield taken
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from agent.errors import UsageError
+from agent.model.nic_map import ORDER, STOP, parse_wishes
 
 PREFIX = "regraft."
 
@@ -25,7 +26,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     task: str = "restore"  # restore, capture, hold
     image: str = ""
     disk: str = ""  # disk selector
+    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written
+    map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
+    grow: str = ""  # who gets the space of a larger disk; "" the largest volume
     mode: str = "restore"  # restore, clone
+    nic: tuple[str, ...] = ()  # OLD=NEW: which card takes the place of which interface or old MAC address
+    on_nic_tie: str = "stop"  # stop, order: where several cards fit equally well and nobody is asked
+    duplicate_address: str = "ignore"  # ignore, warn, stop: what if another machine answers at a restored address
     name: str = ""  # capture: name of the image
     without: tuple[str, ...] = ()  # capture: partitions to leave out, by kernel name
     whole: tuple[str, ...] = ()  # capture: partitions to take to the last byte
@@ -41,6 +48,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 CHOICES = {
     "task": ("restore", "capture", "hold"),
     "mode": ("restore", "clone"),
+    "on_nic_tie": (STOP, ORDER),
+    "duplicate_address": ("ignore", "warn", "stop"),
     "on_success": ("reboot", "poweroff", "hold", "shell"),
     "on_failure": ("hold", "poweroff"),
 }
@@ -61,6 +70,7 @@ def read_config(toml_text: str, kernel_command_line: str, where: str = "agent.to
         found = getattr(config, key)
         if found not in allowed:
             raise UsageError(f"{where}: {key} is ‘{found}’, expected one of {', '.join(allowed)}")
+    parse_wishes(config.nic)
     return config
 
 
@@ -74,7 +84,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
         name = key.replace("-", "_")
         if name in ("unattended", "trust_metadata"):
             found[name] = value in ("1", "true", "yes", "")
-        elif name in ("trust", "without", "whole", "exclude"):
+        elif name in ("trust", "without", "whole", "exclude", "nic", "also", "map"):
             found[name] = tuple(value.split(","))
         else:
             found[name] = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.errors import DamagedError
+from agent.model.component_fit import model_rank, unfit
 from agent.model.difference import Item, Op, Tier, Verdict
 from agent.model.kernel_choice import KernelChoice, judge, witnesses
 from agent.model.modinfo import modinfo
@@ -60,7 +61,10 @@ def _is_there(tree: Tree, name: str) -> bool:
 
 def _provider(names: tuple[str, ...], situation: Situation) -> tuple[str, str]:
     """(component, the first file it has), or ("", the first name)."""
-    for component in situation.components:
+    ranked = sorted(situation.components, key=lambda one: (-model_rank(one, situation.target), one.id))
+    for component in ranked:
+        if unfit(component, situation):
+            continue
         carried = {path.removesuffix(".xz").removesuffix(".zst") for path in component.firmware}
         for name in names:
             if name in carried:

@@ -14,6 +14,8 @@ REQUIRED_LEVEL = {
     **dict.fromkeys((("rhel", "9"), ("almalinux", "9"), ("rocky", "9"), ("centos", "9"), ("ol", "9")), 2),
     **dict.fromkeys((("rhel", "10"), ("rocky", "10"), ("centos", "10"), ("ol", "10")), 3),
     ("almalinux", "10"): 2,
+    ("opensuse-leap", "16"): 2,
+    ("sles", "16"): 2,
 }
 PRESERVED = ("preserved",)
 
@@ -71,7 +73,9 @@ def loader_items(situation: Situation) -> Iterator[Item]:
     if source.firmware is not target.firmware:
         yield Item(
             id="", op=Op.CHANGE, kind="firmware", key="mode", tier=Tier.MUST, source=source.firmware.value,
-            target=target.firmware.value, reason="the other kind of firmware needs other partitions and another loader",
+            target=target.firmware.value, reason="the other kind of firmware needs other partitions and another loader"
+            if source.firmware is not Firmware.UNKNOWN
+            else "what the image's machine started by is not known: partitions and loader are made for this one",
         )  # fmt: skip
     supported = os.loader in ("grub2", "")
     yield Item(

@@ -9,6 +9,7 @@ from agent.model.profile import Disk
 from agent.model.references import MountLine, Planned, crypt_lines, mount_lines, resume_devices
 from agent.model.situation import Situation
 from agent.model.tree import read_text
+from agent.model.wanted import holding_disks
 from agent.model.wording import size_text
 
 # Without these the system does not start, so that "go on without it" is no answer.
@@ -29,10 +30,10 @@ def storage_items(situation: Situation) -> Iterator[Item]:
 
 def disk_items(situation: Situation) -> Iterator[Item]:
     """Which disk receives which, and whether its sectors suit what was captured."""
-    target = situation.disk
-    names = dict.fromkeys(volume.disk for volume in situation.manifest.volumes if volume.disk)
+    names = holding_disks(situation.manifest)
     disks = [disk for disk in situation.manifest.disks if disk.name in names]
     for source in disks:
+        target = situation.receives.get(source.name, situation.disk)
         yield Item(
             id="", op=Op.MAP, kind="disk", key=source.name, tier=Tier.MUST, handled_by=LAYOUT,
             source=_described(source), target=_described(target),

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 
 class Op(StrEnum):
@@ -31,6 +33,17 @@ class Verdict(StrEnum):
     DRIVER_WITHOUT_ID = "driver-without-id"
     ABSENT = "absent"
     NOT_APPLICABLE = "n-a"
+
+
+class Light(StrEnum):
+    """What an item means to who has to decide: go on, look at it, or it stops here."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
+
+
+SKIPPED = "skipped"  # in handled_by: nobody does, because the operator said so
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,36 @@ class Difference:
     @property
     def blockers(self) -> tuple[Item, ...]:
         """Items that stop a restore: blocks, and musts that nothing handles."""
-        return tuple(
-            item for item in self.items if item.op is Op.BLOCK or (item.tier is Tier.MUST and not item.handled_by)
-        )
+        return tuple(item for item in self.items if light_of(item) is Light.RED)
+
+    @property
+    def light(self) -> Light:
+        """The worst of the items'."""
+        return worst(light_of(item) for item in self.items)
+
+
+class AnyItem(Protocol):
+    """An item, here or in a report."""
+
+    @property
+    def op(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def handled_by(self) -> tuple[str, ...]: ...
+
+
+def light_of(item: AnyItem) -> Light:
+    """Red stops the restore; amber works less well than before, or was skipped; green is handled or needs nothing."""
+    if item.op == Op.BLOCK or (item.tier == Tier.MUST and not item.handled_by):
+        return Light.RED
+    if SKIPPED in item.handled_by or (item.tier == Tier.SHOULD and not item.handled_by):
+        return Light.AMBER
+    driverless = item.verdict in (Verdict.ABSENT, Verdict.DRIVER_WITHOUT_ID)
+    return Light.AMBER if driverless and not item.handled_by else Light.GREEN
+
+
+def worst(lights: Iterable[Light]) -> Light:
+    return max(lights, key=tuple(Light).index, default=Light.GREEN)

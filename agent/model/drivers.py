@@ -102,6 +102,10 @@ class AliasIndex:
             filed.setdefault(key, []).append((folded, module))
         self._lengths = sorted({len(key) for key in filed})
 
+    def pairs(self) -> Iterable[tuple[str, str]]:
+        """(pattern, module) of everything filed."""
+        return (pair for pairs in self._filed.values() for pair in pairs)
+
     def match(self, alias: str) -> tuple[str, ...]:
         """Modules whose patterns match, each once."""
         # Only dashes of a pattern's [set] are kept; a device's own name has no sets.
@@ -180,6 +184,21 @@ class KernelIndex:
             depends={fold(name): () for name in component.modules},
             builtin=frozenset(fold(name) for name in component.builtin),
             firmware=firmware,
+        )
+
+    def joined(self, component: Component) -> KernelIndex:
+        """This kernel with the modules of a component that was built for it."""
+        more = KernelIndex.from_component(component)
+        return KernelIndex(
+            self.release,
+            (*self._aliases.pairs(), *more._aliases.pairs()),
+            depends={**more._depends, **self._depends},
+            builtin=self.builtin | more.builtin,
+            builtin_aliases=tuple(self._builtin_aliases.pairs()),
+            softdeps=self._softdeps,
+            config=self._config,
+            paths=self.paths,
+            firmware={**self.firmware, **more.firmware},
         )
 
     @property

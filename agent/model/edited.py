@@ -27,7 +27,7 @@ def edited_profile(source: Profile, tree: Profile) -> Profile:
         time=_later(tree.time, source.time),
         tool=tree.tool,
         sections=tuple(sections.get(section.name, section) for section in source.sections),
-        network=replace(source.network, configs=tree.network.configs),
+        network=replace(source.network, configs=tree.network.configs, leases=tree.network.leases),
         os=tree.os,
         packages=tree.packages,
         units=tree.units,

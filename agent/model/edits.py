@@ -10,10 +10,21 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
-from agent.model.recipe import AddTo, AnyOperation, DropFrom, EditMounts, Replace, SetValue, Truncate, Write
+from agent.model import bls, network_edits
+from agent.model.recipe import (
+    AddTo,
+    AnyOperation,
+    DropFrom,
+    EditMounts,
+    EditNetwork,
+    Replace,
+    SetValue,
+    Truncate,
+    Write,
+)
 
 MARK = "# regraft: "
-FileEdit = Write | SetValue | DropFrom | AddTo | EditMounts | Replace | Truncate
+FileEdit = Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Replace | Truncate
 
 
 def edit(operation: FileEdit, text: str | None) -> str | None:
@@ -36,12 +47,18 @@ def edit(operation: FileEdit, text: str | None) -> str | None:
 
 def _edit_existing(operation: AnyOperation, text: str) -> str:
     match operation:
-        case DropFrom(key=key, word=glob):
-            return _change_words(text, key, lambda words: [w for w in words if not fnmatchcase(w, glob)])
-        case AddTo(key=key, word=word):
-            return _change_words(text, key, lambda words: words if word in words else [*words, word])
+        case DropFrom(word=glob):
+            return _edit_words(operation, text, lambda words: [w for w in words if not fnmatchcase(w, glob)])
+        case AddTo(word=word):
+            return _edit_words(operation, text, lambda words: words if word in words else [*words, word])
         case EditMounts():
             return edit_mounts(text, operation)
+        case EditNetwork(action="rebind", path=path, name=name, value=value):
+            return network_edits.rebind(path, text, name, value)
+        case EditNetwork(action="rename", path=path, name=name, value=value):
+            return network_edits.renamed(path, text, name, value)
+        case EditNetwork(path=path, name=name):
+            return network_edits.not_awaited(path, text, name)
         case Replace(pattern=pattern, text=new):
             return re.sub(pattern, lambda _: new, text, flags=re.MULTILINE)
     return ""  # Truncate
@@ -86,6 +103,51 @@ def _quoted(value: str, quote: str) -> str:
     needed = not value or re.search(r"[^\w./:=,@%+-]", value)
     mark = quote or ('"' if needed else "")
     return f"{mark}{value}{mark}"
+
+
+GRUBENV_BYTES = 1024  # GRUB, grub-core/lib/envblk.c: the block is padded with # and never grows
+
+
+def change_words(text: str, key: str, kind: str, change: Callable[[list[str]], list[str]]) -> str:
+    """Change the words of a value; ``kind`` is the format that `recipe.DropFrom` describes."""
+    if kind == "shell":
+        return _change_words(text, key, change)
+    head = rf"{re.escape(key)}=" if kind == "grubenv" else rf"{re.escape(key)}[ \t]+"
+
+    def rewritten(found: re.Match[str]) -> str:
+        words = found[2].split()
+        new = change(words)
+        return found[0] if new == words else found[1] + " ".join(new)
+
+    after = re.sub(rf"^({head})(.*)$", rewritten, text, flags=re.MULTILINE)
+    if kind != "grubenv" or after == text:
+        return after
+    body = after.rstrip("#")
+    padding = GRUBENV_BYTES - len(body.encode("utf-8", "surrogateescape"))
+    return body + "#" * padding if padding >= 0 else text
+
+
+def edit_words(text: str, key: str, kind: str) -> list[str]:
+    """The words of a value as `change_words` sees them."""
+    found: list[str] = []
+
+    def noted(words: list[str]) -> list[str]:
+        found.extend(words)
+        return words
+
+    if kind == "shell" and key:
+        return [word for value in shell_values(text, key)[-1:] for word in value.split()]
+    change_words(text, key, kind, noted)
+    return found
+
+
+def _edit_words(operation: DropFrom | AddTo, text: str, change: bls.Change) -> str:
+    """Boot entries and GRUB's environment have forms of their own, which their places tell."""
+    if operation.format == "shell" and bls.is_entry(operation.path):
+        return bls.change_options(text, change)
+    if operation.format == "shell" and bls.is_environment(operation.path):
+        return bls.change_environment(text, operation.key, change)
+    return change_words(text, operation.key, operation.format, change)
 
 
 def _change_words(text: str, key: str, change: Callable[[list[str]], list[str]]) -> str:

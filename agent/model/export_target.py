@@ -18,7 +18,7 @@ from agent.model.partition_types import is_bios_boot, is_esp
 from agent.model.plan import InstallBootloader, Plan
 from agent.model.profile import Disk, FileSystem, Firmware, Profile, TableKind
 from agent.model.target_disk import select_disk
-from agent.model.wanted import held_bytes, main_disk
+from agent.model.wanted import held_bytes, holding_disks, main_disk
 
 GIB = 1 << 30
 BOOT_ROOM_BYTES = GIB  # boot partitions, a kernel more, the initramfs made anew
@@ -30,7 +30,7 @@ def like_the_source(manifest: Manifest, source: Profile) -> tuple[Profile, Disk]
     """The image's own machine, and its disk; firmware by the layout where the profile does not say it."""
     main = main_disk(manifest) or Disk("", 0, 512, 512)
     others = [disk for disk in manifest.disks if disk.name != main.name]
-    holding = {volume.disk for volume in manifest.volumes}
+    holding = holding_disks(manifest)
     size = main.size_bytes + sum(disk.size_bytes for disk in others if disk.name in holding)
     if size and main.table is TableKind.NONE:
         size += TABLE_ROOM_BYTES  # a file system on the whole disk moves into a partition

@@ -8,11 +8,15 @@ Manifest ─┬─ profile (by digest)
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.model.profile import NO_STACK, Disk, FileSystem, Stack
 
 FORMAT = 1
+SUBVOLUMES_FORMAT = 2  # volumes that are subvolumes share a partition: a reader of format 1 must not lay them out
+STACK_FORMAT = 3  # LVM, LUKS or md RAID: a reader of older formats would make the disk without them
+FORMATS = (FORMAT, SUBVOLUMES_FORMAT, STACK_FORMAT)
 # Names become parts of paths, URLs and kernel parameters: an allow-list, never an escape.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TIME_IN_NAMES = re.compile(r"\d{8}T\d{6}Z")
@@ -51,6 +55,14 @@ BOOT_CODE_BYTES = 440  # of the first sector; the disk signature and the MBR tab
 
 
 @dataclass(frozen=True, slots=True)
+class Subvolume:
+    """A subvolume of a btrfs that a restore makes."""
+
+    path: str  # from the top of the file system, ``/@home``
+    default: bool = False  # what is mounted without subvol=
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """One file system of an image: its files, or a partition's used blocks (which has no mount point)."""
 
@@ -66,7 +78,19 @@ class Volume:
     size_bytes: int = 0  # of blocks: the partition they were read from
     stamps: ObjectRef | None = None  # what tells the next capture which files are unchanged; restores do not need it
     read: str = ""  # snapshot, at-rest or live; "" in images of older versions
-    device: str = ""  # its place in `stack` (luks:…, array:…, lv:…); "" on a partition
+    # Of a btrfs with subvolumes, each of which is a volume: the one that this tree is (``/@home``; ``/``: the top), and
+    # those that are made for it, itself and what lies around it. "" of everything else.
+    subvolume: str = ""
+    subvolumes: tuple[Subvolume, ...] = ()
+    device: str = ""  # its place in `Manifest.stack` (luks:…, array:…, lv:…); "" on a partition
+
+
+def format_of(volumes: Iterable[Volume], stack: Stack = NO_STACK) -> int:
+    """The oldest format whose readers understand these volumes, and what they stand on."""
+    volumes = tuple(volumes)
+    if stack != NO_STACK or any(volume.device for volume in volumes):
+        return STACK_FORMAT
+    return SUBVOLUMES_FORMAT if any(volume.subvolume for volume in volumes) else FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +173,5 @@ class Component:
     firmware: tuple[str, ...] = ()  # paths below /lib/firmware it carries
     needs_firmware: tuple[str, ...] = ()  # "path module" lines: what each module asks for
     depends: tuple[str, ...] = ()  # package relations as the package states them
+    control: str = ""  # what the package tool's solver reads of it: a control paragraph, or rpm-md's <package>
+    models: tuple[tuple[str, str], ...] = ()  # (vendor, product) globs of the machines it is for; () for any

@@ -42,6 +42,19 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disk: str = "only-eligible"
     mode: str = "restore"
     on_success: str = ""
+    nic: tuple[str, ...] = ()  # OLD=NEW, as regraft restore --nic
+    on_nic_tie: str = ""  # stop, order; "": as the medium's configuration says
+    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written
+    map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
+    grow: str = ""  # who gets the space of a larger disk
+
+
+class JobLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job says of the layout; see JobRequest."""
+
+    also: tuple[str, ...] = ()
+    map: tuple[str, ...] = ()
+    grow: str = ""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +81,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str = ""
     target: int = 0  # the target record that claimed it; 0 before
     has_report: bool = False
+    nic: tuple[str, ...] = ()
+    on_nic_tie: str = ""
+    also: tuple[str, ...] = ()
+    map: tuple[str, ...] = ()
+    grow: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

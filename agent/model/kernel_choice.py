@@ -1,14 +1,19 @@
 """Which kernel the restored machine will boot: the image's own, or one from the depot when that drives too little.
 
 Every device on the way to the disk and every card that takes over configured addresses is judged by the kernel that
-boots by default; another kernel is taken only when it drives all of them.
+boots by default. In this order, and each only where it drives all of them:
+
+    the image's default kernel ─► another one of the image ─► drivers of the depot for the default one
+                                                           ─► a kernel of the depot, with drivers where it needs them
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
+from agent.model.component_fit import model_rank, unfit
 from agent.model.difference import Verdict
 from agent.model.drivers import DeviceVerdict, KernelIndex
 from agent.model.image import Component
@@ -18,7 +23,6 @@ from agent.model.profile import ChainLink, Kernel, Nic, Profile, Role
 from agent.model.situation import Situation
 
 GREEN = (Verdict.MODULE, Verdict.BUILTIN, Verdict.NOT_APPLICABLE)
-_DEB_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64", "i686": "i386"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class KernelChoice:
     needed: tuple[Needed, ...]
     pairs: tuple[Pair, ...]
     component: Component | None = None
+    drivers: tuple[Component, ...] = ()  # that are installed for it
     with_it: tuple[Component, ...] = ()  # packages that keep the chosen kernel up to date
     reason: str = ""
     rejected: tuple[tuple[str, str], ...] = ()  # component id, why not
@@ -52,13 +57,18 @@ def choose_kernel(situation: Situation) -> KernelChoice | None:
     if own is None:
         return None
     own_index = KernelIndex.from_tree(situation.tree, own.release)
-    pairs = map_nics(situation.source, situation.target)
+    pairs = map_nics(situation.source, situation.target, situation.cards)
     needed = needed_devices(situation, pairs)
     lacking = not_driven(own_index, needed, witnesses(situation))
     plain = KernelChoice(own.release, own_index, own, own_index, needed, pairs)
     if not lacking:
         return plain
-    return _other_of_the_image(situation, plain) or _from_depot(situation, plain)
+    if other := _other_of_the_image(situation, plain):
+        return other
+    driven = _with_drivers(situation, plain)
+    if not not_driven(driven.index, needed, witnesses(situation, own_index)):
+        return driven
+    return _from_depot(situation, replace(plain, rejected=driven.rejected))
 
 
 def default_kernel(source: Profile) -> Kernel | None:
@@ -78,6 +88,8 @@ def needed_devices(situation: Situation, pairs: Iterable[Pair]) -> tuple[Needed,
         if device.role is Role.STORAGE  # a profile that does not say how the disk is attached: all must work
     )
     needed = [Needed(link, f"disk {disk.name}", True) for link in chain]
+    # What is mounted from further disks is waited for at boot.
+    needed += [Needed(link, f"disk {other.name}", True) for other in situation.also for link in other.chain]
     for pair in pairs:
         if pair.carries and pair.target:
             needed += [Needed(link, f"card {pair.target.mac}", False) for link in nic_chain(situation, pair.target)]
@@ -120,67 +132,93 @@ def _other_of_the_image(situation: Situation, plain: KernelChoice) -> KernelChoi
     return None
 
 
-def _from_depot(situation: Situation, plain: KernelChoice) -> KernelChoice:
-    """The newest kernel of the depot that drives everything; of equal ones that of the image's own version."""
-    good: list[tuple[Component, KernelIndex]] = []
-    rejected: list[tuple[str, str]] = []
-    newest = {c.id: c for c in sorted(situation.components, key=lambda c: version_key(c.version))}
-    for component in newest.values():
-        if component.kind != "kernel" or not component.kernel_release:
+def _with_drivers(situation: Situation, plain: KernelChoice) -> KernelChoice:
+    """The kernel with those drivers of the depot that were built for it and are of use, sufficient or not.
+
+    One winner for each device: those made for this machine's model first, then by id.
+    """
+    index, taken, rejected = plain.index, list[Component](), list[tuple[str, str]]()
+    others = witnesses(situation, plain.own_index)
+    ranked = sorted(newest_of_each(situation), key=lambda one: (-model_rank(one, situation.target), one.id))
+    for component in ranked:
+        lacking = not_driven(index, plain.needed, others)
+        if component.kind != "driver" or component.kernel_release != plain.release or not lacking:
             continue
-        index = KernelIndex.from_component(component)
-        why = _unfit(component, situation) or _undriven(index, plain, situation)
+        why = unfit(component, situation)
+        joined = index if why else index.joined(component)
+        if not why and len(not_driven(joined, plain.needed, others)) == len(lacking):
+            why = "it drives none of what is lacking"
         if why:
             rejected.append((component.id, why))
-        else:
-            good.append((component, index))
-    if not good:
-        return replace(plain, rejected=tuple(rejected))
-    version = next((p.version for p in situation.source.packages if p.name == plain.own.package), "")
-    component, index = max(good, key=lambda one: (one[0].version == version, version_key(one[0].version)))
-    same = " and is of the same version as the image's own kernel" if component.version == version else ""
-    rejected += [(other.id, f"{component.id} was preferred") for other, _ in good if other is not component]
+            continue
+        index, taken = joined, [*taken, component]
+    names = ", ".join(f"{one.id} {one.version}" for one in taken)
+    fitting = " and is made for this model" if any(model_rank(one, situation.target) for one in taken) else ""
     return replace(
-        plain,
-        release=component.kernel_release,
-        index=index,
-        component=component,
+        plain, index=index, drivers=tuple(taken), rejected=(*plain.rejected, *rejected),
+        reason=f"{names} for {plain.release} drives every device that must work{fitting}",
+    )  # fmt: skip
+
+
+def newest_of_each(situation: Situation) -> tuple[Component, ...]:
+    """Of every component id, and every kernel it is for, the newest version."""
+    ordered = sorted(situation.components, key=lambda c: version_key(c.version))
+    return tuple({(c.id, c.kernel_release): c for c in ordered}.values())
+
+
+def _from_depot(situation: Situation, plain: KernelChoice) -> KernelChoice:
+    """The kernel of the depot that drives everything: for this model, of the image's own version, the newest."""
+    good: list[KernelChoice] = []
+    rejected: list[tuple[str, str]] = []
+    for candidate in newest_of_each(situation):
+        if candidate.kind != "kernel" or not candidate.kernel_release:
+            continue
+        if why := unfit(candidate, situation):
+            rejected.append((candidate.id, why))
+            continue
+        alone = replace(
+            plain, release=candidate.kernel_release, index=KernelIndex.from_component(candidate), component=candidate
+        )
+        lacking = not_driven(alone.index, plain.needed, witnesses(situation, plain.own_index))
+        whole = _with_drivers(situation, alone) if lacking else alone
+        lacking = not_driven(whole.index, plain.needed, witnesses(situation, plain.own_index))
+        if lacking:
+            names = ", ".join(one.link.modalias for one in lacking)
+            rejected.append((candidate.id, f"it does not drive {names}"))
+        else:
+            good.append(whole)
+    if not good:
+        return replace(plain, rejected=(*plain.rejected, *rejected))
+    version = next((p.version for p in situation.source.packages if p.name == plain.own.package), "")
+    best = max(good, key=lambda one: _rank(one, situation, version))
+    assert best.component is not None
+    component: Component = best.component
+    same = " and is of the same version as the image's own kernel" if component.version == version else ""
+    made = " and is made for this model" if model_rank(component, situation.target) else ""
+    together = "".join(f" with {one.id}" for one in best.drivers)
+    rejected += [(c.id, f"{component.id} was preferred") for c in (one.component for one in good)
+                 if c is not None and c is not component]  # fmt: skip
+    return replace(
+        best,
         with_it=followers(component, situation),
-        reason=f"{component.id} {component.version} drives every device that must work{same}",
+        reason=f"{component.id} {component.version}{together} drives every device that must work{same}{made}",
         rejected=tuple(rejected),
     )
 
 
-def _unfit(component: Component, situation: Situation) -> str:
-    """Why a component cannot be installed in this image; "" when it can."""
-    os = situation.source.os
-    if component.package_format != os.package_format:
-        return f"it is a {component.package_format} package, the image takes {os.package_format}"
-    architecture = situation.source.platform.architecture
-    if component.architecture not in (_DEB_ARCHITECTURE.get(architecture, architecture), architecture, "all"):
-        return f"it is for {component.architecture}, the image is {architecture}"
-    here = f"{os.id} {os.version}".strip()
-    if component.for_os and not f"{here} ".startswith(f"{component.for_os} "):
-        return f"it is for {component.for_os}, the image is {here}"
-    if situation.source.packages:
-        lacking = missing(component.depends, situation.source.packages)
-        if lacking:
-            return f"the image lacks {', '.join(lacking)}"
-    return ""
-
-
-def _undriven(index: KernelIndex, plain: KernelChoice, situation: Situation) -> str:
-    lacking = not_driven(index, plain.needed, witnesses(situation, plain.own_index))
-    return f"it does not drive {', '.join(one.link.modalias for one in lacking)}" if lacking else ""
+def _rank(choice: KernelChoice, situation: Situation, version: str) -> tuple[int, bool, Any]:
+    assert choice.component is not None
+    found = choice.component
+    return model_rank(found, situation.target), found.version == version, version_key(found.version)
 
 
 def followers(kernel: Component, situation: Situation) -> tuple[Component, ...]:
     """Components that hold nothing but "depends on this very kernel": what brings its updates."""
-    newest = {c.id: c for c in sorted(situation.components, key=lambda c: version_key(c.version))}
     return tuple(
         component
-        for component in newest.values()
+        for component in newest_of_each(situation)
         if component.kind == "other"
+        and component.id not in situation.unmet
         and component.package_format == kernel.package_format
         and any(relation.split()[0] == kernel.id for relation in component.depends if relation.split())
         and not _unfit_follower(component, kernel, situation)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
+from agent.model.grow import GROWING_BLOCKS, Grow
 from agent.model.image import BLOCKS, Manifest
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
-from agent.model.placing import ALIGN_BYTES, GROWING_BLOCKS, MBR_SECTORS, Placed, place
+from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Disk, Firmware, Profile, TableKind
-from agent.model.stack_layout import PLAIN, StackLayout, on_partitions, refuse_unmade
-from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions
+from agent.model.stack_layout import PLAIN, StackLayout, StackWish, on_partitions, refuse_unmade
+from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions, with_boot_room
 from agent.model.wording import size_text
 
 # Free space that the system's volume keeps: an adaptation may install a kernel and rebuild the initramfs.
@@ -40,18 +41,24 @@ class Layout:
     volumes: Mapping[str, int]  # volume id → partition number, or place in the stack
     fits: tuple[FitFilesystem, ...] = ()  # blocks whose partition is larger, or begins elsewhere
     stack: tuple[StackStep, ...] = ()  # what stands between partitions and file systems, in the order of making
+    stacked_bytes: Mapping[int, int] = field(default_factory=dict)  # size of each place that holds a file system
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
-def fit(  # noqa: PLR0913 - the inputs of a layout
+def fit(  # noqa: PLR0913 - four of them have defaults
     manifest: Manifest,
     source: Profile,
     target_firmware: Firmware,
     disk: Disk,
     headroom_bytes: int = HEADROOM_BYTES,
+    grow: Grow = Grow(),  # noqa: B008 - a frozen value
+    boot_free_bytes: int = 0,
     arrays: str = PLAIN,
 ) -> Layout:
     """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
+
+    ``boot_free_bytes``: what a /boot of its own must have free, beyond what the source's had if need be. ``arrays``:
+    plain or keep, as in `agent.model.stack_layout`.
 
     Raises DoesNotFitError with needed and available sizes of every volume, RefusedError for what cannot be laid out.
     """
@@ -59,14 +66,15 @@ def fit(  # noqa: PLR0913 - the inputs of a layout
     refuse_unmade(manifest, boots=bool(source.os.kernels))
     _refuse_bios_on_large_sectors(source, target_firmware, disk)
     main = main_disk(manifest)
-    storeys = StackLayout(manifest, main, headroom_bytes, arrays)
+    storeys = StackLayout(manifest, main, StackWish(headroom_bytes, arrays, grow, boot_free_bytes))
     wanted = storeys.with_bases(wanted_partitions(on_partitions(manifest), main, headroom_bytes))
+    wanted = with_boot_room(wanted, boot_free_bytes)
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
         wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)
     if table == "gpt":
         wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
-    placed, left_out = place(wanted, main, table, disk)
+    placed, left_out = place(wanted, main, table, disk, grow)
     table_id = _table_id(main, table, manifest)
     stack = storeys.build(placed)
     made = (*placed, *stack.leaves)
@@ -75,10 +83,18 @@ def fit(  # noqa: PLR0913 - the inputs of a layout
         table_id=table_id,
         partitions=_with_identities(placed, main, table, table_id, manifest),
         filesystems={p.want.number: _planned(p, manifest) for p in made if p.want.filesystem},
-        volumes={p.want.volume: p.want.number for p in made if p.want.volume},
+        volumes={volume: p.want.number for p in made for volume in p.want.volumes},
         fits=_fits(placed, disk.logical_sector_bytes),
         stack=stack.steps,
-        notes=(*notes, *left_out, *stack.notes, *_size_notes(placed), *_moved_notes(placed, table)),
+        stacked_bytes={p.want.number: p.size_bytes for p in stack.leaves},
+        notes=(
+            *notes,
+            *left_out,
+            *stack.notes,
+            *_size_notes(placed),
+            *_dense_notes(made),
+            *_moved_notes(placed, table),
+        ),
     )
 
 
@@ -98,10 +114,11 @@ def _refuse_what_cannot_be_made(manifest: Manifest) -> None:
                 "on no LVM, RAID or encryption that the image describes; expected a place on the disks",
                 "extract its files with ‘regraft extract’",
             )
-        if volume.disk and place_of in seen:
+        subvolumes = bool(volume.subvolume and volume.filesystem.kind == "btrfs")
+        if (volume.disk or volume.device) and place_of in seen and not subvolumes:
+            shared = volume.device or f"partition {volume.partition} of {volume.disk}"
             raise RefusedError(
-                f"volumes {seen[place_of]} and {volume.id} share partition {volume.partition} of {volume.disk}; "
-                "expected one volume a partition",
+                f"volumes {seen[place_of]} and {volume.id} share {shared}; expected one volume a partition",
                 "extract their files with ‘regraft extract’",
             )
         seen[place_of] = volume.id
@@ -146,7 +163,8 @@ def names_mbr_identities(source: Profile) -> bool:
 def _table_id(main: Disk | None, table: str, manifest: Manifest) -> str:
     if main is not None and main.table == table and main.table_id:
         return main.table_id.lower()
-    made = derived(manifest, "table")
+    split = main is not None and "/" in main.name  # a piece of one of the image's disks
+    made = derived(manifest, f"table of {main.name}" if main is not None and split else "table")
     return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
 
 
@@ -223,6 +241,7 @@ def _planned(placed: Placed, manifest: Manifest) -> PlannedFilesystem:
         inodes=inodes_for(fs, placed.want.entries, placed.size_bytes),
         mountpoint="" if fs.kind == "swap" else fs.mountpoint,
         options=fs.options,
+        subvolumes=placed.want.subvolumes,
     )
 
 
@@ -254,6 +273,16 @@ def _moved_notes(placed: Sequence[Placed], table: str) -> list[str]:
         "a Windows that starts from it may have to be repaired (bcdboot)"
         for each in placed
         if table == "mbr" and each.want.blocks and each.want.start_bytes and each.start_bytes != each.want.start_bytes
+    ]
+
+
+def _dense_notes(placed: Sequence[Placed]) -> list[str]:
+    """Compression comes back where fstab asks for it; extents that files share become copies."""
+    return [
+        f"the files of {each.want.name} are {size_text(each.want.filesystem.used_bytes)} and its partition is "
+        f"{size_text(each.size_bytes)}: they were compressed, or shared their content, and may not fit uncompressed"
+        for each in placed
+        if each.want.volume and each.want.filesystem and each.want.filesystem.used_bytes > each.size_bytes
     ]
 
 

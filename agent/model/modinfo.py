@@ -16,13 +16,14 @@ _LIMIT_BYTES = 256 << 20
 
 def modinfo(data: bytes, name: str) -> Iterator[tuple[str, str]]:
     """(key, value) of every record; ``name`` tells by its suffix whether and how the module is compressed."""
-    for record in _section(_plain(data, name), b".modinfo", name).split(b"\0"):
+    for record in _section(plain(data, name), b".modinfo", name).split(b"\0"):
         key, equals, value = record.decode("utf-8", "replace").partition("=")
         if equals:
             yield key, value
 
 
-def _plain(data: bytes, name: str) -> bytes:
+def plain(data: bytes, name: str) -> bytes:
+    """The module itself; ``name`` tells by its suffix how it is compressed."""
     try:
         if name.endswith(".xz"):
             return lzma.decompress(data)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError
 from agent.model.filesystem_size import MIB
+from agent.model.grow import Grow, favoured, shares
 from agent.model.profile import Disk
 from agent.model.wanted import Wanted
 from agent.model.wording import size_text
 
 ALIGN_BYTES = MIB
 MBR_SECTORS = 1 << 32
-GROWING_BLOCKS = frozenset({"ntfs"})  # what a tool can make larger where it lies
 GPT_TABLE_BYTES = 16384  # 128 entries; the backup lies at the end of the disk, its header in the last sector
 
 
@@ -40,14 +40,17 @@ def last_usable_bytes(table: str, disk: Disk) -> int:
     return disk.size_bytes - GPT_TABLE_BYTES - disk.logical_sector_bytes
 
 
-def place(wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk) -> tuple[list[Placed], list[str]]:
+def place(
+    wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk, grow: Grow
+) -> tuple[list[Placed], list[str]]:
     """Every partition in its place, in order, and notes on what was left out. Raises DoesNotFitError."""
-    kept = _source_places(wanted, main, table, disk) or _stretched_places(wanted, main, table, disk)
+    favoured(wanted, grow)  # a name that nothing has is refused on any disk
+    kept = _source_places(wanted, main, table, disk) or _stretched_places(wanted, main, table, disk, grow)
     if kept is not None:
         return kept, []
     room = last_usable_bytes(table, disk) // ALIGN_BYTES * ALIGN_BYTES - ALIGN_BYTES
     fitting, notes = _without_what_may_go(wanted, room)
-    sizes = _sizes(fitting, room, disk, grow=main is None or disk.size_bytes > main.size_bytes)
+    sizes = _sizes(fitting, room, disk, grow, larger=main is None or disk.size_bytes > main.size_bytes)
     placed: list[Placed] = []
     at = ALIGN_BYTES
     for want in _in_order(fitting):
@@ -64,6 +67,7 @@ def _source_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk
         or table != main.table
         or main.logical_sector_bytes != disk.logical_sector_bytes
         or disk.size_bytes > main.size_bytes
+        or any(want.full_bytes > want.source_bytes for want in wanted)
     ):
         return None
     own = {(part.number, part.start_bytes) for part in main.partitions}
@@ -79,14 +83,18 @@ def _source_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk
     return None if moved else [Placed(want, want.start_bytes, want.source_bytes) for want in _in_order(wanted)]
 
 
-def _stretched_places(wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk) -> list[Placed] | None:
-    """The source's geometry on a larger disk, where volumes are blocks: one grows, those behind it move by as much."""
+def _stretched_places(
+    wanted: Sequence[Wanted], main: Disk | None, table: str, disk: Disk, grow: Grow
+) -> list[Placed] | None:
+    """The source's geometry on a larger disk, where volumes are blocks: what lies behind one that grows moves by as
+    much."""
     if (
         main is None
         or table != main.table
         or main.logical_sector_bytes != disk.logical_sector_bytes
         or disk.size_bytes < main.size_bytes
         or not any(want.blocks for want in wanted)
+        or any(want.full_bytes > want.source_bytes for want in wanted)
     ):
         return None
     own = {(part.number, part.start_bytes) for part in main.partitions}
@@ -98,18 +106,17 @@ def _stretched_places(wanted: Sequence[Wanted], main: Disk | None, table: str, d
         for want in wanted
     ):  # fmt: skip
         return None
-    growing = _growing(wanted)
     end = max(want.start_bytes + want.source_bytes for want in wanted)
     room = last_usable_bytes(table, disk) - end
     if room < 0:
         return None
-    more = min(room, disk.size_bytes - main.size_bytes) // ALIGN_BYTES * ALIGN_BYTES if growing else 0
-    after = growing.start_bytes if growing else end
-    return [
-        Placed(want, want.start_bytes + (more if want.start_bytes > after else 0),
-               want.source_bytes + (more if want is growing else 0))
-        for want in _in_order(wanted)
-    ]  # fmt: skip
+    more = min(room, disk.size_bytes - main.size_bytes) // ALIGN_BYTES * ALIGN_BYTES
+    added = shares(wanted, more, grow)
+    placed, moved = [], 0
+    for want in _in_order(wanted):
+        placed.append(Placed(want, want.start_bytes + moved, want.source_bytes + added.get(want.number, 0)))
+        moved += added.get(want.number, 0)
+    return placed
 
 
 def _without_what_may_go(wanted: Sequence[Wanted], room: int) -> tuple[list[Wanted], list[str]]:
@@ -124,16 +131,15 @@ def _without_what_may_go(wanted: Sequence[Wanted], room: int) -> tuple[list[Want
     return kept, notes
 
 
-def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: bool) -> dict[int, int]:
+def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: Grow, *, larger: bool) -> dict[int, int]:
     """Sizes by partition number, whole MiB."""
     available = room - ALIGN_BYTES * sum(want.logical for want in wanted)
-    full = {want.number: _up(want.source_bytes) for want in wanted}
+    full = {want.number: _up(want.full_bytes) for want in wanted}
     small = {want.number: min(_up(want.minimum_bytes), full[want.number]) for want in wanted}
     left = available - sum(small.values())
     if left < 0:
         raise _does_not_fit(wanted, small, available, disk)
     spare = available - sum(full.values())
-    growing = _growing(wanted)
     if spare < 0:
         over = sum(full.values()) - sum(small.values())
         full = {
@@ -141,18 +147,10 @@ def _sizes(wanted: Sequence[Wanted], room: int, disk: Disk, grow: bool) -> dict[
             for number, size in full.items()
         }
         spare = available - sum(full.values())  # what the rounding left over
-        grow = True
-    if growing is not None and grow:
-        full[growing.number] += spare
+        larger, grow = True, Grow()
+    for number, more in (shares(wanted, spare, grow) if larger else {}).items():
+        full[number] += more
     return full
-
-
-def _growing(wanted: Sequence[Wanted]) -> Wanted | None:
-    """The largest volume, the last of several equals; a boot partition only if there is nothing else."""
-    able = [want for want in wanted if want.filesystem and want.volume and want.filesystem.kind != "vfat"]
-    able += [want for want in wanted if want.stack or (want.blocks and want.blocks.kind in GROWING_BLOCKS)]
-    able = [want for want in able if want.name != "/boot"] or able
-    return max(able, key=lambda want: (want.source_bytes, want.start_bytes), default=None)
 
 
 def _does_not_fit(wanted: Sequence[Wanted], small: Mapping[int, int], available: int, disk: Disk) -> DoesNotFitError:

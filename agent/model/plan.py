@@ -9,6 +9,7 @@ import hashlib
 
 import msgspec
 
+from agent.model.choices import NONE, Choices
 from agent.model.recipe import BoundRecipe
 
 FORMAT = 1
@@ -38,6 +39,15 @@ class PlannedPartition(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str = ""  # volume id, "swap", "esp", "bios-grub", …
 
 
+class PlannedSubvolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A subvolume of a btrfs."""
+
+    path: str  # from the top of the file system, ``/@home``; ``/`` the top itself, which is mounted and not made
+    mountpoint: str = ""  # "" of one that is only made
+    default: bool = False  # what is mounted without subvol=
+    options: str = ""  # compression that files are written with
+
+
 class PlannedFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # ext2, ext3, ext4, xfs, btrfs, vfat, swap
     uuid: str
@@ -47,6 +57,7 @@ class PlannedFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     inodes: int = 0  # at least so many where the file system fixes their number
     mountpoint: str = ""  # "" for swap
     options: str = ""
+    subvolumes: tuple[PlannedSubvolume, ...] = ()  # of a btrfs, those around others first
 
 
 class ClearDisk(msgspec.Struct, frozen=True, kw_only=True, tag="clear-disk"):
@@ -65,6 +76,7 @@ class WriteTable(msgspec.Struct, frozen=True, kw_only=True, tag="write-table"):
 class MakeFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="make-filesystem"):
     partition: int
     filesystem: PlannedFilesystem
+    disk: str = ""  # DiskIdentity.name of one of Plan.also; "" is Plan.disk
 
 
 # Partition numbers of a plan from here on are places above the partitions, which these steps make: an opened LUKS
@@ -151,6 +163,7 @@ class WriteTree(msgspec.Struct, frozen=True, kw_only=True, tag="write-tree"):
     entries: int
     content_bytes: int
     trust_metadata: bool = False  # files of the right size, time, mode and owner are not read to be believed
+    disk: str = ""
 
 
 class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
@@ -161,6 +174,7 @@ class VerifyTree(msgspec.Struct, frozen=True, kw_only=True, tag="verify-tree"):
     mountpoint: str
     listing_sha256: str
     trust_metadata: bool = False  # only what this run wrote is read; of the rest the metadata is compared
+    disk: str = ""
 
 
 class WriteBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="write-blocks"):
@@ -171,6 +185,7 @@ class WriteBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="write-blocks")
     listing_sha256: str
     size_bytes: int  # the partition is at least so large
     content_bytes: int
+    disk: str = ""
 
 
 class VerifyBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="verify-blocks"):
@@ -179,6 +194,7 @@ class VerifyBlocks(msgspec.Struct, frozen=True, kw_only=True, tag="verify-blocks
     volume: str
     partition: int
     listing_sha256: str
+    disk: str = ""
 
 
 class FitFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="fit-filesystem"):
@@ -189,6 +205,7 @@ class FitFilesystem(msgspec.Struct, frozen=True, kw_only=True, tag="fit-filesyst
     kind: str
     size_bytes: int  # of the partition, which it shall fill; 0: it keeps its size
     start_sectors: tuple[int, int]  # where the partition began, and begins
+    disk: str = ""
 
 
 class WriteBootCode(msgspec.Struct, frozen=True, kw_only=True, tag="write-boot-code"):
@@ -206,6 +223,12 @@ class RebuildInitramfs(msgspec.Struct, frozen=True, kw_only=True, tag="rebuild-i
     release: str
     tool: str  # initramfs-tools, dracut
     modules: tuple[str, ...]  # must be in the result (or built into the kernel)
+
+
+class Relabel(msgspec.Struct, frozen=True, kw_only=True, tag="relabel"):
+    """Give what was changed the SELinux labels of the image's policy, after everything that changes files."""
+
+    fallback: str = "/.autorelabel"  # made where it cannot be done from here
 
 
 class InstallBootloader(msgspec.Struct, frozen=True, kw_only=True, tag="install-bootloader"):
@@ -233,7 +256,7 @@ class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
 Step = (
     ClearDisk | WriteTable | MakeLuks | MakeArray | MakeVolumeGroup | MakeFilesystem | WriteTree | VerifyTree
     | WriteBlocks | VerifyBlocks | FitFilesystem | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader
-    | VerifyBoot
+    | Relabel | VerifyBoot
 )  # fmt: skip
 
 
@@ -259,6 +282,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     components: tuple[ComponentChoice, ...]
     steps: tuple[Step, ...]
     warnings: tuple[str, ...] = ()
+    choices: Choices = NONE  # what the operator decided otherwise
+    site_recipes: tuple[str, ...] = ()  # which recipes are not the shipped ones, a line each
+    also: tuple[DiskIdentity, ...] = ()  # further disks that are erased and written
+    grow: str = ""  # who gets the space of a larger disk: largest, last, proportional, none, or a volume
+    unsure: tuple[str, ...] = ()  # what a person must look at: an unattended run stops
+
+    @property
+    def disks(self) -> tuple[DiskIdentity, ...]:
+        """Every disk that is erased, the one that boots first."""
+        return (self.disk, *self.also)
 
 
 def encode(plan: Plan) -> bytes:
@@ -280,17 +313,17 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
     match step:
         case ClearDisk(disk=disk):
             return f"ERASE {disk.name}: {disk.model} serial {disk.serial or '-'}, {disk.size_bytes:,} bytes"
-        case WriteTable(table=table, partitions=parts):
-            return f"write {table.upper()} partition table with {len(parts)} partitions"
+        case WriteTable(disk=disk, table=table, partitions=parts):
+            return f"write {table.upper()} partition table with {len(parts)} partitions to {disk.name}"
         case MakeLuks() | MakeArray() | MakeVolumeGroup():
             return _describe_stack(step)
-        case MakeFilesystem(partition=number, filesystem=fs):
-            return f"make {fs.kind} {fs.uuid} on {_place(number)}" + (f" for {fs.mountpoint}" if fs.mountpoint else "")
+        case MakeFilesystem(filesystem=fs):
+            return f"make {fs.kind} {fs.uuid} on {_partition(step)}" + _describe_use(fs)
         case WriteTree(volume=volume, mountpoint=mount, entries=entries, content_bytes=size, trust_metadata=trusting):
             what = f"write volume {volume} to {mount}: {entries:,} entries, {size:,} bytes"
             return what + (", keeping files whose size, time, mode and owner are right" if trusting else "")
-        case WriteBlocks(volume=volume, partition=number, content_bytes=size):
-            return f"write the blocks of volume {volume} to partition {number}: {size:,} bytes"
+        case WriteBlocks(volume=volume, content_bytes=size):
+            return f"write the blocks of volume {volume} to {_partition(step)}: {size:,} bytes"
         case VerifyTree(volume=volume, trust_metadata=trusting):
             return f"read {'what was written of ' if trusting else ''}volume {volume} back and compare"
         case VerifyBlocks(volume=volume):
@@ -300,13 +333,20 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
         case WriteBootCode(code=code):
             return f"write the image's own boot code, {len(code)} bytes, to the first sector"
         case ApplyRecipe(recipe=recipe):
-            return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}"
+            origin = "" if recipe.origin == "shipped" else f" (of the {recipe.origin})"
+            return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}{origin}"
         case RebuildInitramfs(release=release, modules=modules):
             return f"rebuild initramfs of {release}" + (f" with {', '.join(modules)}" if modules else "")
         case InstallBootloader(firmware=firmware):
             return f"install boot loader for {firmware.upper()}"
+        case Relabel():
+            return "label what was changed as the image's SELinux policy says"
         case VerifyBoot():
             return "prove that it will boot"
+
+
+def _partition(step: MakeFilesystem | WriteBlocks | FitFilesystem) -> str:
+    return _place(step.partition) + (f" of {step.disk}" if step.disk else "")
 
 
 def _place(number: int) -> str:
@@ -329,9 +369,15 @@ def _describe_stack(step: StackStep) -> str:
             return f"make volume group {group.name} on {', '.join(_place(p.on) for p in group.physical)}: {volumes}"
 
 
+def _describe_use(fs: PlannedFilesystem) -> str:
+    made = [each.path + (" (default)" if each.default else "") for each in fs.subvolumes if each.path != "/"]
+    subvolumes = f" with the subvolumes {', '.join(made)}" if made else ""
+    return (f" for {fs.mountpoint}" if fs.mountpoint else "") + subvolumes
+
+
 def _describe_fit(step: FitFilesystem) -> str:
     old, new = step.start_sectors
     deeds = [f"grow it to {step.size_bytes:,} bytes"] if step.size_bytes else []
     if old != new:
         deeds.insert(0, f"tell it that it begins at sector {new:,}")
-    return f"fit {step.kind} to partition {step.partition}: {', '.join(deeds)}"
+    return f"fit {step.kind} to {_partition(step)}: {', '.join(deeds)}"

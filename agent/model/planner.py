@@ -12,7 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from agent.model import plan
+from agent.model.choices import NONE, Choices, unused_components
+from agent.model.clashes import same_names
 from agent.model.image import BLOCKS, BootCode, Component, Manifest, Volume
 from agent.model.layout import Layout
 from agent.model.plan import (
@@ -23,6 +27,7 @@ from agent.model.plan import (
     MakeFilesystem,
     Plan,
     RebuildInitramfs,
+    Relabel,
     Step,
     VerifyBlocks,
     VerifyBoot,
@@ -39,6 +44,9 @@ from agent.model.target_disk import identity
 from agent.model.wanted import main_disk
 from agent.model.wording import size_text
 
+# Folder below EFI/ where it is not the os-release ID.
+EFI_FOLDERS = {"rhel": "redhat", "ol": "redhat", "opensuse-leap": "opensuse", "opensuse-tumbleweed": "opensuse",
+               "sles": "sles", "amzn": "amzn"}  # fmt: skip
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
 
 
@@ -58,11 +66,27 @@ class Decisions:
     components: tuple[Component, ...]
     mode: str
     trust_metadata: bool = False
+    choices: Choices = NONE
+    site_recipes: tuple[str, ...] = ()  # told in the plan: which recipes are not the shipped ones
+    also: tuple[tuple[Disk, Layout], ...] = ()  # further disks that are written
+    notes: tuple[str, ...] = ()  # which disk receives what, and what a person must know of how it was decided
+    ties: tuple[str, ...] = ()
+    grow: str = ""
+
+    @property
+    def layouts(self) -> tuple[tuple[str, Layout], ...]:
+        """Each disk's name, as steps say it, and its layout."""
+        return (("", self.layout), *((disk.name, layout) for disk, layout in self.also))
 
 
 def make_plan(decisions: Decisions) -> Plan:
     """The plan of one restore."""
     disk = identity(decisions.disk)
+    components = tuple(component_choices(decisions))
+    also = tuple(identity(each) for each, _ in decisions.also)
+    written = {decisions.disk.name, *(each.name for each in also)}
+    notes = tuple(note for _, layout in decisions.layouts for note in layout.notes)
+    unsure = (*decisions.ties, *same_names(decisions.layouts, decisions.target.disks, written))
     return Plan(
         format=plan.FORMAT,
         mode=decisions.mode,
@@ -73,9 +97,20 @@ def make_plan(decisions: Decisions) -> Plan:
         difference_sha256=decisions.difference_sha256,
         disk=disk,
         untouched=tuple(untouched(decisions)),
-        components=tuple(component_choices(decisions)),
-        steps=(*disk_steps(decisions, disk), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
-        warnings=(*decisions.layout.notes, *unadapted_notes(decisions)),
+        components=components,
+        steps=(*disk_steps(decisions), *volume_steps(decisions, esp=False), *system_steps(decisions, disk)),
+        warnings=(
+            *decisions.notes,
+            *notes,
+            *unsure,
+            *unadapted_notes(decisions),
+            *unused_components(decisions.choices, (component.id for component in components)),
+        ),
+        choices=decisions.choices,
+        site_recipes=decisions.site_recipes,
+        also=also,
+        grow=decisions.grow,
+        unsure=unsure,
     )
 
 
@@ -101,8 +136,9 @@ def unadapted_notes(decisions: Decisions) -> Iterator[str]:
 
 def untouched(decisions: Decisions) -> Iterator[str]:
     """Every other disk of the target, one line each: what the plan does not write."""
+    written = {decisions.disk.name, *(disk.name for disk, _ in decisions.also)}
     for disk in decisions.target.disks:
-        if disk.name != decisions.disk.name:
+        if disk.name not in written:
             yield f"{disk.name} {disk.model} serial {disk.serial or '-'} {size_text(disk.size_bytes)}"
 
 
@@ -111,27 +147,34 @@ def component_choices(decisions: Decisions) -> Iterator[ComponentChoice]:
     for recipe in decisions.recipes:
         for operation in recipe.operations:
             if isinstance(operation, Install):
-                chosen = component_named(decisions.components, operation)
-                folder = f"components/{chosen.id}/{chosen.version}"
-                yield ComponentChoice(
-                    id=chosen.id,
-                    version=chosen.version,
-                    files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
-                    reason=f"{recipe.id}: {recipe.title}",
-                )
+                for chosen in components_named(decisions.components, operation):
+                    itself = chosen.id == operation.component and not operation.needed_by
+                    asked = operation.needed_by or operation.component
+                    folder = f"components/{chosen.id}/{chosen.version}"
+                    yield ComponentChoice(
+                        id=chosen.id,
+                        version=chosen.version,
+                        files=tuple((f"{folder}/{f.path}", f.sha256, f.size_bytes) for f in chosen.payload),
+                        reason=f"{recipe.id}: {recipe.title if itself else f'installed with {asked}'}",
+                    )
 
 
-def component_named(components: Iterable[Component], operation: Install) -> Component:
-    return next(c for c in components if c.id == operation.component and c.version == operation.version)
+def components_named(components: Iterable[Component], operation: Install) -> tuple[Component, ...]:
+    """Everything that one installation brings, the component itself last."""
+    known = {f"{one.id}={one.version}": one for one in components}
+    return tuple(known[name] for name in (*operation.together, f"{operation.component}={operation.version}"))
 
 
-def disk_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
-    layout = decisions.layout
-    yield ClearDisk(disk=disk)
-    yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
-    yield from layout.stack
-    for number in sorted(layout.filesystems):
-        yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number])
+def disk_steps(decisions: Decisions) -> Iterator[Step]:
+    for target, (name, layout) in zip(
+        (decisions.disk, *(d for d, _ in decisions.also)), decisions.layouts, strict=True
+    ):
+        disk = identity(target)
+        yield ClearDisk(disk=disk)
+        yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
+        yield from layout.stack
+        for number in sorted(layout.filesystems):
+            yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number], disk=name)
 
 
 def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
@@ -140,21 +183,33 @@ def volume_steps(decisions: Decisions, *, esp: bool) -> Iterator[Step]:
     The EFI system partition comes apart from the others, after adaptation: a disk that holds half a system must not
     have a loader that the firmware starts.
     """
-    on_esp = {part.number for part in decisions.layout.partitions if part.type.lower() in ESP_TYPES}
     ordered = sorted(decisions.manifest.volumes, key=lambda v: len(v.filesystem.mountpoint.rstrip("/")))
-    planned = [(volume, decisions.layout.volumes[volume.id]) for volume in ordered]
-    planned = [(volume, number) for volume, number in planned if (number in on_esp) is esp]
+    planned = [(volume, *_place_of(volume, decisions)) for volume in ordered]
+    planned = [(volume, name, number) for volume, name, number in planned if _on_esp(decisions, name, number) is esp]
     trusting = decisions.trust_metadata
     made = [
-        _block_steps(volume, number) if volume.kind == BLOCKS else _tree_steps(volume, number, trusting)
-        for volume, number in planned
+        _block_steps(volume, name, number) if volume.kind == BLOCKS else _tree_steps(volume, name, number, trusting)
+        for volume, name, number in planned
     ]
     yield from (written for written, _ in made)
     yield from (verified for _, verified in made)
-    yield from (fit for fit in decisions.layout.fits if fit.volume in {volume.id for volume, _ in planned})
+    for name, layout in decisions.layouts:
+        fits = (fit for fit in layout.fits if fit.volume in {volume.id for volume, _, _ in planned})
+        yield from (structs.replace(fit, disk=name) for fit in fits)
 
 
-def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step, Step]:
+def _place_of(volume: Volume, decisions: Decisions) -> tuple[str, int]:
+    """Disk, as steps say it, and partition number."""
+    return next((name, layout.volumes[volume.id]) for name, layout in decisions.layouts if volume.id in layout.volumes)
+
+
+def _on_esp(decisions: Decisions, name: str, number: int) -> bool:
+    return not name and any(
+        part.number == number and part.type.lower() in ESP_TYPES for part in decisions.layout.partitions
+    )
+
+
+def _tree_steps(volume: Volume, disk: str, number: int, trust_metadata: bool) -> tuple[Step, Step]:
     written = WriteTree(
         volume=volume.id,
         partition=number,
@@ -163,6 +218,7 @@ def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step
         entries=volume.entries,
         content_bytes=volume.content_bytes,
         trust_metadata=trust_metadata,
+        disk=disk,
     )
     return written, VerifyTree(
         volume=volume.id,
@@ -170,18 +226,20 @@ def _tree_steps(volume: Volume, number: int, trust_metadata: bool) -> tuple[Step
         mountpoint=mountpoint(volume),
         listing_sha256=volume.listing.sha256,
         trust_metadata=trust_metadata,
+        disk=disk,
     )
 
 
-def _block_steps(volume: Volume, number: int) -> tuple[Step, Step]:
+def _block_steps(volume: Volume, disk: str, number: int) -> tuple[Step, Step]:
     written = WriteBlocks(
         volume=volume.id,
         partition=number,
         listing_sha256=volume.listing.sha256,
         size_bytes=volume.size_bytes,
         content_bytes=volume.content_bytes,
+        disk=disk,
     )
-    return written, VerifyBlocks(volume=volume.id, partition=number, listing_sha256=volume.listing.sha256)
+    return written, VerifyBlocks(volume=volume.id, partition=number, listing_sha256=volume.listing.sha256, disk=disk)
 
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
@@ -202,8 +260,10 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         boot_filesystem_uuid=boot_volume(decisions.manifest).filesystem.uuid,
         boot_directory="/" if mountpoint(boot_volume(decisions.manifest)) == "/boot" else "/boot",
         label=decisions.source.os.id or "regraft",
-        distributor=decisions.source.os.id or "debian",
+        distributor=EFI_FOLDERS.get(decisions.source.os.id, decisions.source.os.id) or "debian",
     )
+    if requested(decisions.recipes, "relabel"):
+        yield Relabel()
     needed = dict.fromkeys((*modules, *boot_modules(decisions.manifest, decisions.layout.stack)))
     yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=tuple(needed))
 
@@ -238,13 +298,15 @@ def boot_releases(decisions: Decisions) -> tuple[str, ...]:
         for recipe in decisions.recipes
         for operation in recipe.operations
         if isinstance(operation, Install)
-        and (chosen := component_named(decisions.components, operation)).kernel_release
+        for chosen in components_named(decisions.components, operation)
+        if chosen.kernel_release and chosen.kind == "kernel"
     ]
     removed = {
-        operation.package
+        package
         for recipe in decisions.recipes
         for operation in recipe.operations
         if isinstance(operation, RemovePackage)
+        for package in operation.packages
     }
     kernels = [k for k in decisions.source.os.kernels if k.initrd and k.package not in removed]
     present = [kernel.release for kernel in sorted(kernels, key=_default_first)]

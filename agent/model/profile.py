@@ -266,6 +266,22 @@ class Nic:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """An interface that software makes (bond, bridge, VLAN, …), and what it stands on."""
+
+    name: str
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A static address and the interface that a file gives it to."""
+
+    interface: str
+    cidr: str
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """One file that configures interfaces."""
 
@@ -274,12 +290,27 @@ class NetworkConfig:
     interfaces: tuple[str, ...] = ()  # names it configures
     macs: tuple[str, ...] = ()  # MAC addresses it binds to
     addresses: tuple[str, ...] = ()  # static addresses, cidr
+    made: tuple[Made, ...] = ()  # interfaces that it makes of others
+    sets_macs: tuple[str, ...] = ()  # MAC addresses that it gives to interfaces
+    match_paths: tuple[str, ...] = ()  # slots it binds to, as udev's ID_PATH: pci-0000:00:03.0
+    match_drivers: tuple[str, ...] = ()  # drivers it binds to
+    assigned: tuple[Assigned, ...] = ()  # of a file about several interfaces: whose its addresses are
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The last address that an interface was given, as a DHCP client keeps it."""
+
+    interface: str
+    cidr: str
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     nics: tuple[Nic, ...] = ()
     configs: tuple[NetworkConfig, ...] = ()
+    leases: tuple[Lease, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

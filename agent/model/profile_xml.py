@@ -23,6 +23,7 @@ from lxml import etree
 from agent.errors import DamagedError
 from agent.model.difference import Difference, Item
 from agent.model.profile import Mention, Network, OperatingSystem, Platform, Profile, Stack
+from agent.model.wording import printable
 
 NAMESPACE = "urn:regraft:profile:1"
 FORMAT = "1"
@@ -43,6 +44,13 @@ ELEMENTS = {
     "interfaces": "interface",
     "macs": "mac",
     "addresses": "address",
+    "leases": "lease",
+    "made": "made",
+    "of": "of",
+    "sets_macs": "sets-mac",
+    "match_paths": "match-path",
+    "match_drivers": "match-driver",
+    "assigned": "assigned",
     "kernels": "kernel",
     "loader_packages": "loader-package",
     "mentions": "mention",
@@ -227,11 +235,12 @@ def _parse(xml: bytes, what: str, limit_bytes: int) -> etree._Element:
     try:
         root = etree.fromstring(xml, parser)
     except etree.XMLSyntaxError as error:
-        raise DamagedError(f"the {what} is not XML: {error}") from None
+        raise DamagedError(f"the {what} is not XML: {printable(str(error))}") from None
     schema = _schema()
     if not schema.validate(root):
         faults = [f"line {fault.line}: {fault.message}" for fault in schema.error_log][:FAULTS_SHOWN]
-        raise DamagedError(f"the {what} does not follow its schema, format {FORMAT}: {'; '.join(faults)}")
+        told = printable("; ".join(faults))
+        raise DamagedError(f"the {what} does not follow its schema, format {FORMAT}: {told}")
     if root.tag != f"{{{NAMESPACE}}}{what}":
         raise DamagedError(f"the document is a {etree.QName(root).localname}, expected a {what}")
     return root

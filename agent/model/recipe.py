@@ -53,19 +53,25 @@ class SetValue(Operation, tag="set", frozen=True, kw_only=True):
 
 
 class DropFrom(Operation, tag="drop-from", frozen=True, kw_only=True):
-    """Remove words equal to ``word`` (glob) from a shell-style value, e.g. a kernel command line."""
+    """Remove words equal to ``word`` (glob) from a value, e.g. a kernel command line.
+
+    ``format``: shell (KEY="a b"; key "" is a file of words only), entry (``key a b``, as boot entries have it),
+    grubenv (KEY=a b in GRUB's block of 1024 bytes).
+    """
 
     path: str
     key: str
     word: str
+    format: str = "shell"
 
 
 class AddTo(Operation, tag="add-to", frozen=True, kw_only=True):
-    """Add a word to the end of a shell-style value where it is not there yet, e.g. a kernel command line."""
+    """Add a word to the end of a value where it is not there yet; ``format`` as for DropFrom."""
 
     path: str
     key: str
     word: str
+    format: str = "shell"
 
 
 class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):
@@ -80,6 +86,26 @@ class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):
     device: str
     mountpoint: str = ""
     value: str
+
+
+class EditNetwork(Operation, tag="network", frozen=True, kw_only=True):
+    """Change a file that configures interfaces, by its backend (`network_edits`).
+
+    ``action``: rebind (``name`` is the MAC address, slot or driver that the file is bound to, ``value`` the new one),
+    rename (an interface's old and new name), not-awaited (``name`` is an interface that has no card).
+    """
+
+    action: str
+    path: str
+    name: str
+    value: str = ""
+
+
+class Move(Operation, tag="move", frozen=True, kw_only=True):
+    """Give a file another name; nothing happens where it is not there, or the name is taken."""
+
+    path: str
+    to: str
 
 
 class Replace(Operation, tag="replace", frozen=True, kw_only=True):
@@ -97,6 +123,14 @@ class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
     keep: bool = True
 
 
+class Rename(Operation, tag="rename", frozen=True, kw_only=True):
+    """Replace a text in the names of the files that match the glob."""
+
+    path: str
+    old: str
+    new: str
+
+
 class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):
     path: str
 
@@ -106,11 +140,20 @@ class Install(Operation, tag="install", frozen=True, kw_only=True):
 
     component: str
     version: str
+    together: tuple[str, ...] = ()  # ID=VERSION: components that are installed in the same run, before it
+    needed_by: str = ""  # what asked for it, where it was no recipe
 
 
 class RemovePackage(Operation, tag="remove", frozen=True, kw_only=True):
+    """Remove a package, and ``others`` in the same go: they may depend on each other."""
+
     package: str
     on_failure: str = "stop"  # stop, warn
+    others: tuple[str, ...] = ()
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return (self.package, *self.others)
 
 
 class EnableUnit(Operation, tag="enable", frozen=True, kw_only=True):
@@ -140,19 +183,21 @@ class RunCommand(Operation, tag="run", frozen=True, kw_only=True):
 
     argv: tuple[str, ...]
     why: str
+    on_failure: str = ""  # stop (which "" is, too), warn
 
 
 AnyOperation = (
-    Write | SetValue | DropFrom | AddTo | EditMounts | Replace | MoveAside | Truncate | Install | RemovePackage
-    | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
+    Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Move | Replace | MoveAside | Rename | Truncate
+    | Install | RemovePackage | EnableUnit | DisableUnit | MaskUnit | Request | RunCommand
 )  # fmt: skip
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What must hold after the recipe ran. ``kind``: grep, no-grep, exists, absent, empty, unit-on, unit-off,
+    """What must hold after the recipe ran. ``kind``: grep, no-grep, no-match, exists, absent, empty, unit-on, unit-off,
     initrd-has, kernel-installed, package-installed, package-absent, requested.
 
-    ``path`` is a file, ``text`` a literal text (grep), unit, module or package, ``release`` a kernel.
+    ``path`` is a file, ``text`` a literal text (grep), a pattern (no-match), unit, module or package, ``release`` a
+    kernel.
     """
 
     kind: str
@@ -172,4 +217,4 @@ class BoundRecipe(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[str, ...]  # ids of the difference items it handles
     operations: tuple[AnyOperation, ...]
     checks: tuple[Check, ...]
-    origin: str = "shipped"  # shipped, site
+    origin: str = "shipped"  # shipped, depot (its bundle), site (a folder that was named)

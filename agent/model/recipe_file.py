@@ -6,18 +6,26 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.errors import UsageError
+from agent.model.difference import Op, Verdict
 from agent.model.recipe import PHASES
+from agent.model.recipe_place import Place
+from agent.model.toml_lines import toml_lines
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)+")
 ROW = re.compile(r"[A-Z]\d{1,2}")
 PLACEHOLDER = re.compile(r"@(from|to|key|name)@")
 EACH = re.compile(r"|(diff|add|remove|change|map)(:[a-z0-9-]+)?")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.toml")
+LIMIT_CHARACTERS = 1 << 20
+LIMIT_PATH_CHARACTERS = 1000
 TIERS = ("must", "should", "later")
+OPS = tuple(op.value for op in Op)
+VERDICTS = tuple(verdict.value for verdict in Verdict)
 DIFF_KEYS = ("op", "kind", "key", "tier", "verdict", "from", "to")
 PROFILE_KEYS = (
     "architecture", "codename", "cpu-vendor", "firmware", "initrd-tool", "loader", "os", "package-format", "product",
@@ -40,34 +48,54 @@ VERBS: Mapping[str, Verb] = {
     "drop-from": Verb({"path": str, "key": str, "word": str}),
     "add-to": Verb({"path": str, "key": str, "word": str}),
     "mounts": Verb({"action": str, "device": str}, {"path": str, "mountpoint": str, "value": str}),
+    "network": Verb({"action": str, "path": str, "name": str}, {"value": str}),
+    "move": Verb({"path": str, "to": str}),
     "replace": Verb({"path": str, "pattern": str, "text": str}),
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
+    "rename": Verb({"path": str, "old": str, "new": str}),
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
-    "remove": Verb({"package": str}, {"on-failure": str}, alone="package"),
+    "remove": Verb({}, {"package": str, "packages": list, "on-failure": str}, alone="package"),
     "enable": Verb({"unit": str}, {"target": str}, alone="unit"),
-    "disable": Verb({"unit": str}, alone="unit"),
-    "mask": Verb({"unit": str}, alone="unit"),
+    "disable": Verb({}, {"unit": str, "units": list}, alone="unit"),
+    "mask": Verb({}, {"unit": str, "units": list}, alone="unit"),
+    "cmdline": Verb({}, {"add": str, "drop": str}),
     "request": Verb({"what": str}, {"modules": list}, alone="what"),
-    "run": Verb({"argv": list, "why": str}),
+    "run": Verb({"argv": list, "why": str}, {"on-failure": str}),
 }
 CHECKS: Mapping[str, Verb] = {
     "grep": Verb({"path": str, "text": str}),
     "no-grep": Verb({"path": str, "text": str}),
+    "no-match": Verb({"path": str, "pattern": str}),
     "exists": Verb({"path": str}, alone="path"),
     "absent": Verb({"path": str}, alone="path"),
     "empty": Verb({"path": str}, alone="path"),
     "unit-on": Verb({"unit": str}, alone="unit"),
-    "unit-off": Verb({"unit": str}, alone="unit"),
+    "unit-off": Verb({}, {"unit": str, "units": list}, alone="unit"),
     "initrd-has": Verb({"module": str}, {"release": str}, alone="module"),
     "kernel-installed": Verb({"release": str}, alone="release"),
     "package-installed": Verb({"package": str}, alone="package"),
     "package-absent": Verb({"package": str}, alone="package"),
     "requested": Verb({"what": str}, alone="what"),
 }
+NETWORK_ACTIONS = ("rebind", "rename", "not-awaited")
+CHOICES = (  # of these verbs and checks, either the one key or the other
+    (("disable", "mask", "unit-off"), "unit", "units"),
+    (("remove",), "package", "packages"),
+    (("cmdline",), "add", "drop"),
+)
+# Words that become arguments of programs or names of links: never an option, never a path. Globs are allowed.
+_WORD = re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._+~-]*")
+WORDS: Mapping[str, re.Pattern[str]] = {
+    "unit": re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._\\-]*"),
+    "target": re.compile(r"[A-Za-z0-9_][A-Za-z0-9@:._\\-]*"),
+    "package": _WORD,
+    "component": _WORD,
+    "module": _WORD,
+    "modules": _WORD,
+}
 ALLOWED: Mapping[str, tuple[str, ...]] = {  # words that a key may say
     "what": ("initramfs", "bootloader", "relabel"),
-    "action": ("set-device", "add-options", "comment-out", "add"),
     "on-failure": ("stop", "warn"),
     "format": ("ini", "keyfile", "shell"),
 }
@@ -80,6 +108,7 @@ class Action:
     verb: str
     fields: Mapping[str, Any]
     each: str = ""
+    line: int = 0  # of the recipe's file
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +131,7 @@ class Golden:
     source: Mapping[str, str] = field(default_factory=dict)
     target: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
     mode: str = "restore"
     applies: bool = True
     expect: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +149,8 @@ class Recipe:
     file: str
     os: str = "*"
     mode: str = ""  # restore, clone; "" for both
-    origin: str = "shipped"
+    origin: str = "shipped"  # shipped, depot (its bundle), site (a folder that was named)
+    replaces: str = ""  # the origin of the recipe whose id this one took over
     rows: tuple[str, ...] = ()  # of docs/adaptation.md, which is made from them
     all: tuple[Condition, ...] = ()
     any: tuple[Condition, ...] = ()
@@ -130,11 +161,8 @@ class Recipe:
 
 def load_recipe(text: str, name: str) -> Recipe:
     """Read one recipe; ``name`` is its file, for messages and for the order inside a phase."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name}: not TOML: {error}", "correct the line named") from error
-    place = _Place(name)
+    table = _table(text, name)
+    place = Place(name, toml_lines(text))
     place.keys(table, required=("id", "title", "tier", "phase", "why", "when", "do", "check"),
                optional=("os", "mode", "rows", "test"))  # fmt: skip
     head = {
@@ -161,66 +189,19 @@ def load_recipe(text: str, name: str) -> Recipe:
     )
 
 
-def load_all(files: Mapping[str, str], site: Mapping[str, str] | None = None) -> tuple[Recipe, ...]:
-    """All recipes in phase and file order; a site's recipe replaces the shipped one of the same id.
-
-    ``files`` and ``site``: file name → text. Two recipes that set the same key of the same file are refused.
-    """
-    chosen: dict[str, Recipe] = {}
-    for origin, group in (("shipped", files), ("site", site or {})):
-        seen: dict[str, str] = {}
-        for name in sorted(group):
-            recipe = replace(load_recipe(group[name], name), origin=origin)
-            if recipe.id in seen:
-                raise UsageError(f"{name}: recipe {recipe.id} is also in {seen[recipe.id]}", "give one another id")
-            seen[recipe.id] = name
-            chosen[recipe.id] = recipe
-    order = {phase: number for number, phase in enumerate(PHASES)}
-    recipes = tuple(sorted(chosen.values(), key=lambda r: (order[r.phase], r.file)))  # type: ignore[index]
-    _refuse_conflicts(recipes)
-    return recipes
+def _table(text: str, name: str) -> dict[str, Any]:
+    if len(text) > LIMIT_CHARACTERS:
+        raise UsageError(f"{name}: {len(text):,} characters, expected at most {LIMIT_CHARACTERS:,}", "split it")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
+        said = str(error).replace(found[0], f", column {found[2]}") if found else str(error)
+        line = int(found[1]) if found else text.count("\n") + 1
+        raise UsageError(f"{name}:{line}: not TOML: {said}", "correct the line named") from error
 
 
-class _Place:
-    """Where in a file we are; makes every refusal name it."""
-
-    def __init__(self, file: str, path: str = "") -> None:
-        self.file, self.path = file, path
-
-    def __truediv__(self, key: str) -> _Place:
-        return _Place(self.file, f"{self.path}.{key}" if self.path else key)
-
-    def at(self, number: int) -> _Place:
-        return _Place(self.file, f"{self.path}[{number + 1}]")
-
-    def error(self, key: str, found: object, expected: str) -> UsageError:
-        where = f"{self.path}.{key}" if self.path and key else self.path or key
-        return UsageError(f"{self.file}: {where}: found {found!r}, expected {expected}", "see docs/recipes.md")
-
-    def keys(self, table: Any, *, required: Iterable[str] = (), optional: Iterable[str] = ()) -> None:
-        if not isinstance(table, dict):
-            raise self.error("", table, "a table")
-        required = tuple(required)
-        known = (*required, *optional)
-        for key in table:
-            if key not in known:
-                raise self.error(key, key, f"one of {', '.join(known)}")
-        for key in required:
-            if key not in table:
-                raise self.error(key, "nothing", "this key")
-
-    def text(self, table: Mapping[str, Any], key: str) -> str:
-        value = table[key]
-        if not isinstance(value, str) or not value:
-            raise self.error(key, value, "a text")
-        return value
-
-    def one_of(self, key: str, found: str, allowed: Iterable[str]) -> None:
-        if found not in tuple(allowed):
-            raise self.error(key, found, f"one of {', '.join(allowed)}")
-
-
-def _when(table: Any, place: _Place) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
+def _when(table: Any, place: Place) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
     place.keys(table, optional=("all", "any"))
     if not table.get("all") and not table.get("any"):
         raise place.error("", table, "conditions in all or any: a recipe never applies everywhere")
@@ -233,7 +214,7 @@ def _when(table: Any, place: _Place) -> tuple[tuple[Condition, ...], tuple[Condi
     return groups[0], groups[1]
 
 
-def _condition(table: Any, place: _Place) -> Condition:
+def _condition(table: Any, place: Place) -> Condition:
     known: dict[str, tuple[str, ...]] = {
         "diff": (*DIFF_KEYS, "handles"),
         "source": PROFILE_KEYS,
@@ -262,13 +243,13 @@ def _condition(table: Any, place: _Place) -> Condition:
     return Condition(kind, {key: below.text(texts, key) for key in texts}, None, handles)
 
 
-def _actions(tables: Any, known: Mapping[str, Verb], place: _Place) -> tuple[Action, ...]:
+def _actions(tables: Any, known: Mapping[str, Verb], place: Place) -> tuple[Action, ...]:
     if not isinstance(tables, list) or not tables:
         raise place.error("", tables, "at least one")
     return tuple(_action(table, known, place.at(number)) for number, table in enumerate(tables))
 
 
-def _action(table: Any, known: Mapping[str, Verb], place: _Place) -> Action:
+def _action(table: Any, known: Mapping[str, Verb], place: Place) -> Action:
     place.keys(table, optional=known)
     if len(table) != 1:
         raise place.error("", sorted(table), f"exactly one of {', '.join(known)}")
@@ -290,10 +271,10 @@ def _action(table: Any, known: Mapping[str, Verb], place: _Place) -> Action:
             if not each and set(filled) - {"name"}:
                 raise below.error(key, text, 'each = "diff", which fills the placeholder')
     _restrictions(name, fields, below)
-    return Action(name, {key: value for key, value in fields.items() if key != "each"}, each)
+    return Action(name, {key: value for key, value in fields.items() if key != "each"}, each, below.line)
 
 
-def _typed(key: str, value: Any, wanted: type, place: _Place) -> None:
+def _typed(key: str, value: Any, wanted: type, place: Place) -> None:
     kind = type(value)
     if kind is not wanted:
         raise place.error(key, value, f"a {wanted.__name__}")
@@ -301,8 +282,14 @@ def _typed(key: str, value: Any, wanted: type, place: _Place) -> None:
         raise place.error(key, value, "a list of texts")
     if key in ALLOWED:
         place.one_of(key, value, ALLOWED[key])
-    if key == "path" and (not value.startswith(("/", "@key@")) or "/../" in f"{value}/"):
+    if key in ("path", "to") and not _is_path(value):
         raise place.error(key, value, "an absolute path inside the restored system")
+    if key == "mode" and not 0 <= value <= 0o7777:
+        raise place.error(key, value, "a file mode from 0 to 0o7777")
+    if key in WORDS:
+        for word in value if isinstance(value, list) else [value]:
+            if not WORDS[key].fullmatch(PLACEHOLDER.sub("x", word)):
+                raise place.error(key, word, f"a word of the form {WORDS[key].pattern}")
     if key == "pattern":
         try:
             re.compile(PLACEHOLDER.sub("x", value))
@@ -310,65 +297,66 @@ def _typed(key: str, value: Any, wanted: type, place: _Place) -> None:
             raise place.error(key, value, f"a regular expression ({error})") from error
 
 
-def _restrictions(name: str, fields: Mapping[str, Any], place: _Place) -> None:
+def _is_path(path: str) -> bool:
+    rooted = path.startswith(("/", "@key@", "@to@"))
+    return rooted and path.isprintable() and ".." not in path.split("/") and len(path) < LIMIT_PATH_CHARACTERS
+
+
+def _restrictions(name: str, fields: Mapping[str, Any], place: Place) -> None:
     if name == "write" and ("line" in fields) == ("lines" in fields):
         raise place.error("", sorted(fields), "either line or lines")
-    if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith("/")):
+    actions = {"mounts": ("set-device", "add-options", "comment-out", "add"), "network": NETWORK_ACTIONS}
+    if name in actions:
+        place.one_of("action", fields["action"], actions[name])
+    if name == "network" and (fields["action"] == "not-awaited") == ("value" in fields):
+        raise place.error("value", fields.get("value"), "the new value for rebind and rename, and none for not-awaited")
+    for name_of, one, several in CHOICES:
+        if name in name_of and (one in fields) == (several in fields):
+            raise place.error("", sorted(fields), f"either {one} or {several}")
+    if name == "run" and (not fields["argv"] or not fields["argv"][0].startswith(("/", "@from@"))):
         raise place.error("argv", fields["argv"], "a program by its absolute path, then its words")
 
 
-def _tests(tables: Any, place: _Place) -> tuple[Golden, ...]:
-    tables = [tables] if isinstance(tables, dict) else tables
+def _tests(tables: Any, place: Place) -> tuple[Golden, ...]:
+    if isinstance(tables, dict):
+        return (_golden(tables, place, 0),)
     if not isinstance(tables, list):
         raise place.error("", tables, "a table, or several as [[test]]")
     return tuple(_golden(table, place.at(number), number) for number, table in enumerate(tables))
 
 
-def _golden(table: Any, place: _Place, number: int) -> Golden:
-    place.keys(table, optional=("name", "tree", "diff", "source", "target", "packages", "mode", "applies", "expect",
-                                "absent", "does"))  # fmt: skip
-    for item in table.get("diff", []):
-        (place / "diff").keys(item, required=("op", "kind", "key"), optional=DIFF_KEYS)
+def _golden(table: Any, place: Place, number: int) -> Golden:
+    place.keys(table, optional=("name", "tree", "diff", "source", "target", "packages", "units", "mode", "applies",
+                                "expect", "absent", "does"))  # fmt: skip
     for key in ("source", "target"):
         (place / key).keys(table.get(key, {}), optional=PROFILE_KEYS)
+    place.one_of("mode", table.get("mode", "restore"), ("restore", "clone"))
+    if not isinstance(table.get("applies", True), bool):
+        raise place.error("applies", table["applies"], "true or false")
     return Golden(
-        name=table.get("name", f"test {number + 1}"),
-        tree=table.get("tree", {}),
-        diff=tuple(table.get("diff", [])),
-        source=table.get("source", {}),
-        target=table.get("target", {}),
-        packages=tuple(table.get("packages", [])),
+        name=place.text(table, "name") if "name" in table else f"test {number + 1}",
+        tree=place.table_of_texts(table, "tree"),
+        diff=_golden_items(table.get("diff", []), place / "diff"),
+        source=place.table_of_texts(table, "source"),
+        target=place.table_of_texts(table, "target"),
+        packages=place.texts(table, "packages"),
+        units=place.texts(table, "units"),
         mode=table.get("mode", "restore"),
         applies=table.get("applies", True),
-        expect=table.get("expect", {}),
-        absent=tuple(table.get("absent", [])),
-        does=tuple(table.get("does", [])),
+        expect=place.table_of_texts(table, "expect"),
+        absent=place.texts(table, "absent"),
+        does=place.texts(table, "does"),
     )
 
 
-def _writes(recipe: Recipe) -> Iterable[tuple[str, str]]:
-    """(file, key) of everything a recipe sets; "*" is the whole file."""
-    for action in recipe.actions:
-        path = str(action.fields.get("path", ""))
-        if action.verb == "set":
-            yield path, f"{action.fields.get('section', '')}/{action.fields['key']}"
-        elif action.verb == "truncate" or (action.verb == "write" and action.fields.get("whole")):
-            yield path, "*"
-
-
-def _refuse_conflicts(recipes: Sequence[Recipe]) -> None:
-    writers: dict[tuple[str, str], Recipe] = {}
-    for recipe in recipes:
-        for path, key in set(_writes(recipe)):
-            for (other_path, other_key), other in writers.items():
-                same = path == other_path and (key == other_key or "*" in (key, other_key))
-                apart = (recipe.mode and other.mode and recipe.mode != other.mode) or (
-                    recipe.os != other.os and "*" not in (recipe.os, other.os)
-                )
-                if same and not apart and other.id != recipe.id:
-                    what = f"{path} {key}" if key != "*" else path
-                    raise UsageError(
-                        f"recipes {other.id} ({other.file}) and {recipe.id} ({recipe.file}) both set {what}",
-                        "let one of them do it",
-                    )
-            writers[path, key] = recipe
+def _golden_items(items: Any, place: Place) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(items, list):
+        raise place.error("", items, "a list of items")
+    for number, item in enumerate(items):
+        below = place.at(number)
+        below.keys(item, required=("op", "kind", "key"), optional=DIFF_KEYS)
+        for key in item:
+            below.text(item, key)
+        for key, allowed in (("op", OPS), ("tier", TIERS), ("verdict", VERDICTS)):
+            below.one_of(key, item.get(key, allowed[0]), allowed)
+    return tuple(items)

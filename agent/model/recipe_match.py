@@ -19,12 +19,13 @@ from agent.model.package_version import version_key
 from agent.model.profile import Profile
 from agent.model.recipe import AnyOperation, BoundRecipe, Check
 from agent.model.recipe_file import PLACEHOLDER, Action, Condition, Recipe
+from agent.model.references import command_lines
 from agent.model.situation import Situation
-from agent.model.tree import Tree, read_text
+from agent.model.tree import SAFE, Tree, read_text
 
-# What a machine may put into files of the restored system: nothing that a shell, a udev rule or a table would read
-# as more than a word; \040 and its like are how fstab writes a space.
-SAFE = re.compile(r"(?:[A-Za-z0-9 ._:/=,@+~-]|\\0[0-7]{2})*")
+# A file of the image (a NetworkManager profile may be called anything): its name is only opened, inside the root.
+PATH = re.compile(r"/[^\x00-\x1f\x7f]*")
+_OPENS = ("network", "replace", "move", "grep", "no-grep", "no-match", "exists")
 _T = TypeVar("_T")
 _TIER_RANK = {Tier.MUST: 2, Tier.SHOULD: 1, Tier.LATER: 0}
 
@@ -116,6 +117,11 @@ def expand(tree: Tree, pattern: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{entry}" for entry in tree.list_dir(folder or "/") if fnmatchcase(entry, name))
 
 
+def holds(condition: Condition, difference: Difference, situation: Situation) -> bool:
+    """Whether one condition of a recipe is true of a restore."""
+    return _holds(condition, difference, situation)[0]
+
+
 def _holds(condition: Condition, difference: Difference, situation: Situation) -> tuple[bool, list[Item]]:
     fields = condition.fields
     match condition.kind:
@@ -173,17 +179,21 @@ def _looped(action: Action, items: Sequence[Item], situation: Situation) -> Iter
             yield _filled(action, item, situation)
 
 
+def _is_whole_path(action: Action, key: str, text: str) -> bool:
+    return action.verb in _OPENS and key in ("path", "to") and bool(PLACEHOLDER.fullmatch(text))
+
+
 def _filled(action: Action, item: Item | None, situation: Situation) -> dict[str, Any]:
     values = {"name": situation.new_name}
     if item is not None:
         values |= {"from": item.source, "to": item.target, "key": item.key}
 
-    def fill(text: str, *, pattern: bool) -> str:
+    def fill(text: str, *, pattern: bool, allowed: re.Pattern[str] = SAFE) -> str:
         def value(found: re.Match[str]) -> str:
             word = values[found[1]]
-            if not SAFE.fullmatch(word):
+            if not allowed.fullmatch(word):
                 raise RefusedError(
-                    f"recipe value {word!r} for @{found[1]}@ has characters outside {SAFE.pattern}",
+                    f"recipe value {word!r} for @{found[1]}@ has characters outside {allowed.pattern}",
                     "correct the name on the source machine or in the profile",
                 )
             return re.escape(word) if pattern else word
@@ -193,7 +203,7 @@ def _filled(action: Action, item: Item | None, situation: Situation) -> dict[str
     return {
         key: [fill(one, pattern=False) for one in text]
         if isinstance(text, list)
-        else fill(text, pattern=key == "pattern")
+        else fill(text, pattern=key == "pattern", allowed=PATH if _is_whole_path(action, key, text) else SAFE)
         if isinstance(text, str)
         else text
         for key, text in action.fields.items()
@@ -221,20 +231,55 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
         case "write":
             lines = [fields.pop("line")] if "line" in fields else fields["lines"]
             yield _convert(verb, {**fields, "lines": lines})
+        case "drop-from" | "add-to":
+            # Boot entries are many; a path without a wildcard is kept even where nothing is there.
+            paths = expand(situation.tree, fields["path"]) if "*" in fields["path"] else (fields["path"],)
+            for path in paths:
+                yield _convert(verb, {**fields, "path": path})
         case "install":
             for component in _components(fields["component"], situation):
                 yield _convert(verb, {"component": component[0], "version": component[1]})
         case "remove":
-            names = sorted({p.name for p in situation.source.packages if fnmatchcase(p.name, fields["package"])})
-            for name in names:
-                yield _convert(verb, {**fields, "package": name})
+            yield from _removals(fields, situation)
+        case "mask" | "disable" if "units" in fields:
+            for name in units_of_image(fields["units"], situation.source):
+                yield _convert(verb, {"unit": name})
+        case "cmdline":
+            yield from _command_line_edits(fields, situation.tree)
         case _:
             yield _convert(verb, fields)
 
 
+def _removals(fields: dict[str, Any], situation: Situation) -> Iterable[AnyOperation]:
+    """``package``: each package that matches by itself; ``packages``: all that match in one go."""
+    together = "packages" in fields
+    globs = fields.pop("packages") if together else [fields.pop("package")]
+    names = sorted({p.name for p in situation.source.packages if _any(p.name, globs)})
+    for name in names[:1] if together else names:
+        yield _convert("remove", {**fields, "package": name, "others": names[1:] if together else ()})
+
+
+def _command_line_edits(fields: Mapping[str, str], tree: Tree) -> Iterable[AnyOperation]:
+    verb, word = ("add-to", fields["add"]) if "add" in fields else ("drop-from", fields["drop"])
+    for place in command_lines(tree):
+        if verb == "drop-from" or place.main:
+            yield _convert(verb, {"path": place.path, "key": place.key, "format": place.format, "word": word})
+
+
+def _any(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def units_of_image(globs: Iterable[str], source: Profile) -> tuple[str, ...]:
+    """Units that the image has, whatever their state; those masked already need nothing."""
+    globs = tuple(globs)
+    return tuple(sorted({unit.name for unit in source.units if unit.state != "masked" and _any(unit.name, globs)}))
+
+
 def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
-    """The newest component of each id that matches."""
-    matching = [c for c in situation.components if fnmatchcase(c.id, wanted)]
+    """The newest component of each id that matches, or the version that ``ID=VERSION`` names."""
+    ident, _, version = wanted.partition("=")
+    matching = [c for c in situation.components if fnmatchcase(c.id, ident) and version in ("", c.version)]
     found = {c.id: c.version for c in sorted(matching, key=lambda c: version_key(c.version))}
     if not found:
         raise RefusedError(f"no component ‘{wanted}’ in the depot", "add it with ‘regraft component add’")
@@ -249,10 +294,15 @@ def _convert(verb: str, fields: Mapping[str, Any]) -> AnyOperation:
         raise PatchError(f"recipe verb ‘{verb}’: {error}", "correct the recipe") from error
 
 
+_CHECKED = ("text", "pattern", "unit", "module", "package", "what")  # what a check looks for
+
+
 def _checks(recipe: Recipe, items: Sequence[Item], situation: Situation) -> Iterable[Check]:
     for action in recipe.checks:
         for fields in _looped(action, items, situation):
-            text = next(
-                (str(fields[key]) for key in ("text", "unit", "module", "package", "what") if key in fields), ""
-            )
+            if "units" in fields:
+                names = units_of_image(fields["units"], situation.source)
+                yield from (Check(kind=action.verb, text=name) for name in names)
+                continue
+            text = next((str(fields[key]) for key in _CHECKED if key in fields), "")
             yield Check(kind=action.verb, path=fields.get("path", ""), text=text, release=fields.get("release", ""))

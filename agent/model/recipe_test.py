@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import unified_diff
 from fnmatch import fnmatchcase
 
 from agent.errors import RegraftError
 from agent.model import edits
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.image import Component, Manifest, ProfileRef
-from agent.model.profile import Disk, Firmware, Network, Nic, OperatingSystem, Package, Platform, Profile
+from agent.model.profile import Disk, Firmware, Network, Nic, OperatingSystem, Package, Platform, Profile, Unit
 from agent.model.recipe import (
     AnyOperation,
     BoundRecipe,
@@ -19,8 +21,10 @@ from agent.model.recipe import (
     EnableUnit,
     Install,
     MaskUnit,
+    Move,
     MoveAside,
     RemovePackage,
+    Rename,
     Request,
     RunCommand,
 )
@@ -28,8 +32,12 @@ from agent.model.recipe_file import Golden, Recipe
 from agent.model.recipe_match import bind, describe
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
+from agent.model.wording import printable
 
-PROVIDED = ("kernel", "package", "firmware-file")  # kinds of items whose target is a component
+PROVIDED = (  # items whose target is a component
+    ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
+    ("add", "driver-package"), ("add", "loader-package"),
+)  # fmt: skip
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 
 
@@ -63,9 +71,13 @@ def _failures(recipe: Recipe, golden: Golden) -> tuple[str, ...]:
     if bound is None or not golden.applies:
         return () if (bound is not None) == golden.applies else ("applies" if bound else "does not apply",)
     before = dict(golden.tree)
-    after = apply(bound.operations, before)
+    try:
+        after = apply(bound.operations, before)
+        again = apply(bound.operations, dict(after))
+    except RegraftError as error:
+        return (f"cannot be applied: {error}",)
     failures = [*_compare(golden, before, after, bound), *_failed_checks(bound, after)]
-    if apply(bound.operations, dict(after)) != after:
+    if again != after:
         failures.append("applied a second time it changes something again")
     return tuple(failures)
 
@@ -78,9 +90,16 @@ def apply(operations: Iterable[AnyOperation], files: Mapping[str, str]) -> dict[
             text = edits.edit(operation, after.get(operation.path))
             if text is not None:
                 after[operation.path] = text
+        elif isinstance(operation, Move):
+            if operation.path in after and operation.to not in after:
+                after[operation.to] = after.pop(operation.path)
         elif isinstance(operation, MoveAside):
             for path in [path for path in after if fnmatchcase(path, operation.path)]:
                 del after[path]
+        elif isinstance(operation, Rename):
+            for path in [path for path in after if fnmatchcase(path, operation.path)]:
+                folder, _, name = path.rpartition("/")
+                after[f"{folder}/{name.replace(operation.old, operation.new)}"] = after.pop(path)
     return after
 
 
@@ -88,10 +107,31 @@ def _compare(golden: Golden, before: dict[str, str], after: dict[str, str], boun
     expected = {**{path: text for path, text in before.items() if path not in golden.absent}, **golden.expect}
     for path in sorted(expected.keys() | after.keys()):
         if expected.get(path) != after.get(path):
-            yield f"{path}: expected {expected.get(path)!r}, found {after.get(path)!r}"
+            yield _file_difference(path, expected.get(path), after.get(path))
     does = tuple(describe(operation) for operation in bound.operations if isinstance(operation, _NOT_FILES))
     if does != golden.does:
         yield f"does: expected {list(golden.does)}, found {list(does)}"
+
+
+def _file_difference(path: str, expected: str | None, found: str | None) -> str:
+    """What a person needs to see which of recipe and test is wrong: the lines that differ, as ``diff -u`` has them."""
+    if expected is None:
+        return f"{path}: expected not to be there, found {len(found or '')} characters"
+    if found is None:
+        return f"{path}: expected {len(expected)} characters, found no such file"
+    lines = unified_diff(_marked(expected), _marked(found), "expected", "found", lineterm="")
+    return "\n".join(
+        [
+            f"{path} is not as expected (- expected, + found):",
+            *(line for line in lines if line[:3] not in ("---", "+++")),
+        ]
+    )
+
+
+def _marked(text: str) -> list[str]:
+    """Lines, each safe for a terminal; a last one without its end says so."""
+    lines = [printable(line) for line in text.split("\n")]
+    return lines[:-1] if not lines[-1] else [*lines[:-1], f"{lines[-1]}  (no newline at the end)"]
 
 
 def _failed_checks(bound: BoundRecipe, after: dict[str, str]) -> Iterable[str]:
@@ -100,7 +140,7 @@ def _failed_checks(bound: BoundRecipe, after: dict[str, str]) -> Iterable[str]:
             yield f"check {check.kind} {check.path} {check.text}: does not hold"
 
 
-FILE_CHECKS = ("grep", "no-grep", "exists", "absent", "empty")
+FILE_CHECKS = ("grep", "no-grep", "no-match", "exists", "absent", "empty")
 
 
 def check_file(check: Check, text: str | None) -> bool:
@@ -110,6 +150,8 @@ def check_file(check: Check, text: str | None) -> bool:
             return text is not None and check.text in text
         case "no-grep":
             return text is None or check.text not in text
+        case "no-match":
+            return text is None or not re.search(check.text, text, re.MULTILINE)
         case "exists":
             return text is not None
         case "absent":
@@ -133,7 +175,11 @@ def _fake(golden: Golden, recipe: Recipe) -> tuple[Situation, Difference]:
         for number, table in enumerate(golden.diff, 1)
     )
     source = _profile("source", {"os": recipe.os.rstrip("*") or "debian", **golden.source})
-    source = replace(source, packages=tuple(Package(name, "amd64", "1") for name in golden.packages))
+    source = replace(
+        source,
+        packages=tuple(Package(name, "amd64", "1") for name in golden.packages),
+        units=tuple(Unit(name, "enabled") for name in golden.units),
+    )
     tree = MemoryTree({path: text.encode() for path, text in golden.tree.items()})
     disk = Disk(name="sda", size_bytes=1, logical_sector_bytes=512, physical_sector_bytes=512)
     manifest = Manifest(1, "source", "20260101T000000Z", "", "source", ProfileRef("", "", ""), (), (), ())
@@ -145,9 +191,7 @@ def _fake(golden: Golden, recipe: Recipe) -> tuple[Situation, Difference]:
 
 def _components(golden: Golden) -> tuple[Component, ...]:
     """Kernels that the fake difference takes from the depot are there."""
-    kernels = [
-        table["to"] for table in golden.diff if table["op"] == "add" and table["kind"] in PROVIDED and table.get("to")
-    ]
+    kernels = [table["to"] for table in golden.diff if (table["op"], table["kind"]) in PROVIDED and table.get("to")]
     return tuple(
         Component(
             id=name, version="1", kind="kernel", architecture="amd64", for_os="", package_format="deb", payload=()

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from agent.model.edits import mount_fields, shell_values
+from agent.model.bls import entry_words
+from agent.model.edits import edit_words, mount_fields, shell_values
 from agent.model.plan import PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Disk, FileSystem
 from agent.model.situation import Situation
@@ -19,6 +20,8 @@ from agent.model.tree import Tree, read_text
 
 _NETWORK = re.compile(r"nfs\d?|cifs|smb3?|sshfs|fuse\..*|9p|virtiofs|ceph|glusterfs|afs|davfs")
 _TAGS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")
+KERNEL_COMMAND_LINE = "/etc/kernel/cmdline"
+ENTRIES = "/boot/loader/entries"
 GRUB_DEFAULTS = "/etc/default/grub"
 GRUB_KEYS = ("GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT")
 
@@ -95,7 +98,8 @@ class Planned:
     def replacement(self, device: str, mountpoint: str = "", kind: str = "") -> str:
         """``UUID=…`` of what takes the place of a device: what will be mounted there, or lay in that partition."""
         for fs in self._filesystems.values():
-            if mountpoint and fs.mountpoint == mountpoint and fs.uuid:
+            places = {fs.mountpoint, *(each.mountpoint for each in fs.subvolumes)}
+            if mountpoint and mountpoint in places and fs.uuid:
                 return f"UUID={fs.uuid}"
         uuid = self._uuid_by_name(device)
         swaps = [fs.uuid for fs in self._filesystems.values() if fs.kind == "swap" and fs.uuid]
@@ -116,7 +120,7 @@ class Planned:
 
 
 def resume_devices(tree: Tree) -> tuple[str, ...]:
-    """What the image would resume from: initramfs-tools, GRUB's defaults, /etc/kernel/cmdline."""
+    """What the image would resume from: initramfs-tools, GRUB's defaults, /etc/kernel/cmdline, boot entries."""
     found: list[str] = []
     folder = "/etc/initramfs-tools/conf.d"
     for name in tree.list_dir(folder):
@@ -133,7 +137,50 @@ def command_line_words(tree: Tree) -> list[str]:
     for name in tree.list_dir(f"{GRUB_DEFAULTS}.d"):
         grub += "\n" + read_text(tree, f"{GRUB_DEFAULTS}.d/{name}")
     lines = [value for key in GRUB_KEYS for value in shell_values(grub, key)[-1:]]
-    return [word for line in [*lines, read_text(tree, "/etc/kernel/cmdline")] for word in line.split()]
+    words = [word for line in [*lines, read_text(tree, "/etc/kernel/cmdline")] for word in line.split()]
+    return [*words, *(word for word in entry_words(tree) if word not in words)]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A place where words of the kernel command line stand; ``main``: one that every kernel gets its words from."""
+
+    path: str
+    key: str
+    format: str = "shell"
+    main: bool = False
+
+
+def command_lines(tree: Tree) -> tuple[CommandLine, ...]:
+    """Every place: GRUB's defaults, /etc/kernel/cmdline, entries of the boot loader specification, grubenv.
+
+    A word is added to the main ones only: loaders and kernels' own scripts make the others from them, but for the
+    entries of machines that keep the words in each (Fedora since 30, RHEL since 8).
+    """
+    places: list[CommandLine] = []
+    defaults = [GRUB_DEFAULTS, *(f"{GRUB_DEFAULTS}.d/{name}" for name in tree.list_dir(f"{GRUB_DEFAULTS}.d"))]
+    for path in defaults:
+        text = read_text(tree, path)
+        keys = dict.fromkeys(re.findall(r"^\s*(?:export\s+)?(GRUB_CMDLINE_LINUX\w*)=", text, re.MULTILINE))
+        places += [CommandLine(path, key, main=path == GRUB_DEFAULTS and key == GRUB_KEYS[0]) for key in keys]
+    if tree.is_file(KERNEL_COMMAND_LINE):
+        places.append(CommandLine(KERNEL_COMMAND_LINE, "", main=True))
+    for name in tree.list_dir(ENTRIES):
+        if name.endswith(".conf"):
+            inherits = "$kernelopts" in read_text(tree, f"{ENTRIES}/{name}")
+            places.append(CommandLine(f"{ENTRIES}/{name}", "options", "entry", main=not inherits))
+    for folder in ("/boot/grub2", "/boot/grub"):
+        if "kernelopts=" in read_text(tree, f"{folder}/grubenv"):
+            places.append(CommandLine(f"{folder}/grubenv", "kernelopts", "grubenv", main=True))
+    return tuple(places)
+
+
+def all_command_line_words(tree: Tree) -> tuple[str, ...]:
+    """Words of every place, each once; values of a shell's variables are not looked into."""
+    words: list[str] = []
+    for place in command_lines(tree):
+        words += edit_words(read_text(tree, place.path), place.key, place.format)
+    return tuple(dict.fromkeys(words))
 
 
 def crypt_lines(text: str) -> tuple[tuple[str, str], ...]:

@@ -24,6 +24,15 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
     reason: str
     handled_by: tuple[str, ...]
+    evidence: tuple[tuple[str, str], ...] = ()  # section, text
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a rehearsal found and that would stop a restore."""
+
+    code: str  # of agent.errors
+    exit_code: int
+    message: str  # with the next act
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +51,8 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     format: int
-    result: str  # restored-and-verified, restored-with-warnings, failed
+    result: str  # restored-and-verified, restored-with-warnings, failed; of a rehearsal: would-restore,
+    # would-restore-with-warnings, would-stop
     error: str
     error_code: str
     exit_code: int
@@ -73,3 +83,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     mismatches: int
     peak_memory_bytes: int
     warnings: tuple[str, ...]
+    edits: tuple[str, ...] = ()  # what the operator decided otherwise, one line each
+    stops: tuple[Stop, ...] = ()  # of a rehearsal: everything that would stop, in the order in which it would
+    site_recipes: tuple[str, ...] = ()  # which recipes were not the shipped ones, a line each
+    grow: str = ""  # who got the space of a larger disk: a policy, or a volume

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.model.choices import NONE, Choices
 from agent.model.drivers import KernelIndex
 from agent.model.image import Component, Manifest
+from agent.model.nic_map import NO_WISHES, NicWishes
 from agent.model.plan import PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Disk, Profile
 from agent.model.tree import Tree
@@ -27,7 +29,17 @@ class Situation:
     partitions: tuple[PlannedPartition, ...] = ()
     filesystems: Mapping[int, PlannedFilesystem] = field(default_factory=dict)  # by partition number
     stack: tuple[StackStep, ...] = ()  # that stands between partitions and file systems
+    nic_wishes: NicWishes = NO_WISHES
+    also: tuple[Disk, ...] = ()  # further disks that will be written
+    receives: Mapping[str, Disk] = field(default_factory=dict)  # disk of the image → disk it goes to, if not ``disk``
+    unmet: Mapping[str, str] = field(default_factory=dict)  # component id → why its dependencies cannot be met
     live: KernelIndex | None = None  # of the kernel that runs on the target now: knows devices the image may not
+    choices: Choices = NONE  # the operator's
+
+    @property
+    def cards(self) -> NicWishes:
+        """What was said about network cards, by options and by an operator's file."""
+        return self.nic_wishes.with_more(self.choices.nics)
 
     @property
     def new_name(self) -> str:

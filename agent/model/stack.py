@@ -204,3 +204,24 @@ def why_not(stack: Stack, place: str) -> str:
                     "only; expected a key slot for a passphrase or a key file beside it"
                 )
     return ""
+
+
+def unsound(stack: Stack, most_bytes: int) -> str:
+    """What in a stack, read from a file, no disk could have; "" when it can be worked with."""
+    sizes = [size for luks in stack.luks for size in (luks.offset_bytes, luks.size_bytes)]
+    sizes += [size for array in stack.arrays for size in (array.offset_bytes, array.size_bytes, array.chunk_bytes)]
+    sizes += [
+        size for group in stack.groups for each in group.physical for size in (each.size_bytes, each.offset_bytes)
+    ]
+    sizes += [each.size_bytes for group in stack.groups for each in group.logical]
+    if not all(0 <= size < most_bytes for size in sizes):
+        return "a size that no device has"
+    if not all(0 < group.extent_bytes < most_bytes and group.extents >= 0 for group in stack.groups):
+        return "a volume group whose extents have no size"
+    places = [place for place, _, _ in storeys(stack)]
+    names = [group.name for group in stack.groups]
+    if len(set(places)) != len(places) or len(set(names)) != len(names):
+        return "two devices of one name"
+    if any(place in all_below(stack, under) for place in places for under in below(stack, place)):
+        return "a device that stands on itself"
+    return ""

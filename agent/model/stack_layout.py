@@ -12,10 +12,12 @@ mdadm.conf and the boot loader name what is there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import MIB, minimum_bytes
+from agent.model.grow import Grow, shares
+from agent.model.grow import names_of as names_to_grow
 from agent.model.image import Manifest, Volume
 from agent.model.partition_types import LINUX
 from agent.model.placing import Placed
@@ -31,7 +33,7 @@ from agent.model.plan import (
     PlannedPhysicalVolume,
     StackStep,
 )
-from agent.model.profile import Array, Disk, FileSystem, Luks, Partition, PhysicalVolume, VolumeGroup
+from agent.model.profile import Array, Disk, FileSystem, LogicalVolume, Luks, Partition, PhysicalVolume, VolumeGroup
 from agent.model.stack import (
     all_below,
     array_names,
@@ -57,9 +59,20 @@ PLAIN, KEEP = "plain", "keep"
 
 
 @dataclass(frozen=True, slots=True)
+class StackWish:
+    """What is asked of the layout of a stack."""
+
+    headroom_bytes: int
+    arrays: str = PLAIN
+    grow: Grow = field(default_factory=Grow)
+    boot_free_bytes: int = 0  # as in agent.model.layout.fit
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     minimum_bytes: int
     full_bytes: int  # as it was
+    more_bytes: int = 0  # than it was, for a /boot that must have more room
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +118,16 @@ def boot_volume(manifest: Manifest) -> Volume | None:
 class StackLayout:
     """Made for one image and one way of treating arrays; `with_bases`, then `build` with where they were placed."""
 
-    def __init__(self, manifest: Manifest, main: Disk | None, headroom_bytes: int, arrays: str = PLAIN) -> None:
+    def __init__(self, manifest: Manifest, main: Disk | None, wish: StackWish) -> None:
         self.stack = manifest.stack
         self.manifest = manifest
         self.main = main
-        self.headroom_bytes = headroom_bytes
-        self.keeps = arrays == KEEP
-        self.volumes = {volume.device: volume for volume in manifest.volumes if volume.device}
+        self.wish = wish
+        self.keeps = wish.arrays == KEEP
+        self.volumes: dict[str, tuple[Volume, ...]] = {}  # several at one place where they are subvolumes of one btrfs
+        for volume in manifest.volumes:
+            if volume.device:
+                self.volumes[volume.device] = (*self.volumes.get(volume.device, ()), volume)
         self.sizes = {place: size for place, _, size in storeys(self.stack)}
         self.kept = self._kept_bases()
         self._steps: list[StackStep] = []
@@ -187,10 +203,19 @@ class StackLayout:
             return replace(want, minimum_bytes=0) if base in on_main else want
         need = self.need(base)
         full = need.full_bytes if moved or not want.source_bytes else want.source_bytes
+        most = full + need.more_bytes
         return replace(
-            want, source_bytes=full, minimum_bytes=min(need.minimum_bytes, full), stack=base, may_go=False,
-            type=self._type(want.type, base), purpose=self.title(base),
+            want, source_bytes=full, minimum_bytes=min(need.minimum_bytes, most), stack=base, may_go=False,
+            type=self._type(want.type, base), purpose=self.title(base), above=self._names_above(base),
+            wanted_bytes=most if need.more_bytes else 0,
         )  # fmt: skip
+
+    def _names_above(self, base: str) -> tuple[str, ...]:
+        """Ids and mount points of the volumes that lie on a partition, through whatever is between."""
+        found = [each for device, volumes in self.volumes.items() if base in bases(self.stack, device)
+                 for each in volumes]  # fmt: skip
+        names = (name for each in found for name in (each.id, each.filesystem.mountpoint))
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def _type(self, kind: str, base: str) -> str:
         """A partition that is no longer a member of an array says what it holds instead."""
@@ -214,15 +239,16 @@ class StackLayout:
         luks, array, found = luks_on(self.stack, place), array_on(self.stack, place), group_on(self.stack, place)
         if luks is not None:
             inner = self.need(luks_place(luks))
-            return Need(inner.minimum_bytes + luks.offset_bytes, inner.full_bytes + luks.offset_bytes)
+            return _more(inner, luks.offset_bytes)
         if array is not None:
             inner = self.need(array_place(array))
-            more = array.offset_bytes + ARRAY_SLACK_BYTES if self._is_made(array) else 0
-            return Need(inner.minimum_bytes + more, inner.full_bytes + more)
+            return _more(inner, array.offset_bytes + ARRAY_SLACK_BYTES if self._is_made(array) else 0)
         if found is not None:
             return self._need_of_physical(*found)
         leaf = self._leaf(place)
-        return Need(leaf.minimum_bytes, leaf.source_bytes) if leaf else Need(0, self.sizes.get(place, 0))
+        if leaf is None:
+            return Need(0, self.sizes.get(place, 0))
+        return Need(leaf.minimum_bytes, leaf.source_bytes, leaf.full_bytes - leaf.source_bytes)
 
     def _need_of_physical(self, group: VolumeGroup, physical: PhysicalVolume) -> Need:
         """Its share of what the logical volumes need, by its size among those that are made."""
@@ -230,19 +256,21 @@ class StackLayout:
         whole = sum(each.size_bytes for each in kept) or 1
         needs = self._extents_needed(group)
         least = -(-sum(small for small, _ in needs) * physical.size_bytes // whole) + (len(kept) > 1)
+        minimum = physical.offset_bytes + least * group.extent_bytes
+        extents = sum(full for _, full in needs)
         if len(kept) == len(group.physical):
-            full = physical.size_bytes
-        else:
-            full = -(-sum(full for _, full in needs) * physical.size_bytes // whole) * group.extent_bytes
-            full += physical.offset_bytes + group.extent_bytes
-        return Need(physical.offset_bytes + least * group.extent_bytes, full)
+            # What was free in the group serves first where a volume needs more than it had.
+            more = max(0, extents - max(group.extents, sum(_extents(each, group) for each in group.logical)))
+            return Need(minimum, physical.size_bytes, -(-more * physical.size_bytes // whole) * group.extent_bytes)
+        full = -(-extents * physical.size_bytes // whole) * group.extent_bytes
+        return Need(minimum, full + physical.offset_bytes + group.extent_bytes)
 
     def _extents_needed(self, group: VolumeGroup) -> list[tuple[int, int]]:
         """(at least, as it was) of every logical volume. What was not captured may shrink to one extent."""
         found = []
         for volume in group.logical:
             need = self.need(volume_place(group, volume))
-            full = -(-volume.size_bytes // group.extent_bytes)
+            full = -(-(volume.size_bytes + need.more_bytes) // group.extent_bytes)
             small = max(1, min(full, -(-need.minimum_bytes // group.extent_bytes)))
             found.append((small, full))
         return found
@@ -253,9 +281,9 @@ class StackLayout:
 
     def _leaf(self, place: str) -> Wanted | None:
         """What is made or written at a place that nothing else stands on."""
-        volume = self.volumes.get(place)
-        if volume is not None:
-            return of_stacked(volume, self.sizes[place], self.headroom_bytes)
+        volumes = self.volumes.get(place)
+        if volumes is not None:
+            return of_stacked(volumes, self.sizes[place], self.wish.headroom_bytes, self.wish.boot_free_bytes)
         held = held_at(self.stack, place)
         if held is not None and held.kind == "swap":
             return self._swap(place, held)
@@ -341,27 +369,39 @@ class StackLayout:
             more = available - sum(extents)
         else:
             more = max(0, available - max(group.extents, sum(extents)))  # what was free in the group stays free
-        growing = self._growing(group)
-        if growing is not None:
-            extents[growing] += more
-        for volume, before, now in zip(group.logical, needs, extents, strict=True):
-            if before[1] != now:
+        for index, added in self._shares(group, more).items():
+            extents[index] += added
+        for volume, now in zip(group.logical, extents, strict=True):
+            before = _extents(volume, group)
+            if before != now:
                 self._notes.append(
-                    f"{group.name}/{volume.name} {'grows' if now > before[1] else 'shrinks'} from "
-                    f"{size_text(before[1] * group.extent_bytes)} to {size_text(now * group.extent_bytes)}"
+                    f"{group.name}/{volume.name} {'grows' if now > before else 'shrinks'} from "
+                    f"{size_text(before * group.extent_bytes)} to {size_text(now * group.extent_bytes)}"
                 )
         return tuple(
             PlannedLogicalVolume(place=self._take_number(), name=volume.name, uuid=volume.uuid, extents=count)
             for volume, count in zip(group.logical, extents, strict=True)
         )
 
-    def _growing(self, group: VolumeGroup) -> int | None:
-        """The largest volume that holds files, the last of several equals."""
-        able = [index for index, each in enumerate(group.logical) if self._holds_files(volume_place(group, each))]
-        return max(able, key=lambda index: (group.logical[index].size_bytes, index), default=None)
+    def _shares(self, group: VolumeGroup, more: int) -> dict[int, int]:
+        """Extents that are added to volumes, by their index: what the policy of growing says of those with files."""
+        able = [want for index, each in enumerate(group.logical) for want in self._growable(group, each, index)]
+        # One volume of the image grows, and it may lie elsewhere: what is over here goes to the largest, as ever.
+        elsewhere = self.wish.grow.name and not any(self.wish.grow.name in names_to_grow(want) for want in able)
+        added = shares(able, more * group.extent_bytes, Grow() if elsewhere else self.wish.grow)
+        extents = {index: size // group.extent_bytes for index, size in added.items()}
+        if extents:
+            extents[next(iter(extents))] += more - sum(extents.values())
+        return extents
 
-    def _holds_files(self, place: str) -> bool:
-        return any(place in all_below(self.stack, device) for device in self.volumes)
+    def _growable(self, group: VolumeGroup, volume: LogicalVolume, index: int) -> Iterator[Wanted]:
+        """A logical volume as one of those that may grow, if it holds files, itself or what stands on it."""
+        place = volume_place(group, volume)
+        for device in self.volumes:
+            leaf = self._leaf(device)
+            if leaf is not None and place in all_below(self.stack, device):
+                yield replace(leaf, number=index, source_bytes=volume.size_bytes, start_bytes=index, wanted_bytes=0)
+                return
 
     def _note_what_goes(self) -> None:
         for group in self.stack.groups:
@@ -377,6 +417,16 @@ class StackLayout:
                     f"{luks.name or luks.uuid} was opened by {', '.join(luks.tokens)} too: "
                     "enrol it again on this machine; until then the passphrase opens it"
                 )
+
+
+def _more(inner: Need, size_bytes: int) -> Need:
+    """The need of a storey that takes so much for itself."""
+    return Need(inner.minimum_bytes + size_bytes, inner.full_bytes + size_bytes, inner.more_bytes)
+
+
+def _extents(volume: LogicalVolume, group: VolumeGroup) -> int:
+    """As it was."""
+    return -(-volume.size_bytes // group.extent_bytes)
 
 
 def planned_luks(luks: Luks) -> PlannedLuks:

@@ -8,6 +8,7 @@ disks ─► not: boot medium, mounted, in use, read-only, too small            
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from agent.errors import DiskSelectionError, UsageError
 from agent.model.plan import DiskIdentity
@@ -37,6 +38,14 @@ GUARDED = {
     "mpath_member": "multipath",
 }
 NAMED_SURELY = ("serial", "wwn", "path")  # name the device itself; kernel names move from boot to boot
+
+
+def as_from_the_medium(disks: Iterable[Disk]) -> tuple[Disk, ...]:
+    """The disks of a machine that runs from them, as they would be when it is started from the live medium.
+
+    A rehearsal is for machines that run; what its profile calls in use is free when the machine is restored.
+    """
+    return tuple(replace(disk, in_use=(), boot_medium=False) for disk in disks)
 
 
 def select_disk(selector: str, disks: Iterable[Disk], minimum_bytes: int = 0, *, for_reading: bool = False) -> Disk:

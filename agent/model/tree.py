@@ -6,11 +6,15 @@ Paths are absolute inside the tree, ``/etc/fstab``; symbolic links are resolved 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
+# What a machine may put into files of the restored system: nothing that a shell, a udev rule or a table would read
+# as more than a word; \040 and its like are how fstab writes a space.
+SAFE = re.compile(r"(?:[A-Za-z0-9 ._:/=,@+~-]|\\0[0-7]{2})*")
 MAX_LINKS = 40  # as Linux: MAXSYMLINKS
 
 
@@ -39,6 +43,11 @@ def read_text(tree: Tree, path: str) -> str:
         return tree.read_bytes(path).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return ""
+
+
+def plain_names(tree: Tree, path: str) -> tuple[str, ...]:
+    """Names in a directory that may be filled into a recipe; files of other names are nobody's configuration."""
+    return tuple(name for name in tree.list_dir(path) if SAFE.fullmatch(name))
 
 
 @dataclass(frozen=True, slots=True)

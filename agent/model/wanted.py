@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError
 from agent.model.filesystem_size import EXT, MIB, WRITABLE, minimum_bytes
-from agent.model.image import BLOCKS, Manifest, Volume
+from agent.model.image import BLOCKS, Manifest, Subvolume, Volume
 from agent.model.partition_types import (
     BASIC_DATA,
     BIOS_BOOT,
@@ -19,7 +19,10 @@ from agent.model.partition_types import (
     is_bios_boot,
     is_esp,
 )
+from agent.model.plan import PlannedSubvolume
 from agent.model.profile import Disk, FileSystem, Firmware, Partition, TableKind
+from agent.model.stack import disks_of
+from agent.model.subvolumes import TOP, compression_option, union
 
 ESP_BYTES = 512 * MIB
 # FAT32 needs 65,525 clusters of at least a sector: 260 MiB with sectors of 4096 bytes.
@@ -45,10 +48,23 @@ class Wanted:
     filesystem: FileSystem | None = None  # that is made anew
     blocks: FileSystem | None = None  # that comes as it was, block by block
     volume: str = ""
+    beside: tuple[str, ...] = ()  # further volumes in the same file system, which is a btrfs
+    subvolumes: tuple[PlannedSubvolume, ...] = ()
     entries: int = 0
     logical: bool = False
     stack: str = ""  # LVM, md RAID or LUKS on it: the place, as in agent.model.stack
+    above: tuple[str, ...] = ()  # ids and mount points of the volumes that stand on it then
     may_go: bool = False  # dropped, with a note, when there is no room
+    wanted_bytes: int = 0  # more than it had on the source, for what the adaptation puts there
+
+    @property
+    def full_bytes(self) -> int:
+        """Its size where there is room."""
+        return self.wanted_bytes or self.source_bytes
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        return (self.volume, *self.beside) if self.volume else ()
 
     @property
     def name(self) -> str:
@@ -63,31 +79,60 @@ def derived(manifest: Manifest, what: str) -> uuid.UUID:
 
 def main_disk(manifest: Manifest) -> Disk | None:
     """The source disk whose table is taken over: the one that boots, else the one of the root volume."""
-    root = next((volume.disk for volume in manifest.trees if volume.filesystem.mountpoint in ("/", "")), "")
-    with_volumes = {volume.disk for volume in manifest.volumes}
+    root = next((volume for volume in manifest.trees if volume.filesystem.mountpoint in ("/", "")), None)
+    under_root = disks_under(manifest, root) if root else frozenset()
+    with_volumes = holding_disks(manifest)
     ranked = sorted(
-        manifest.disks, key=lambda disk: (disk.role != "boot", disk.name != root, disk.name not in with_volumes)
+        manifest.disks,
+        key=lambda disk: (disk.role != "boot", disk.name not in under_root, disk.name not in with_volumes),
     )
     return ranked[0] if ranked else None
 
 
+def holding_disks(manifest: Manifest) -> frozenset[str]:
+    """The image's disks that its volumes lie on, directly or at the bottom of their stack."""
+    return frozenset[str]().union(*(disks_under(manifest, volume) for volume in manifest.volumes))
+
+
+def disks_under(manifest: Manifest, volume: Volume) -> frozenset[str]:
+    """The disks of one volume; none of a bare directory's."""
+    return disks_of(manifest.stack, volume.device) if volume.device else frozenset({volume.disk} - {""})
+
+
 def wanted_partitions(manifest: Manifest, main: Disk | None, headroom_bytes: int) -> list[Wanted]:
     """Partitions of the main disk in the order of their places, then volumes of other disks."""
-    volumes = {(volume.disk, volume.partition): volume for volume in manifest.volumes}
+    volumes = volumes_by_place(manifest.volumes)
     wanted: list[Wanted] = []
     if main is not None:
         parts = [part for part in main.partitions if part.type.lower() not in EXTENDED_TYPES]
         for part in sorted(parts, key=lambda part: part.start_bytes):
-            want = _of_partition(part, volumes.get((main.name, part.number)), headroom_bytes)
+            want = _of_partition(part, volumes.get((main.name, part.number), ()), headroom_bytes)
             wanted.append(replace(want, logical=main.table is TableKind.MBR and part.number > MBR_NUMBERS))
     taken = {(main.name, part.number) for part in main.partitions} if main else set()
     last = max((want.start_bytes for want in wanted), default=0)
-    for volume in manifest.volumes:
-        if (volume.disk, volume.partition) not in taken:
-            made = _of_volume(volume, _partition_of(volume, manifest), headroom_bytes)
+    for place, found in volumes.items():
+        if place not in taken:
+            made = _of_volumes(found, _partition_of(found[0], manifest), headroom_bytes)
             last += 1  # after everything else, in the order of the manifest
             wanted.append(replace(made, number=free_number(wanted, "gpt"), start_bytes=last))
     return wanted
+
+
+def volumes_by_place(volumes: Iterable[Volume]) -> dict[tuple[str, int], tuple[Volume, ...]]:
+    """The volumes on each partition: several where they are subvolumes of one btrfs, the outermost first.
+
+    Volumes of no disk (trees of directories) have a place of their own each.
+    """
+    found: dict[tuple[str, int], tuple[Volume, ...]] = {}
+    for number, volume in enumerate(volumes):
+        place = (volume.disk, volume.partition) if volume.disk else ("", -number)
+        found[place] = (*found.get(place, ()), volume)
+    return {place: tuple(sorted(each, key=_depth)) for place, each in found.items()}
+
+
+def _depth(volume: Volume) -> tuple[int, str]:
+    mountpoint = volume.filesystem.mountpoint.rstrip("/")
+    return mountpoint.count("/"), mountpoint
 
 
 def _partition_of(volume: Volume, manifest: Manifest) -> Partition | None:
@@ -95,9 +140,9 @@ def _partition_of(volume: Volume, manifest: Manifest) -> Partition | None:
     return next((part for part in disk.partitions if part.number == volume.partition), None) if disk else None
 
 
-def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -> Wanted:
-    if volume is not None:
-        return _of_volume(volume, part, headroom_bytes)
+def _of_partition(part: Partition, volumes: tuple[Volume, ...], headroom_bytes: int) -> Wanted:
+    if volumes:
+        return _of_volumes(volumes, part, headroom_bytes)
     swap = part.holds if part.holds is not None and part.holds.kind == "swap" else None
     boot = is_bios_boot(part.type)
     return Wanted(
@@ -116,13 +161,36 @@ def _of_partition(part: Partition, volume: Volume | None, headroom_bytes: int) -
     )
 
 
+def _of_volumes(volumes: tuple[Volume, ...], part: Partition | None, headroom_bytes: int) -> Wanted:
+    """The partition of a volume, or of all subvolumes of one btrfs."""
+    together = replace(
+        volumes[0],
+        entries=sum(volume.entries for volume in volumes),
+        content_bytes=sum(volume.content_bytes for volume in volumes),
+    )
+    want = _of_volume(together, part, headroom_bytes)
+    return replace(want, beside=tuple(volume.id for volume in volumes[1:]), subvolumes=_planned_subvolumes(volumes))
+
+
+def _planned_subvolumes(volumes: tuple[Volume, ...]) -> tuple[PlannedSubvolume, ...]:
+    own = {volume.subvolume: volume.filesystem for volume in volumes if volume.subvolume}
+    made = [each for each in union(volume.subvolumes for volume in volumes) if each.path != TOP]
+    paths = [*([Subvolume(TOP)] if TOP in own else []), *made]
+    return tuple(
+        PlannedSubvolume(
+            path=each.path,
+            mountpoint=(own[each.path].mountpoint or "/") if each.path in own else "",
+            default=each.default,
+            options=compression_option(own[each.path].options) if each.path in own else "",
+        )
+        for each in paths
+    )
+
+
 def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> Wanted:
     if volume.kind == BLOCKS:
         return _of_blocks(volume, part)
-    fs = volume.filesystem
-    if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
-        fs = FileSystem("ext4", mountpoint=fs.mountpoint)
-    fs = replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=held_bytes(volume))
+    fs = as_made(volume)
     smallest = minimum_bytes(fs, volume.entries, headroom_bytes if fs.mountpoint == "/" else 0)
     size = part.size_bytes if part else fs.size_bytes or smallest
     return Wanted(
@@ -142,10 +210,34 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
     )
 
 
-def of_stacked(volume: Volume, size_bytes: int, headroom_bytes: int) -> Wanted:
-    """What a volume on a stack needs of the device of ``size_bytes`` that it lies on."""
-    want = _of_volume(volume, None, headroom_bytes)
-    return replace(want, source_bytes=size_bytes, minimum_bytes=min(want.minimum_bytes, size_bytes))
+def of_stacked(volumes: tuple[Volume, ...], size_bytes: int, headroom_bytes: int, boot_free_bytes: int) -> Wanted:
+    """What a volume on a stack, or all subvolumes of one btrfs there, needs of the device of ``size_bytes`` that it
+    lies on."""
+    want = _of_volumes(tuple(sorted(volumes, key=_depth)), None, headroom_bytes)
+    want = replace(want, source_bytes=size_bytes, minimum_bytes=min(want.minimum_bytes, size_bytes))
+    return with_boot_room([want], boot_free_bytes)[0]
+
+
+def as_made(volume: Volume) -> FileSystem:
+    """The file system that is made for a tree, with what it will hold."""
+    fs = volume.filesystem
+    if fs.kind not in WRITABLE:  # the tree of a directory that lies on an overlay or in memory
+        fs = FileSystem("ext4", mountpoint=fs.mountpoint)
+    return replace(fs, mountpoint=fs.mountpoint or "/", used_bytes=held_bytes(volume))
+
+
+def with_boot_room(wanted: list[Wanted], free_bytes: int) -> list[Wanted]:
+    """A /boot of its own large enough to have so much free, whatever it was."""
+    found = []
+    for want in wanted:
+        fs = want.filesystem
+        if fs is None or fs.mountpoint != "/boot" or not free_bytes:
+            found.append(want)
+            continue
+        least = minimum_bytes(fs, want.entries, free_bytes)
+        least = -(-least // MIB) * MIB
+        found.append(replace(want, minimum_bytes=least, wanted_bytes=max(least, want.source_bytes)))
+    return found
 
 
 def _of_blocks(volume: Volume, part: Partition | None) -> Wanted:

@@ -55,6 +55,8 @@ def blocks_of(disk: Disk, trees: Sequence[SourceVolume], choice: Choice, around:
         if number in taken or kind == "swap" or (part and trees and is_bios_boot(part.type)):
             continue
         reason = "left out by the call" if name in choice.without else _why_not(kind, name, around)
+        if kind == "btrfs" and held and any(held.uuid == tree.filesystem.uuid for tree in trees):
+            reason = "a further device of a btrfs that is captured by its files"
         if part and trees and is_esp(part.type) and kind == "vfat":
             reason = "an EFI system partition that the system does not mount: it is made anew"
         if reason:

@@ -31,10 +31,12 @@ from agent.probe.config import read_config_files, read_hostname, read_identity
 from agent.probe.disks import Surroundings, survey, with_filesystems
 from agent.probe.hardware import read_devices, read_platform
 from agent.probe.kernel_files import text_of
+from agent.probe.leases import read_leases
 from agent.probe.live_tree import LiveTree
 from agent.probe.mounts import FstabEntry, disks_below, fstab_entries
 from agent.probe.network import read_links, read_nics
 from agent.probe.network_config import read_configs
+from agent.probe.rpm_packages import read_rpm_packages
 from agent.probe.software import DPKG_STATUS, package_format, read_os, read_packages, read_units
 from agent.probe.stack import read_stack
 from agent.probe.udev import UdevDatabase
@@ -107,7 +109,7 @@ def probe_root(tree: Tree, machine: str, cmdline: str = "") -> Profile:
             Section("identity", Status.COMPLETE),
         ),
         platform=Platform(architecture=_architecture(packages)),
-        network=Network(configs=configs),
+        network=Network(configs=configs, leases=read_leases(tree)),
         os=os_facts,
         packages=packages,
         units=units,
@@ -192,10 +194,11 @@ def _software_section(tree: Tree) -> Section:
     kind = package_format(tree)
     if kind == "deb":
         return Section("software", Status.COMPLETE)
-    reason = "the database of rpm was not read" if kind == "rpm" else f"no {DPKG_STATUS}"
-    return Section("software", Status.UNAVAILABLE, reason)
+    reason = read_rpm_packages(tree)[1] if kind == "rpm" else f"no {DPKG_STATUS}"
+    return Section("software", Status.UNAVAILABLE, reason) if reason else Section("software", Status.COMPLETE)
 
 
 def _architecture(packages: Iterable[Package]) -> str:
-    found = next((package.architecture for package in packages if package.name in ("dpkg", "libc6", "bash")), "amd64")
+    everywhere = ("dpkg", "libc6", "bash", "glibc")
+    found = next((package.architecture for package in packages if package.name in everywhere), "amd64")
     return ARCHITECTURES.get(found, found)

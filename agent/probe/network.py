@@ -108,7 +108,8 @@ def named_by_system(nics: tuple[Nic, ...], configs: tuple[NetworkConfig, ...], c
         known = udev.properties(Path("/sys/class/net") / nic.name)
         name = system_name(nic, known, configured, by_mac, "net.ifnames=0" in cmdline.split())
         static = [one for config in configs if config.interfaces == (name,) for one in config.addresses]
-        found.append(replace(nic, name=name, addresses=tuple(Address(one) for one in static)))
+        static += [one.cidr for config in configs for one in config.assigned if one.interface == name]
+        found.append(replace(nic, name=name, addresses=tuple(Address(one) for one in dict.fromkeys(static))))
     return tuple(found)
 
 

@@ -11,9 +11,9 @@ from agent.model.package_version import version_key
 from agent.model.profile import Kernel, OperatingSystem, Package, Unit
 from agent.model.references import command_line_words
 from agent.model.tree import Tree, read_text
+from agent.probe.rpm_packages import database, read_rpm_packages
 
 DPKG_STATUS = "/var/lib/dpkg/status"
-RPM_DATABASES = ("/var/lib/rpm/rpmdb.sqlite", "/var/lib/rpm/Packages", "/usr/lib/sysimage/rpm/rpmdb.sqlite")
 MODULE_FOLDERS = ("/lib/modules", "/usr/lib/modules")
 INITRDS = ("/boot/initrd.img-{}", "/boot/initramfs-{}.img", "/boot/initrd-{}", "/usr/lib/modules/{}/initrd")
 LOADER_PACKAGE = re.compile(r"grub(?!-common$|2-common$|-theme|by).*|grub-common|grub2-common|shim.*|systemd-boot.*")
@@ -25,6 +25,8 @@ INITRD_TOOLS = (
 GRUB_FILES = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
 ESP_MOUNTPOINTS = ("/boot/efi", "/efi", "/boot")
 
+# Fedora's rescue kernel is a copy that boots anywhere; nobody chooses it by default, and it is never rebuilt.
+RESCUE = re.compile(r"0-rescue|rescue-[0-9a-f]{32}")
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 UNIT_KINDS = (".service", ".socket", ".timer", ".path", ".mount", ".swap")
 
@@ -61,7 +63,7 @@ def os_release(tree: Tree) -> dict[str, str]:
 def package_format(tree: Tree) -> str:
     if tree.is_file(DPKG_STATUS):
         return "deb"
-    return "rpm" if any(tree.is_file(path) for path in RPM_DATABASES) else "other"
+    return "rpm" if database(tree) else "other"
 
 
 def loader(tree: Tree, packages: tuple[str, ...]) -> str:
@@ -94,7 +96,7 @@ def read_kernels(tree: Tree, packages: tuple[Package, ...]) -> tuple[Kernel, ...
         for release in tree.list_dir(folder):
             images = (f"/boot/vmlinuz-{release}", f"{folder}/{release}/vmlinuz", f"/boot/vmlinux-{release}")
             image = next((path for path in images if tree.is_file(path)), "")
-            if image and release not in found:
+            if image and release not in found and not RESCUE.search(release):
                 found[release] = Kernel(
                     release=release,
                     flavour=flavour_of(release),
@@ -116,7 +118,10 @@ def flavour_of(release: str) -> str:
 
 
 def kernel_package(release: str, installed: set[str]) -> str:
-    names = (f"linux-image-{release}", f"linux-image-unsigned-{release}", f"linux-image-{release}-unsigned")
+    """Debian names the release in the package; of rpm's kernels several of one name are installed side by side."""
+    names = [f"linux-image-{release}", f"linux-image-unsigned-{release}", f"linux-image-{release}-unsigned"]
+    flavour = flavour_of(release)  # SUSE's: 6.4.0-150600.23.7-default
+    names += ["kernel-core", "kernel", f"kernel-{flavour}", f"kernel-{flavour}-base"]
     return next((name for name in names if name in installed), "")
 
 
@@ -137,7 +142,9 @@ def chosen_by_loader(tree: Tree, kernels: list[Kernel]) -> str:
 
 
 def read_packages(tree: Tree) -> tuple[Package, ...]:
-    """Installed packages of dpkg's own file, by name; no program is asked."""
+    """Installed packages by name, from dpkg's own file or rpm's database; none where neither is or can be read."""
+    if package_format(tree) == "rpm":
+        return read_rpm_packages(tree)[0]
     found = (_package(stanza) for stanza in read_text(tree, DPKG_STATUS).split("\n\n"))
     return tuple(sorted((p for p in found if p), key=lambda package: (package.name, package.architecture)))
 

@@ -1,22 +1,22 @@
 """What can be captured: the running system, the system on a disk that does not run, the tree below a directory.
 
 What cannot be read as files there is captured by its blocks, unmounted (`agent.probe.blocks`).
-Also the reverse: the volumes of a restored disk, mounted to be read. Everything that is mounted here is mounted
-read-only, and only when reading it does not need a journal to be played back: nothing on the disk changes.
+Everything that is mounted here is mounted read-only, and only when reading it does not need a journal to be played
+back: nothing on the disk changes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from agent.errors import DamagedError, ReadBackError, RefusedError, UsageError
+from agent.errors import DamagedError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.model.excludes import site_excludes
-from agent.model.image import AT_REST, Excluded, Manifest, Volume
+from agent.model.image import AT_REST, LIVE, Excluded
 from agent.model.profile import (
     NO_STACK,
     SECTIONS,
@@ -30,6 +30,7 @@ from agent.model.profile import (
     Status,
 )
 from agent.model.stack import disks_of, held_at, on_disks, with_holds
+from agent.model.subvolumes import TOP, is_own_root, subvolume_option
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, boot_code, refuse_unknown
 from agent.probe.disks import Surroundings, mount_of, partition_name, read_disk
@@ -40,7 +41,8 @@ from agent.probe.mounts import FstabEntry, Mount, disks_below, fstab_entries
 from agent.probe.network import named_by_system
 from agent.probe.stack import OpenStack, read_stack
 from agent.probe.stack_open import KeyOf, Places, no_keys, opened_places
-from agent.probe.stack_source import crypttab_names, left_out_of, refuse_unmade
+from agent.probe.stack_source import crypttab_names, left_out_of_stack, refuse_unmade
+from agent.probe.subvolumes import Lies, Mounted, System, is_subvolume, seen_on, shown_subvolume, volumes_in
 from agent.process import run
 
 KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"})
@@ -58,46 +60,73 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     profile = probe_machine(name)
     around = Surroundings.of()
     opened = read_stack(profile.disks, around)
-    volumes: list[SourceVolume] = []
-    for mount in sorted(captured_mounts(profile.disks, around, opened), key=lambda mount: mount.mountpoint):
-        if choice.names(mount.device):
-            refuse_without_root(mount)
+    tree = LiveTree(Path("/"))
+    entries = fstab_entries(read_text(tree, "/etc/fstab"))
+    systems: list[System] = []
+    for mounts in captured_mounts(profile.disks, around, opened, entries):
+        if choice.names(mounts[0].device):
+            refuse_without_root(mounts)
             continue
-        device = opened.stacked_place_of(mount.device)
-        disk, partition, held = place_of(profile, mount.device, device)
-        if not held.uuid:
-            raise RefusedError(
-                f"the file system of {mount.mountpoint} on {mount.device} cannot be read: {profile_reason(profile)}",
-                "capture as root, on a machine that may read its own disks",
-            )
-        filesystem = replace(held, kind=mount.kind, mountpoint=mount.mountpoint)
-        volumes.append(
-            SourceVolume(
-                volume_id(mount.mountpoint, {v.id for v in volumes}), mounted_use(filesystem, Path(mount.mountpoint)),
-                Path(mount.mountpoint), disk, partition, device=device,
-            )
-        )  # fmt: skip
+        systems.append(live_volumes(mounts, profile, opened.stacked_place_of(mounts[0].device), entries))
+    volumes = named_volumes(systems)
     names = disk_names(volumes, profile.stack)
     disks = [disk for disk in profile.disks if disk.name in names]
     refuse_unknown(choice, disks)
     found = [blocks_of(disk, volumes, choice, around) for disk in disks]
     source = source_of(profile, [*volumes, *(volume for each in found for volume in each.volumes)])
     refuse_unmade(source)
-    left_out = (*(each for one in found for each in one.left_out), *left_out_of(source))
-    return replace(source, left_out=left_out, excludes=site_excludes(LiveTree(Path("/"))))
+    left_out = (*left_out_of(systems), *(each for one in found for each in one.left_out), *left_out_of_stack(source))
+    return replace(source, left_out=left_out, excludes=(*excludes_of(systems), *site_excludes(tree)))
 
 
-def refuse_without_root(mount: Mount) -> None:
-    if mount.mountpoint == "/":
-        raise UsageError(f"{mount.device} holds the root of this system, and cannot be left out or taken by its blocks")
+def live_volumes(mounts: Sequence[Mount], profile: Profile, stacked: str, entries: tuple[FstabEntry, ...]) -> System:
+    """The volumes of one file system that is in use. ``stacked``: its place in the stack, "" on a partition."""
+    first = mounts[0]
+    lies, held = place_of(profile, first.device, stacked)
+    if not held.uuid:
+        raise RefusedError(
+            f"the file system of {first.mountpoint} on {first.device} cannot be read: {profile_reason(profile)}",
+            "capture as root, on a machine that may read its own disks",
+        )
+    held = replace(held, kind=first.kind, mountpoint=first.mountpoint)
+    if held.kind == "btrfs":
+        mounted = [Mounted(mount.root, mount.mountpoint, Path(mount.mountpoint)) for mount in mounts]
+        return volumes_in(mounted, lies, held, entries, LIVE)
+    return System((lies.volume(held, Path(first.mountpoint), LIVE),))
+
+
+def named_volumes(systems: Sequence[System]) -> list[SourceVolume]:
+    """All volumes, outermost first, each with a name that is unique in the image."""
+    found = sorted((volume for one in systems for volume in one.volumes), key=lambda v: v.filesystem.mountpoint)
+    named: list[SourceVolume] = []
+    for volume in found:
+        named.append(replace(volume, id=volume_id(volume.filesystem.mountpoint, {each.id for each in named})))
+    return named
+
+
+def left_out_of(systems: Sequence[System]) -> tuple[Excluded, ...]:
+    return tuple(each for one in systems for each in one.left_out)
+
+
+def excludes_of(systems: Sequence[System]) -> tuple[Excluded, ...]:
+    return tuple(each for one in systems for each in one.excludes)
+
+
+def refuse_without_root(mounts: Sequence[Mount]) -> None:
+    if any(mount.mountpoint == "/" for mount in mounts):
+        device = mounts[0].device
+        raise UsageError(f"{device} holds the root of this system, and cannot be left out or taken by its blocks")
 
 
 def profile_reason(profile: Profile) -> str:
     return next((section.reason for section in profile.sections if section.name == "storage"), "") or "it has no UUID"
 
 
-def captured_mounts(disks: tuple[Disk, ...], around: Surroundings, opened: OpenStack) -> Iterator[Mount]:
-    """One mount of every file system that belongs to the system; what is plugged in for a while does not."""
+def captured_mounts(
+    disks: tuple[Disk, ...], around: Surroundings, opened: OpenStack, entries: tuple[FstabEntry, ...] = ()
+) -> Iterator[tuple[Mount, ...]]:
+    """One mount of every file system that belongs to the system, of a btrfs one of every subvolume; what is plugged in
+    for a while does not belong to it."""
     known = {disk.name: disk for disk in disks}
     root = next((mount for mount in around.mounts if mount.mountpoint == "/"), None)
     if root is None or root.kind not in KINDS:
@@ -107,13 +136,33 @@ def captured_mounts(disks: tuple[Disk, ...], around: Surroundings, opened: OpenS
         )
     for mount in around.mounts:
         below = disks_below(around.root, mount.device) & known.keys()
-        if mount.kind not in KINDS or not below or mount != mount_of(mount.device, around):
+        mounts = mounts_of(mount, around, entries)
+        if mount.kind not in KINDS or not below or not mounts or mount != mounts[0]:
             continue
         attached = [known[name] for name in below]
-        if mount is not root and any(disk.removable or disk.transport == "usb" for disk in attached):
+        if root not in mounts and any(disk.removable or disk.transport == "usb" for disk in attached):
             continue
         refuse_stacks(mount, below, around.root, opened)
-        yield mount
+        yield mounts
+
+
+def mounts_of(mount: Mount, around: Surroundings, entries: tuple[FstabEntry, ...]) -> tuple[Mount, ...]:
+    """The mounts that show all of a file system that belongs to the system, the shortest path first.
+
+    Of a btrfs one for each subvolume. Where subvolumes are mounted, a mount of the top that fstab does not know is
+    there for its administrator.
+    """
+    if mount.kind != "btrfs":
+        whole = mount_of(mount.device, around)
+        return (whole,) if whole else ()
+    found: dict[str, Mount] = {}
+    for each in sorted(around.mounts, key=lambda each: (len(each.mountpoint), each.mountpoint)):
+        if each.device == mount.device and each.kind == "btrfs" and is_subvolume(Path(each.mountpoint)):
+            found.setdefault(each.root, each)
+    lasting = {"/", *(entry.mountpoint for entry in entries)}
+    if len(found) > 1 and TOP in found and found[TOP].mountpoint not in lasting:
+        del found[TOP]
+    return tuple(found.values())
 
 
 def refuse_stacks(mount: Mount, disks: frozenset[str], root: Path, opened: OpenStack) -> None:
@@ -127,22 +176,22 @@ def refuse_stacks(mount: Mount, disks: frozenset[str], root: Path, opened: OpenS
             "read (lvm2, mdadm and cryptsetup tell of them)",
             hint,
         )
-    if mount.root != "/":
+    if mount.root != "/" and mount.kind != "btrfs":
         raise RefusedError(
             f"{mount.mountpoint} is ‘{mount.root}’ of {mount.device}, expected a whole file system", hint
         )
 
 
-def place_of(profile: Profile, device: str, stacked: str) -> tuple[str, int, FileSystem]:
-    """Disk, partition number (0: the whole disk) and what lies there; no disk for a place in the stack."""
+def place_of(profile: Profile, device: str, stacked: str) -> tuple[Lies, FileSystem]:
+    """Where the file system on ``device`` lies, and what it is. ``stacked``: its place in the stack, if it has one."""
     if stacked:
-        return "", 0, held_at(profile.stack, stacked) or FileSystem("")
+        return Lies(device, device=stacked), held_at(profile.stack, stacked) or FileSystem("")
     for disk in profile.disks:
         if disk.name == device:
-            return disk.name, 0, disk.holds or FileSystem("")
+            return Lies(device, disk.name, 0), disk.holds or FileSystem("")
         for partition in disk.partitions:
             if partition_name(Path("/"), disk.name, partition.number) == device:
-                return disk.name, partition.number, partition.holds or FileSystem("")
+                return Lies(device, disk.name, partition.number), partition.holds or FileSystem("")
     raise RefusedError(f"{device} is mounted, but no partition table names it", "write the table, or run partprobe")
 
 
@@ -157,6 +206,7 @@ def source_of(profile: Profile, volumes: list[SourceVolume]) -> CaptureSource:
 
 def disk_names(volumes: Iterable[SourceVolume], stack: Stack) -> frozenset[str]:
     """The disks that volumes lie on, directly or at the bottom of their stack."""
+    volumes = tuple(volumes)
     direct = {volume.disk for volume in volumes if volume.disk}
     return frozenset(direct.union(*(disks_of(stack, volume.device) for volume in volumes if volume.device)))
 
@@ -184,6 +234,14 @@ def directory_source(root: Path, name: str) -> CaptureSource:
 
 
 @dataclass(frozen=True, slots=True)
+class RootPlace:
+    """Where a system's root lies: place (`Places`), and subvolume of a btrfs with some."""
+
+    number: int
+    subvolume: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MountedSystem:
     """The system of a disk, mounted to be read."""
 
@@ -191,29 +249,50 @@ class MountedSystem:
     disk: Disk  # as its own system would describe it
     volumes: list[SourceVolume]
     left_out: tuple[Excluded, ...]
+    excludes: tuple[Excluded, ...]  # patterns of what stays behind in the trees
     stack: Stack = NO_STACK
 
 
 @contextmanager
-def mounted_system(places: Places, root: int, mount_root: Path, choice: Choice = NO_CHOICE) -> Iterator[MountedSystem]:
-    """The system on place ``root``, mounted read-only below ``mount_root`` as its fstab says, and what lies beside
-    it on the disk; unmounted at the end."""
+def mounted_system(
+    places: Places, root: RootPlace, mount_root: Path, choice: Choice = NO_CHOICE
+) -> Iterator[MountedSystem]:
+    """The system whose root is at ``root``, mounted read-only below ``mount_root`` as its fstab says, and what lies
+    beside it on the disk; unmounted at the end."""
     with ExitStack() as stack:
-        mount_read_only(places, root, mount_root, stack)
+        mount_read_only(places, root.number, mount_root, stack, root.subvolume)
         tree = LiveTree(mount_root)
         entries = fstab_entries(read_text(tree, "/etc/fstab"))
         places = replace(places, stack=crypttab_names(places.stack, places.disk, tree))
-        volumes = [volume_of(places, root, "/", mount_root, set())]
+        mounted = {root.number: [Mounted(root.subvolume or TOP, "/", mount_root)]}
         for entry, number in fstab_places(entries, places):
-            if entry.mountpoint == "/" or number == root or choice.names(places.node_name(number)):
+            subvolume = subvolume_option(entry.options) if places.held(number).kind == "btrfs" else ""
+            known = {each.subvolume for each in mounted.get(number, ())}
+            if entry.mountpoint == "/" or choice.names(places.node_name(number)) or (subvolume or TOP) in known:
                 continue
+            if known and not subvolume:
+                continue  # the same file system once more
             where = inside(tree, entry.mountpoint)
-            mount_read_only(places, number, where, stack)
-            volumes.append(volume_of(places, number, entry.mountpoint, where, {volume.id for volume in volumes}))
+            mount_read_only(places, number, where, stack, subvolume)
+            shown = subvolume or shown_subvolume(where)
+            mounted.setdefault(number, []).append(Mounted(shown, entry.mountpoint, where))
+        systems = [volumes_at(places, number, each, entries) for number, each in mounted.items()]
+        volumes = named_volumes(systems)
         blocks = blocks_of(places.disk, volumes, choice)
-        described = described_disk(places, volumes, entries)
-        stacked = described_stack(places, volumes, entries)
-        yield MountedSystem(tree, described, [*volumes, *blocks.volumes], blocks.left_out, stacked)
+        yield MountedSystem(
+            tree, described_disk(places, volumes, entries), [*volumes, *blocks.volumes],
+            (*left_out_of(systems), *blocks.left_out), excludes_of(systems), described_stack(places, volumes, entries),
+        )  # fmt: skip
+
+
+def volumes_at(places: Places, number: int, mounted: list[Mounted], entries: tuple[FstabEntry, ...]) -> System:
+    """The volumes of one file system of a disk that does not run."""
+    held = replace(places.held(number), mountpoint=mounted[0].mountpoint)
+    word, kernel = places.word(number), places.node_name(number)
+    lies = Lies(kernel, device=word) if word else Lies(kernel, places.disk.name, number)
+    if held.kind == "btrfs":
+        return volumes_in(mounted, lies, held, entries, AT_REST)
+    return System((lies.volume(held, mounted[0].path, AT_REST),))
 
 
 @contextmanager
@@ -239,8 +318,8 @@ def offline_source(
             hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics), stack=system.stack)
             source = source_of(merged(hardware, software), system.volumes)
             refuse_unmade(source)
-            left_out = (*system.left_out, *left_out_of(source))
-            yield replace(source, left_out=left_out, excludes=site_excludes(system.tree))
+            left_out = (*system.left_out, *left_out_of_stack(source))
+            yield replace(source, left_out=left_out, excludes=(*system.excludes, *site_excludes(system.tree)))
 
 
 def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
@@ -265,34 +344,56 @@ def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
     return replace(source, left_out=blocks.left_out, boot_code=boot_code(disk))
 
 
-def find_root(places: Places, mount_root: Path, choice: Choice = NO_CHOICE) -> int | None:
-    """Number of the place with the system: the only one that has both an os-release and an fstab. None: none.
+def find_root(places: Places, mount_root: Path, choice: Choice = NO_CHOICE) -> RootPlace | None:
+    """Where the system is: the only file system, or subvolume, that has both an os-release and an fstab. None: nowhere.
 
     What the caller decided on is not looked into.
     """
-    found: list[int] = []
+    found: list[RootPlace] = []
     for number, held in places.contents():
         if held.kind not in KINDS - {"vfat"} or choice.names(places.node_name(number)):
             continue
         with ExitStack() as stack:
-            mount_read_only(places, number, mount_root, stack)
-            tree = LiveTree(mount_root)
-            # os-release may point into a /usr of its own
-            system = tree.read_link("/etc/os-release") or tree.is_file("/etc/os-release")
-            if system and tree.is_file("/etc/fstab"):
-                found.append(number)
+            mount_read_only(places, number, mount_root, stack, TOP if held.kind == "btrfs" else "")
+            if held.kind == "btrfs":
+                found += [RootPlace(number, path) for path in root_subvolumes(mount_root)]
+            elif holds_system(LiveTree(mount_root)):
+                found.append(RootPlace(number))
     if len(found) > 1:
+        named = ", ".join(f"{places.node_name(each.number)}{each.subvolume and ' ' + each.subvolume}" for each in found)
         raise RefusedError(
             f"{len(found)} file systems on {places.disk.name} hold a system (/etc/os-release and /etc/fstab), "
-            "expected 1",
+            f"expected 1: {named}",
             "capture another disk, or mount the system and use ‘regraft capture --root DIR’",
         )
     return found[0] if found else None
 
 
-def mount_read_only(places: Places, number: int, where: Path, stack: ExitStack) -> None:
-    """Mount a place so that nothing is written to it; RefusedError when its journal would have to be."""
-    held = dict(places.contents())[number]
+def holds_system(tree: LiveTree) -> bool:
+    # os-release may point into a /usr of its own
+    system = tree.read_link("/etc/os-release") or tree.is_file("/etc/os-release")
+    return bool(system) and tree.is_file("/etc/fstab")
+
+
+def root_subvolumes(top: Path) -> list[str]:
+    """The subvolumes of the btrfs whose top is mounted at ``top`` that hold a system; copies of one do not count."""
+    found = []
+    for seen in seen_on(top):
+        tree = LiveTree(top / seen.path.lstrip("/"))
+        if holds_system(tree):
+            entries = fstab_entries(read_text(tree, "/etc/fstab"))
+            options = next((entry.options for entry in entries if entry.mountpoint == "/"), "")
+            if is_own_root(seen, options):
+                found.append(seen.path)
+    return found
+
+
+def mount_read_only(places: Places, number: int, where: Path, stack: ExitStack, subvolume: str = "") -> None:
+    """Mount a place so that nothing is written to it; RefusedError when its journal would have to be.
+
+    ``subvolume`` of a btrfs: "" leaves it to the file system.
+    """
+    held = places.held(number)
     node = Path("/dev") / places.node_name(number)
     problem = unclean(node, held.kind)
     if problem:
@@ -301,6 +402,7 @@ def mount_read_only(places: Places, number: int, where: Path, stack: ExitStack) 
             "start that system once and shut it down, or let fsck repair it, then capture again",
         )
     options = ["ro", "nosuid", "nodev", "noexec", *([NO_REPLAY[held.kind]] if held.kind in NO_REPLAY else [])]
+    options += [f"subvol={subvolume}"] if subvolume else []
     where.mkdir(parents=True, exist_ok=True)
     run(["mount", "-t", held.kind, "-o", ",".join(options), node, where])
     stack.callback(run, ["umount", where])
@@ -346,27 +448,19 @@ def inside(tree: LiveTree, mountpoint: str) -> Path:
     return where
 
 
-def volume_of(places: Places, number: int, mountpoint: str, where: Path, taken: set[str]) -> SourceVolume:
-    held = replace(dict(places.contents())[number], mountpoint=mountpoint)
-    word = places.word(number)
-    disk, partition = ("", 0) if word else (places.disk.name, number)
-    id_ = volume_id(mountpoint, taken)
-    return SourceVolume(id_, mounted_use(held, where), where, disk, partition, read=AT_REST, device=word)
-
-
 def described_stack(places: Places, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Stack:
     """The stack as its own system would describe it."""
-    options = {places.word(number): entry.options for entry, number in fstab_places(entries, places)}
-    known = {volume.device: volume.filesystem for volume in volumes if volume.device}
+    options = {places.word(number): entry.options for entry, number in reversed(fstab_places(entries, places))}
+    known = {volume.device: volume.filesystem for volume in reversed(volumes) if volume.device}
     return with_holds(places.stack, {w: replace(fs, options=options.get(w, "")) for w, fs in known.items()})
 
 
 def described_disk(places: Places, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:
     """The disk as its own system would describe it."""
     disk = places.disk
-    options = {number: entry.options for entry, number in fstab_places(entries, places)}
+    options = {number: entry.options for entry, number in reversed(fstab_places(entries, places))}
     swaps = {place_named(entry.device, places): entry.options for entry in entries if entry.kind == "swap"}
-    known = {volume.partition: volume.filesystem for volume in volumes if volume.disk}
+    known = {v.partition: v.filesystem for v in reversed(volumes) if v.disk}  # of several the outermost
 
     def described(number: int, held: FileSystem | None) -> FileSystem | None:
         if held is None:
@@ -378,44 +472,3 @@ def described_disk(places: Places, volumes: list[SourceVolume], entries: tuple[F
     partitions = tuple(replace(part, holds=described(part.number, part.holds)) for part in disk.partitions)
     found = replace(disk, partitions=partitions, holds=described(0, disk.holds), in_use=(), boot_medium=False)
     return with_boot_role([found], [disk.name])[0]
-
-
-# --- a restored disk ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def mounted_volumes(
-    disk: Disk, manifest: Manifest, mount_root: Path, machine: tuple[Disk, ...] = (), key_of: KeyOf = no_keys
-) -> Iterator[Path]:
-    """The volumes of an image, as they lie on a disk, mounted read-only below one root; unmounted at the end."""
-    with ExitStack() as stack:
-        places = stack.enter_context(opened_places(disk, machine, key_of))
-        found = {held.uuid: number for number, held in places.contents() if held.uuid}
-        for volume in sorted(manifest.trees, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
-            number = found.get(volume.filesystem.uuid)
-            if number is None:
-                raise ReadBackError(
-                    f"disk {disk.name} has no file system {volume.filesystem.uuid} (volume {volume.id} of "
-                    f"{manifest.ref}), found {', '.join(sorted(found)) or 'none'}",
-                    "name the disk that the image was restored to, or restore again",
-                )
-            mountpoint = volume.filesystem.mountpoint
-            where = mount_root if mountpoint == "/" else inside(LiveTree(mount_root), mountpoint)
-            mount_read_only(places, number, where, stack)
-        yield mount_root
-
-
-def node_of_volume(disk: Disk, manifest: Manifest, volume: Volume) -> Path:
-    """The partition that a blocks volume was restored to: of the same PARTUUID, else of the same number."""
-    sources = {source.name: source for source in manifest.disks}
-    source = sources.get(volume.disk)
-    part = next((part for part in source.partitions if part.number == volume.partition), None) if source else None
-    same = [each for each in disk.partitions if part and part.part_uuid and each.part_uuid == part.part_uuid]
-    same = same or [each for each in disk.partitions if each.number == max(volume.partition, 1)]
-    name = partition_name(Path("/"), disk.name, same[0].number) if same else ""
-    if not name:
-        raise ReadBackError(
-            f"disk {disk.name} has no partition {volume.partition} (volume {volume.id} of {manifest.ref})",
-            "name the disk that the image was restored to, or restore again",
-        )
-    return Path("/dev") / name

@@ -63,6 +63,9 @@ class Places:
         plain = [(number, held) for number, held in found if held is not None]
         return [*plain, *((each.number, each.held) for each in self.stacked)]
 
+    def held(self, number: int) -> FileSystem:
+        return dict(self.contents())[number]
+
     def node_name(self, number: int) -> str:
         """Kernel name of a place."""
         stacked = self.at(number)

@@ -56,7 +56,7 @@ def refuse_unmade(source: CaptureSource) -> None:
             )
 
 
-def left_out_of(source: CaptureSource) -> Iterator[Excluded]:
+def left_out_of_stack(source: CaptureSource) -> Iterator[Excluded]:
     """What lies in the stack and was not captured: it is made anew, empty."""
     taken = {volume.device for volume in source.volumes}
     for place, held, _ in storeys(source.stack):

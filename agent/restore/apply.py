@@ -25,6 +25,7 @@ from agent.model.recipe_match import bind
 from agent.model.report import RecipeResult
 from agent.model.situation import RESTORE, Situation
 from agent.restore import initramfs, patch
+from agent.restore.dependencies import resolve
 from agent.restore.preflight import fetch_file
 from agent.restore.prepare import prepare
 from agent.restore.sandbox import Sandbox
@@ -67,7 +68,11 @@ def for_the_image(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, recipe:
             f"recipe {recipe.id} does not apply to {loaded.manifest.ref}: its [when] does not hold",
             "name the machine it is for by --target, if it adapts to hardware",
         )
-    return _application(loaded, bound, components)
+    found = resolve((bound,), situation)
+    if found.unmet:
+        listed = "; ".join(f"{name}: {why}" for name, why in found.unmet.items())
+        raise RefusedError(f"recipe {recipe.id} cannot install {listed}", "add what is missing to the depot")
+    return _application(loaded, found.recipes[0], components)
 
 
 def for_a_target(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, path: Path, machine: Machine) -> Application:
@@ -105,7 +110,7 @@ def applied(
     def change(root: Path) -> None:
         sandbox = Sandbox(root)
         payloads = {
-            component.id: [fetch_file(depot, *file, work) for file in component.files]
+            f"{component.id}={component.version}": [fetch_file(depot, *file, work) for file in component.files]
             for component in application.components
         }
         for step in application.steps:

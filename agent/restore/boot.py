@@ -84,7 +84,8 @@ def install_uefi(root: Path, step: InstallBootloader, disk: DiskHandle) -> tuple
     place = esp_place(root, disk, step.esp_partition)
     # GRUB sees a btrfs from its top, not from the subvolume that is mounted.
     top = top_inside_filesystem(root / "boot").rstrip("/")
-    text = esp.stub(step.boot_filesystem_uuid, f"{top}{step.boot_directory}")
+    folder = configuration_path(InsideRoot(root)).split("/")[2]
+    text = esp.stub(step.boot_filesystem_uuid, f"{top}{step.boot_directory}", folder)
     written = esp.install(place, esp.find_loaders(root), step.distributor, text)
     return tuple(f"/{place.relative_to(root)}/{path}" for path in written)
 
@@ -136,6 +137,7 @@ def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader,
 
     On BIOS it is told of this disk; on UEFI of none, so that an upgrade weeks from now does not end half-configured.
     """
+    tell_suse(inside, step, disk)
     if not inside.exists("/var/lib/dpkg/info/grub-pc.postinst") or not inside.exists("/usr/bin/debconf-set-selections"):
         return
     bios = step.firmware != Firmware.UEFI
@@ -148,6 +150,16 @@ def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader,
         file = Path(folder) / "answers"
         file.write_text(answers)
         sandbox.run(["debconf-set-selections", "/run/regraft/answers"], files=[file])
+
+
+def tell_suse(inside: InsideRoot, step: InstallBootloader, disk: DiskHandle) -> None:
+    """perl-Bootloader writes to the devices of this file whenever grub2 is upgraded; its other words stay."""
+    path = "/etc/default/grub_installdevice"
+    text = inside.read(path)
+    if text is None or step.firmware == Firmware.UEFI:
+        return  # for UEFI it asks the file system of the loader, not this file
+    words = [line for line in text.decode("utf-8", "replace").splitlines() if not line.startswith(("/", "(hd"))]
+    inside.write(path, "\n".join([step.known_as or stable_name(disk), *words, ""]).encode())
 
 
 def stable_name(disk: DiskHandle) -> str:

@@ -63,7 +63,8 @@ def edited_source(loaded: LoadedImage, root: Path, places: dict[str, Path], grow
     volumes = tuple(
         SourceVolume(
             volume.id, edited_filesystem(volume.filesystem, grown[volume.id], volume.id), places[volume.id],
-            volume.disk, volume.partition, read=AT_REST, device=volume.device,
+            volume.disk, volume.partition, read=AT_REST, subvolume=volume.subvolume, subvolumes=volume.subvolumes,
+            device=volume.device,
         )
         for volume in manifest.volumes
     )  # fmt: skip

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import PatchError
 from agent.restore.inside import InsideRoot
 
+# Where openSUSE keeps the signed loaders; the RHEL family has them on the EFI system partition only, in its own folder.
+_SUSE = ("/usr/share/efi/x86_64", "/usr/lib64/efi")
+_FOLDERS = ("redhat", "rocky", "almalinux", "centos", "fedora", "opensuse", "sles", "ol")
 # Where Debian and Ubuntu keep the signed loaders; names without .signed are links or copies of other distributions.
 _SHIM = ("/usr/lib/shim/shimx64.efi.signed", "/usr/lib/shim/shimx64.efi.signed.latest", "/usr/lib/shim/shimx64.efi")
 _MANAGER = ("/usr/lib/shim/mmx64.efi.signed", "/usr/lib/shim/mmx64.efi")
@@ -53,13 +56,34 @@ def find_loaders(root: Path, medium: Path = Path("/")) -> Loaders:
     """Those of the image if it has them, else those of the medium that runs now."""
     for place, origin in ((root, "the image"), (medium, "the medium")):
         inside = InsideRoot(place)
-        shim, grub = _first(inside, _SHIM), _first(inside, _GRUB)
-        if shim and grub:
-            return Loaders(shim, grub, _first(inside, _MANAGER), origin)
+        for shims, grubs, managers in _places():
+            shim, grub = _first(inside, shims), _first(inside, grubs)
+            if shim and grub:
+                return Loaders(shim, grub, _first(inside, managers), origin)
+        if origin == "the image" and inside.list("/boot/loader/entries"):
+            raise PatchError(
+                "the image has no signed shim and GRUB, and its menu (blscfg) is not understood by the medium's GRUB",
+                "install grub2-efi-x64 and shim-x64 on the source and capture again, or add them to the depot and "
+                "install them by a recipe",
+            )
     raise PatchError(
         f"neither the image nor the medium has {_SHIM[0]} and {_GRUB[0]}",
         "add shim-signed and grub-efi-amd64-signed to the source, or use a medium that carries them",
     )
+
+
+def _places() -> Iterator[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
+    """(shims, GRUBs, MOK managers) that one maker has signed."""
+    yield _SHIM, _GRUB, _MANAGER
+    for folder in _SUSE:
+        yield (f"{folder}/shim.efi",), (f"{folder}/grub.efi",), (f"{folder}/MokManager.efi",)
+    for name in _FOLDERS:
+        own = f"/boot/efi/EFI/{name}"
+        yield (
+            (f"{own}/shimx64.efi", f"{own}/shim.efi"),
+            (f"{own}/grubx64.efi", f"{own}/grub.efi"),
+            (f"{own}/mmx64.efi",),
+        )
 
 
 def _first(inside: InsideRoot, paths: Iterable[str]) -> bytes:
@@ -75,9 +99,9 @@ def _read(inside: InsideRoot, path: str) -> bytes:
         return b""
 
 
-def stub(boot_uuid: str, boot_directory: str) -> str:
-    """grub.cfg of the ESP. Raises PatchError for words that GRUB's shell could read otherwise."""
-    path = f"{boot_directory.rstrip('/')}/grub"
+def stub(boot_uuid: str, boot_directory: str, folder: str = "grub") -> str:
+    """grub.cfg of the ESP; ``folder`` is grub or grub2. Raises PatchError for words that GRUB would read otherwise."""
+    path = f"{boot_directory.rstrip('/')}/{folder}"
     if not _UUID.fullmatch(boot_uuid) or not _PATH.fullmatch(path):
         raise PatchError(f"boot file system UUID ‘{boot_uuid}’ or path ‘{path}’ cannot stand in a grub.cfg")
     return f"search.fs_uuid {boot_uuid} root\nset prefix=($root)'{path}'\nconfigfile $prefix/grub.cfg\n"

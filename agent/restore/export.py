@@ -6,12 +6,13 @@ disk is none.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from agent.depot.catalogue import LoadedImage
 from agent.depot.signing import TrustedKeys
@@ -19,17 +20,16 @@ from agent.depot.store import Depot
 from agent.errors import DoesNotFitError, RefusedError, UsageError
 from agent.foreign.disk_image import CONVERT_TIMEOUT_S
 from agent.foreign.loop import loop_disk
+from agent.model.choices import NONE, Choices, chosen_selector
 from agent.model.difference import Difference
 from agent.model.export_target import for_a_file, like_a_target, like_the_source, with_file
 from agent.model.layout import fit
 from agent.model.plan import MakeFilesystem, Plan
-from agent.model.planner import Decisions, make_plan
 from agent.model.profile import Disk, Profile
-from agent.model.profile_xml import dump_difference, dump_profile
 from agent.model.situation import RESTORE
 from agent.probe.disks import read_disk
 from agent.process import ProcessError, run
-from agent.restore.prepare import Prepared, prepare
+from agent.restore.prepare import Decided, Prepared, prepare, prepared
 
 FILESYSTEMS = Path("/proc/filesystems")
 SUFFIXES = {
@@ -47,6 +47,7 @@ class Wish:
     size_bytes: int = 0  # 0: that of the machine's disk
     mode: str = "restore"
     site_recipes: Path | None = None
+    choices: Choices = NONE
 
 
 def format_of(to: Path, wanted: str) -> str:
@@ -74,12 +75,15 @@ def disk_for(wish: Wish, depot: Depot, trust: TrustedKeys, raw: Path) -> Iterato
     with loop_disk(raw, sector_bytes=meant.logical_sector_bytes, writable=True) as name:
         target = with_file(target, meant, read_disk(name))
         if wish.target is None:
-            prepared = as_it_was(depot, wish.loaded, target, name)
+            made = as_it_was(depot, wish.loaded, target, name)
         else:
             ref = wish.loaded.manifest.ref
-            prepared = prepare(depot, trust, ref, target, f"name={name}", wish.mode, wish.site_recipes)
-        refuse_unmountable(prepared.plan)
-        yield replace(prepared, plan=for_a_file(prepared.plan, meant))
+            made = prepare(
+                depot, trust, ref, target, f"name={name}", wish.mode, wish.site_recipes,
+                choices=msgspec.structs.replace(wish.choices, disks={}),
+            )  # fmt: skip
+        refuse_unmountable(made.plan)
+        yield replace(made, plan=msgspec.structs.replace(for_a_file(made.plan, meant), choices=wish.choices))
 
 
 def refuse_unmountable(plan: Plan) -> None:
@@ -101,25 +105,9 @@ def as_it_was(depot: Depot, loaded: LoadedImage, target: Profile, disk_name: str
     Of an imported image much is not known of that machine; compared with itself it would lack its own network card.
     """
     own = f"{target.machine}@{target.time}"
-    difference = Difference(source=own, target=own, items=())
-    xml = dump_difference(difference)
     disk = next(disk for disk in target.disks if disk.name == disk_name)
-    plan = make_plan(
-        Decisions(
-            manifest=loaded.manifest,
-            manifest_sha256=loaded.manifest_sha256,
-            source=loaded.profile,
-            target=target,
-            target_profile_sha256=hashlib.sha256(dump_profile(target)).hexdigest(),
-            difference_sha256=hashlib.sha256(xml).hexdigest(),
-            disk=disk,
-            layout=fit(loaded.manifest, loaded.profile, target.platform.firmware, disk),
-            recipes=(),
-            components=(),
-            mode=RESTORE,
-        )
-    )
-    return Prepared(plan, difference, xml, target, loaded, depot)
+    layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk)
+    return prepared(depot, loaded, target, Difference(own, own, ()), Decided(disk=disk, layout=layout))
 
 
 def _machine(wish: Wish) -> tuple[Profile, Disk]:
@@ -127,7 +115,8 @@ def _machine(wish: Wish) -> tuple[Profile, Disk]:
         if wish.mode != RESTORE:
             raise UsageError(f"mode {wish.mode} renews the identity of a target", "name the target by --target")
         return like_the_source(wish.loaded.manifest, wish.loaded.profile)
-    return like_a_target(wish.target, wish.selector)
+    names = [disk.name for disk in wish.loaded.manifest.disks]
+    return like_a_target(wish.target, chosen_selector(wish.choices, wish.selector, names))
 
 
 def _refuse_no_room(folder: Path, loaded: LoadedImage) -> None:

@@ -6,16 +6,16 @@ where the source's are known. Nothing is discarded: on many disks that takes min
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent.errors import RefusedError, TargetIOError
 from agent.model.filesystem_size import EXT
-from agent.model.plan import PlannedFilesystem
+from agent.model.plan import PlannedFilesystem, PlannedSubvolume
+from agent.model.subvolumes import TOP, subvolume_option
 from agent.process import run
+from agent.restore.subvolumes import make_subvolumes, missing_subvolumes
 
 MAKE_TIMEOUT_S = 1800.0
 # What mke2fs -O may be given. Others are states (needs_recovery, orphan_present), or need figures that a profile does
@@ -45,9 +45,7 @@ def make_filesystem(node: Path, planned: PlannedFilesystem) -> None:
     """Make ``planned`` on ``node`` and prove by reading it back that it is there."""
     forget_signatures(node)
     run(_command(node, planned), timeout_s=MAKE_TIMEOUT_S)
-    subvolume = subvolume_of(planned)
-    if subvolume:
-        _make_subvolume(node, subvolume)
+    make_subvolumes(node, planned_subvolumes(planned))
     wrong = _differences(node, planned)
     if wrong:
         raise TargetIOError(
@@ -63,15 +61,17 @@ def forget_signatures(node: Path) -> None:
 
 def matches(node: Path, planned: PlannedFilesystem) -> bool:
     """Whether the planned file system is already there, from a run that was cut."""
-    return not _differences(node, planned)
+    return not _differences(node, planned) and not missing_subvolumes(node, planned)
 
 
-def subvolume_of(planned: PlannedFilesystem) -> str:
-    """The btrfs subvolume that the volume's tree lies in: ``subvol=`` of its mount options, without slashes around."""
+def planned_subvolumes(planned: PlannedFilesystem) -> tuple[PlannedSubvolume, ...]:
+    """The subvolumes of a btrfs that are made; of an older image the one that its mount options name."""
     if planned.kind != "btrfs":
-        return ""
-    words = [word.partition("=")[2] for word in planned.options.split(",") if word.startswith("subvol=")]
-    return words[-1].strip("/") if words else ""
+        return ()
+    named = subvolume_option(planned.options)
+    if planned.subvolumes or named in ("", TOP):
+        return tuple(each for each in planned.subvolumes if each.path != TOP)
+    return (PlannedSubvolume(path=named, mountpoint=planned.mountpoint),)
 
 
 def _command(node: Path, planned: PlannedFilesystem) -> list[str]:
@@ -162,25 +162,6 @@ def _clusters(size: int, sector: int, per_cluster: int) -> int:
 
 def _option(name: str, value: str) -> list[str]:
     return [name, value] if value else []
-
-
-def _make_subvolume(node: Path, subvolume: str) -> None:
-    """Debian and others keep the root in a subvolume, ``@rootfs``, which fstab and the boot loader name."""
-    with _mounted_once(node) as top:
-        made = top
-        for name in subvolume.split("/"):
-            made = made / name
-            run(["btrfs", "subvolume", "create", made])
-
-
-@contextlib.contextmanager
-def _mounted_once(node: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
-        run(["mount", "-t", "btrfs", "-o", "nosuid,nodev,noexec", node, folder])
-        try:
-            yield Path(folder)
-        finally:
-            run(["umount", folder])
 
 
 def _differences(node: Path, planned: PlannedFilesystem) -> list[str]:

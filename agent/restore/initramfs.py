@@ -82,7 +82,7 @@ def _content(inside: InsideRoot, path: str) -> bytes:
 
 def _command(inside: InsideRoot, step: RebuildInitramfs, before: str) -> list[str]:
     if step.tool == "dracut":
-        target = before or (initrd_names(step.release)[0 if inside.exists("/etc/debian_version") else 1])
+        target = before or _usual_path(inside, step.release)
         drivers = ["--add-drivers", " ".join(step.modules)] if step.modules else []
         return ["dracut", "--force", "--no-hostonly", *drivers, target, step.release]
     if step.tool == "initramfs-tools":
@@ -91,6 +91,14 @@ def _command(inside: InsideRoot, step: RebuildInitramfs, before: str) -> list[st
         f"initramfs of kernel {step.release}: ‘{step.tool}’ is not known; expected initramfs-tools or dracut",
         "rebuild it on the source with a known tool and capture again",
     )
+
+
+def _usual_path(inside: InsideRoot, release: str) -> str:
+    """Where this system keeps the initramfs of a kernel that has none yet."""
+    debian, fedora, suse = initrd_names(release)
+    if inside.exists("/etc/debian_version"):
+        return debian
+    return suse if inside.glob("/boot/initrd-*") else fedora
 
 
 def _keep(inside: InsideRoot, path: str) -> None:

@@ -65,15 +65,15 @@ class InsideRoot:
         with self._opened(folder or "/", os.O_PATH | os.O_DIRECTORY) as descriptor:
             yield descriptor, name
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, limit_bytes: int = MAX_BYTES) -> bytes | None:
         """Content of a regular file; None when there is none."""
         try:
             with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise PatchError(f"‘{path}’ is not a regular file in the restored system")
-                if status.st_size > MAX_BYTES:
-                    raise PatchError(f"‘{path}’ has {status.st_size:,} bytes, at most {MAX_BYTES:,} are edited")
+                if status.st_size > limit_bytes:
+                    raise PatchError(f"‘{path}’ has {status.st_size:,} bytes, at most {limit_bytes:,} are edited")
                 with os.fdopen(os.dup(descriptor), "rb") as file:
                     return file.read()
         except (FileNotFoundError, NotADirectoryError):
@@ -104,6 +104,18 @@ class InsideRoot:
         """Permission bits of what is at ``path``, links followed."""
         with self._opened(path, os.O_PATH) as descriptor:
             return stat.S_IMODE(os.fstat(descriptor).st_mode)
+
+    def owner(self, path: str) -> tuple[int, int]:
+        """User and group of what is at ``path``, links followed."""
+        with self._opened(path, os.O_PATH) as descriptor:
+            status = os.fstat(descriptor)
+            return status.st_uid, status.st_gid
+
+    def set_owner(self, path: str, owner: int, group: int, mode: int) -> None:
+        """Set user, group and permission bits of a file, links followed."""
+        with self._opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+            os.fchown(descriptor, owner, group)
+            os.fchmod(descriptor, mode)
 
     def read_link(self, path: str) -> str | None:
         try:

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,8 +18,7 @@ from pathlib import Path, PurePosixPath
 from agent.errors import PatchError, TargetIOError
 from agent.model.plan import MakeFilesystem, PlannedFilesystem
 from agent.process import ProcessError, run
-from agent.restore.disk import DiskHandle, partition_node
-from agent.restore.filesystems import subvolume_of
+from agent.restore.filesystems import planned_subvolumes
 
 OPTIONS = "nodev,nosuid,noatime"
 # ext: inode tables are finished by the restored system, in the background; xfs: the source disk may be attached too.
@@ -27,18 +26,18 @@ KIND_OPTIONS = {"ext3": "noinit_itable", "ext4": "noinit_itable", "xfs": "nouuid
 _OCTAL = re.compile(r"\\([0-7]{3})")  # proc(5): spaces and the like in mountinfo
 UNMOUNT_TRIES = 20
 UNMOUNT_PAUSE_S = 0.25
+NodeOf = Callable[[str, int], Path]  # disk as steps name it, partition → device node
 
 
 @contextmanager
-def mounted_target(disk: DiskHandle, made: Sequence[MakeFilesystem], mount_root: Path) -> Iterator[Path]:
+def mounted_target(node_of: NodeOf, made: Sequence[MakeFilesystem], mount_root: Path) -> Iterator[Path]:
     """Mount every file system of the plan that has a mount point, below ``mount_root``; unmount them in any case."""
     mount_root.mkdir(mode=0o700, parents=True, exist_ok=True)
     mounted: list[Path] = []
     try:
-        for step in in_mount_order(made):
-            place = make_mountpoint(mount_root, step.filesystem.mountpoint)
-            node = partition_node(disk, step.partition)
-            run(["mount", "-t", step.filesystem.kind, "-o", mount_options(step.filesystem), node, place])
+        for each in in_mount_order(made):
+            place = make_mountpoint(mount_root, each.mountpoint)
+            run(["mount", "-t", each.kind, "-o", each.options, node_of(each.disk, each.partition), place])
             mounted.append(place)
         yield mount_root
     except BaseException:
@@ -52,16 +51,37 @@ def mounted_target(disk: DiskHandle, made: Sequence[MakeFilesystem], mount_root:
         )
 
 
-def in_mount_order(made: Sequence[MakeFilesystem]) -> list[MakeFilesystem]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A mount of a file system, or of one subvolume of it."""
+
+    disk: str
+    partition: int
+    kind: str
+    mountpoint: str
+    options: str
+
+
+def in_mount_order(made: Sequence[MakeFilesystem]) -> list[Wanted]:
     """The root first, then by depth: ``/srv`` before ``/srv/www``."""
-    named = [step for step in made if step.filesystem.mountpoint]
-    return sorted(named, key=lambda step: (len(_parts(step.filesystem.mountpoint)), step.filesystem.mountpoint))
+    named = [
+        Wanted(step.disk, step.partition, step.filesystem.kind, mountpoint, options)
+        for step in made
+        for mountpoint, options in mounts_of(step.filesystem)
+    ]
+    return sorted(named, key=lambda each: (len(_parts(each.mountpoint)), each.mountpoint))
 
 
-def mount_options(planned: PlannedFilesystem) -> str:
-    words = [OPTIONS, KIND_OPTIONS.get(planned.kind, "")]
-    subvolume = subvolume_of(planned)
-    words.append(f"subvol=/{subvolume}" if subvolume else "")
+def mounts_of(planned: PlannedFilesystem) -> list[tuple[str, str]]:
+    """(mount point, options) of every mount of a file system."""
+    common = [OPTIONS, KIND_OPTIONS.get(planned.kind, "")]
+    if planned.kind == "btrfs" and (subvolumes := planned.subvolumes or planned_subvolumes(planned)):
+        mounted = [each for each in subvolumes if each.mountpoint]
+        return [(each.mountpoint, _joined([*common, f"subvol={each.path}", each.options])) for each in mounted]
+    return [(planned.mountpoint, _joined(common))] if planned.mountpoint else []
+
+
+def _joined(words: Sequence[str]) -> str:
     return ",".join(word for word in words if word)
 
 

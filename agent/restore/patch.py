@@ -6,8 +6,10 @@ nothing, so that a restore that was cut can be started anew. Originals go to the
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import PatchError
@@ -20,8 +22,10 @@ from agent.model.recipe import (
     EnableUnit,
     Install,
     MaskUnit,
+    Move,
     MoveAside,
     RemovePackage,
+    Rename,
     Request,
     RunCommand,
     Write,
@@ -29,13 +33,43 @@ from agent.model.recipe import (
 from agent.model.recipe_match import describe
 from agent.model.recipe_test import FILE_CHECKS, check_file
 from agent.model.report import RecipeResult
+from agent.model.wording import printable
+from agent.restore import packages
 from agent.restore.changes import ChangeWatch
 from agent.restore.inside import InsideRoot
-from agent.restore.sandbox import Sandbox
+from agent.restore.journal import Journal
+from agent.restore.packages import package_state, package_versions
+from agent.restore.sandbox import DEFAULT_TIMEOUT_S, Sandbox
 
+# What an image's own files can bring about: links that go round or lead nowhere, a directory where a file should be,
+# names that are too long. Everything else (EIO, ENOSPC) is the disk's, and told as such.
+_OF_THE_IMAGE = frozenset(
+    (
+        errno.ELOOP,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EXDEV,
+        errno.EINVAL,
+    )
+)
 UNDO = Path("/var/lib/regraft/undo")  # inside the restored system
+BEST_EFFORT_S = 180.0  # a script of something that goes anyway, and may hang without its hypervisor
 _UNITS = "/etc/systemd/system"
+_UNIT_FOLDERS = (_UNITS, "/usr/lib/systemd/system", "/lib/systemd/system")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9@:_.\\-]+")
+
+
+@contextmanager
+def _as_it_is_in_the_image(act: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_IMAGE:
+            raise
+        raise PatchError(printable(f"cannot {act}: {error.strerror}", 500), "look at that path in the image") from error
 
 
 def apply_recipe(
@@ -47,14 +81,20 @@ def apply_recipe(
 ) -> RecipeResult:
     """Apply one recipe and run its checks.
 
-    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: component id → its files on this machine.
+    ``undo`` is a directory inside the restored system (UNDO); ``payloads``: ID=VERSION of a component → its files here.
     A must recipe whose operation or check fails raises PatchError; a lesser one ends as "warned".
     """
-    work = _Work(root, undo, sandbox, payloads or {})
+    work = _Work(root, undo, sandbox, payloads or {}, recipe)
     try:
-        for operation in recipe.operations:
-            work.apply(operation)
-        failed, lines = _checks(recipe, work)
+        try:
+            for operation in recipe.operations:
+                with _as_it_is_in_the_image(f"do {describe(operation)}"):
+                    work.apply(operation)
+        finally:
+            with _as_it_is_in_the_image("note what was changed"):
+                work.changed.update(work.journal.save())
+        with _as_it_is_in_the_image("check the result"):
+            failed, lines = _checks(recipe, work)
         if failed:
             raise PatchError(f"recipe {recipe.id}: check failed: {'; '.join(failed)}", "see docs/recipes.md")
     except PatchError as error:
@@ -82,13 +122,16 @@ def requested(recipes: Sequence[BoundRecipe]) -> dict[str, tuple[str, ...]]:
 class _Work:
     """One recipe at work: where, with what, and what it has changed so far."""
 
-    def __init__(self, root: Path, undo: Path, sandbox: Sandbox, payloads: Mapping[str, Sequence[Path]]) -> None:
+    def __init__(
+        self, root: Path, undo: Path, sandbox: Sandbox, payloads: Mapping[str, Sequence[Path]], recipe: BoundRecipe
+    ) -> None:
         self.inside = InsideRoot(root)
         self.undo = "/" + str(
             undo.relative_to(root) if undo.is_relative_to(root) and root != Path("/") else undo
         ).lstrip("/")
         self.sandbox = sandbox
         self.payloads = payloads
+        self.journal = Journal(self.inside, self.undo, recipe)
         self.changed: set[str] = set()
         self.warnings: list[str] = []
 
@@ -98,23 +141,40 @@ class _Work:
                 for path in self.inside.glob(pattern):
                     if keep:
                         self._keep(path)
+                    else:
+                        self.journal.note("removed-secret", path)
                     self._remove(path)
-            case EnableUnit(unit=unit, target=target):
-                self._link(f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}", _unit_file(self.inside, unit))
-            case DisableUnit(unit=unit):
-                for path in self.inside.glob(f"{_UNITS}/*"):
-                    if path.endswith((".wants", ".requires")):
-                        self._remove(f"{path}/{_unit(unit)}")
-            case MaskUnit(unit=unit):
-                path = f"{_UNITS}/{_unit(unit)}"
-                self._keep(path)
-                self._link(path, "/dev/null")
+            case Rename(path=pattern, old=old, new=new):
+                self._rename(pattern, old, new)
+            case Move(path=path, to=to):
+                self._move(path, to)
+            case EnableUnit() | DisableUnit() | MaskUnit():
+                self._set_unit(operation)
             case Install() | RemovePackage() | RunCommand():
                 self._run(operation)
-            case Request():
-                pass  # the plan's own later steps
+            case Request(what=what):
+                self.journal.request(what)  # done by the plan's own later steps
             case _:
                 self._edit(operation)
+
+    def _set_unit(self, operation: EnableUnit | DisableUnit | MaskUnit) -> None:
+        match operation:
+            case EnableUnit(unit=unit, target=target):
+                path = f"{_UNITS}/{_unit(target)}.wants/{_unit(unit)}"
+                source = _unit_file(self.inside, unit)
+                self._keep(path)
+                self._link(path, source)
+            case DisableUnit(unit=unit):
+                for path in self.inside.glob(f"{_UNITS}/*"):
+                    link = f"{path}/{_unit(unit)}"
+                    if path.endswith((".wants", ".requires")) and self.inside.lexists(link):
+                        self._keep(link)
+                        self._remove(link)
+            case MaskUnit(unit=unit):
+                path = f"{_UNITS}/{_unit(unit)}"
+                if self.inside.read_link(path) != "/dev/null":
+                    self._keep(path)
+                    self._link(path, "/dev/null")
 
     def _edit(self, operation: edits.FileEdit) -> None:
         before = self.inside.read(operation.path)
@@ -129,33 +189,59 @@ class _Work:
         self.inside.write(operation.path, after.encode("utf-8", "surrogateescape"), mode)
         self._note(operation.path, *made, *(() if before is not None else (folder,)))
 
+    def _move(self, path: str, to: str) -> None:
+        data = self.inside.read(path)
+        if data is None or self.inside.lexists(to):
+            return
+        self._keep(path)
+        self._keep(to)  # which is absent: undone, it goes
+        self.inside.write(to, data, self.inside.mode(path))
+        self._remove(path)
+        self._note(to, to.rpartition("/")[0])
+
     def _run(self, operation: Install | RemovePackage | RunCommand) -> None:
         watch = ChangeWatch(self.inside.root)
         try:
             match operation:
-                case Install(component=component, version=version):
-                    self._install(component, version)
-                case RemovePackage(package=package):
-                    if package_state(self.inside, package):
-                        self.sandbox.remove_deb([package])
+                case Install():
+                    self._install(operation)
+                case RemovePackage():
+                    self._remove_packages(operation)
                 case RunCommand(argv=argv):
-                    self.sandbox.run(argv, environment={"DEBIAN_FRONTEND": "noninteractive"})
+                    limit_s = BEST_EFFORT_S if operation.on_failure == "warn" else DEFAULT_TIMEOUT_S
+                    self.sandbox.run(argv, limit_s, environment={"DEBIAN_FRONTEND": "noninteractive"})
+                    self.journal.note("ran", " ".join(argv))
         except PatchError as error:
-            if not isinstance(operation, RemovePackage) or operation.on_failure != "warn":
+            if isinstance(operation, Install) or operation.on_failure != "warn":
                 raise
             self.warnings.append(f"{describe(operation)}: {error.message}")
         self.changed.update(watch.changed())
 
-    def _install(self, component: str, version: str) -> None:
-        files = self.payloads.get(component)
-        if not files:
-            raise PatchError(f"component {component} {version} is not on this machine", "fetch it from the depot first")
-        if package_state(self.inside, component) == version:
-            return
-        self.sandbox.install_deb(files)
+    def _install(self, operation: Install) -> None:
+        files: list[Path] = []
+        for name in (*operation.together, f"{operation.component}={operation.version}"):
+            ident, _, version = name.partition("=")
+            if version in package_versions(self.inside, ident):
+                continue
+            if not self.payloads.get(name):
+                raise PatchError(f"component {ident} {version} is not on this machine", "fetch it from the depot first")
+            files += self.payloads[name]
+        if files:
+            packages.install(self.inside, self.sandbox, files)
+            self.journal.note("installed-package", f"{operation.component} {operation.version}")
+
+    def _remove_packages(self, operation: RemovePackage) -> None:
+        installed = packages.installed(self.inside, operation.packages)
+        if installed:
+            limit_s = BEST_EFFORT_S if operation.on_failure == "warn" else DEFAULT_TIMEOUT_S
+            packages.remove(self.inside, self.sandbox, tuple(installed), limit_s)
+            for name, version in installed.items():
+                self.journal.note("removed-package", f"{name} {version}".strip())
 
     def _keep(self, path: str) -> None:
-        """Copy an original to the undo folder, once, with its mode."""
+        """Copy an original to the undo folder, once, with its mode; what was there stands in the journal."""
+        if path not in self.changed:
+            self.journal.before(path)
         kept = f"{self.undo}{path}"
         if self.inside.lexists(kept) or not self.inside.lexists(path):
             return
@@ -173,6 +259,23 @@ class _Work:
             self.inside.remove(path)
             self._note(path, path.rpartition("/")[0])
 
+    def _disable(self, unit: str) -> None:
+        for path in self.inside.glob(f"{_UNITS}/*"):
+            if path.endswith((".wants", ".requires")):
+                self._remove(f"{path}/{unit}")
+
+    def _rename(self, pattern: str, old: str, new: str) -> None:
+        for path in self.inside.glob(pattern):
+            folder, _, name = path.rpartition("/")
+            renamed = f"{folder}/{name.replace(old, new)}"
+            data = self.inside.read(path)
+            if renamed == path or data is None or "/" in new:
+                continue
+            self._keep(path)
+            self.inside.write(renamed, data, self.inside.mode(path))
+            self._remove(path)
+            self._note(renamed)
+
     def _link(self, path: str, target: str) -> None:
         if self.inside.read_link(path) == target:
             return
@@ -189,25 +292,20 @@ class _Work:
             self.changed.add(path.rpartition("/")[0])
 
 
-def package_state(inside: InsideRoot, name: str) -> str:
-    """Version of an installed package by dpkg's own database; "" when it is not (wholly) installed."""
-    status = (inside.read("/var/lib/dpkg/status") or b"").decode("utf-8", "replace")
-    for paragraph in status.split("\n\n"):
-        if f"\nPackage: {name}\n" in f"\n{paragraph}\n":
-            fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
-            return fields.get("Version", "") if fields.get("Status", "").endswith(" installed") else ""
-    return ""
-
-
 def _unit(name: str) -> str:
     if not _UNIT_NAME.fullmatch(name):
         raise PatchError(f"‘{name}’ is no name of a systemd unit")
     return name
 
 
+def _has_unit(inside: InsideRoot, unit: str) -> bool:
+    """A link to a unit that went with its package starts nothing."""
+    file = re.sub(r"@.*\.", "@.", unit)
+    return any(inside.exists(f"{folder}/{name}") for folder in _UNIT_FOLDERS for name in (unit, file))
+
+
 def _unit_file(inside: InsideRoot, unit: str) -> str:
-    folders = (_UNITS, "/usr/lib/systemd/system", "/lib/systemd/system")
-    path = next((f"{folder}/{_unit(unit)}" for folder in folders if inside.exists(f"{folder}/{unit}")), "")
+    path = next((f"{folder}/{_unit(unit)}" for folder in _UNIT_FOLDERS if inside.exists(f"{folder}/{unit}")), "")
     if not path:
         raise PatchError(f"unit {unit} is not in the restored system")
     return path
@@ -234,6 +332,7 @@ def _holds(check: Check, recipe: BoundRecipe, inside: InsideRoot) -> bool:
         case "unit-on" | "unit-off":
             wants = [path for path in inside.glob(f"{_UNITS}/*") if path.endswith((".wants", ".requires"))]
             on = any(inside.lexists(f"{path}/{check.text}") for path in wants)
+            on = on and _has_unit(inside, check.text)
             masked = inside.read_link(f"{_UNITS}/{check.text}") == "/dev/null"
             return (on and not masked) == (check.kind == "unit-on")
         case "kernel-installed":

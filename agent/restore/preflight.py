@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from agent.depot.store import Depot
-from agent.errors import DamagedError, DoesNotFitError, RefusedError
+from agent.errors import DamagedError, DoesNotFitError, NicSelectionError, RefusedError
+from agent.model.clashes import uuids_on
+from agent.model.compare_network import candidates, tied
 from agent.model.difference import Difference
+from agent.model.plan import MakeFilesystem, Plan
+from agent.model.profile import Disk
 from agent.restore.prepare import Prepared
 
 PIECE_BYTES = 8 << 20
@@ -19,6 +23,7 @@ MEMORY_FLOOR_BYTES = 400 << 20
 def check_before_writing(prepared: Prepared) -> None:
     """Raises RefusedError, DoesNotFitError or DamagedError; returns when nothing known stands in the way."""
     refuse_blockers(prepared.difference)
+    refuse_taken_uuids(prepared.plan, prepared.target.disks)
     refuse_small_memory(prepared.target.platform.memory_bytes)
     check_components(prepared)
     check_packs(prepared)
@@ -32,6 +37,41 @@ def refuse_blockers(difference: Difference) -> None:
             f"{len(blockers)} differences stand in the way of a machine that boots:\n{listed}",
             "add the missing component with ‘regraft component add’, or choose another image or disk",
         )
+
+
+def refuse_ties(difference: Difference) -> None:
+    """Nobody is there to say which of several equal cards is meant: then nothing is written.
+
+    Raises NicSelectionError that lists them.
+    """
+    unsure = tied(difference.items)
+    if unsure:
+        listed = "\n".join(
+            line
+            for item in unsure
+            for line in (f"  {item.id} interface {item.source}:", *(f"    {text}" for text in candidates(item)))
+        )
+        first = unsure[0]
+        raise NicSelectionError(
+            f"which card becomes {' and '.join(item.source for item in unsure)} cannot be told:\n{listed}",
+            f"choose one, as by --nic {first.source}={first.target} (nic of agent.toml or of the job), "
+            "or take the first by --on-nic-tie order (on_nic_tie)",
+        )
+
+
+def refuse_taken_uuids(plan: Plan, disks: Iterable[Disk]) -> None:
+    """mkfs.btrfs makes none with a UUID that another device of the machine has, and finds out when all is erased."""
+    written = {disk.name for disk in plan.disks}
+    made = [step.filesystem for step in plan.steps if isinstance(step, MakeFilesystem)]
+    wanted = {fs.uuid.lower() for fs in made if fs.kind == "btrfs" and fs.uuid}
+    for disk in disks:
+        taken = wanted.intersection(uuids_on(disk)) if disk.name not in written else ()
+        for uuid in sorted(taken):
+            raise RefusedError(
+                f"disk {disk.name} ({disk.model or 'no model name'}, serial {disk.serial or '-'}) holds the btrfs "
+                f"{uuid}, which the restored disk shall have; the kernel takes both for one file system",
+                f"take {disk.name} out of the machine, or erase it; nothing was written",
+            )
 
 
 def refuse_small_memory(memory_bytes: int) -> None:

@@ -14,24 +14,28 @@ from pathlib import Path
 
 from agent.depot.catalogue import LoadedImage, find_image
 from agent.depot.components import list_components
+from agent.depot.recipe_bundle import read_bundle
 from agent.depot.signing import TrustedKeys
 from agent.depot.store import Depot
 from agent.image.image_tree import ImageTree
-from agent.model.compare import compare
+from agent.model.boot_room import boot_volume_apart, is_short, needed_bytes
+from agent.model.choices import NONE, Choices, chosen_components, chosen_selector, wanted_recipes
 from agent.model.difference import Difference
+from agent.model.disk_layouts import all_filesystems, layouts_of
 from agent.model.drivers import KernelIndex
-from agent.model.image import ImageRef
-from agent.model.layout import fit
-from agent.model.plan import Plan
-from agent.model.planner import Decisions, make_plan
-from agent.model.profile import Profile
+from agent.model.image import Component, ImageRef
+from agent.model.layout import Layout
+from agent.model.nic_map import NO_WISHES, NicWishes
+from agent.model.plan import Plan, RebuildInitramfs
+from agent.model.planner import Decisions, adaptation_steps, make_plan
+from agent.model.profile import Disk, Profile
 from agent.model.profile_xml import dump_difference, dump_profile
-from agent.model.recipe_match import bind_all
-from agent.model.situation import Situation
-from agent.model.stack_layout import PLAIN
-from agent.model.target_disk import select_disk
+from agent.model.recipe import BoundRecipe
+from agent.model.situation import RESTORE, Situation
+from agent.model.spread import NO_WISH, Wish, chosen_disks, spread
 from agent.probe.live_tree import LiveTree
-from agent.restore.recipe_folder import read_recipes
+from agent.restore.adapt import adapt
+from agent.restore.recipe_folder import read_recipes, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,25 @@ class Prepared:
     target: Profile
     loaded: LoadedImage
     depot: Depot
+    situation: Situation | None = None  # None where an image goes out as it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What was decided for the disks of a target; by default nothing is adapted."""
+
+    disk: Disk
+    layout: Layout
+    recipes: tuple[BoundRecipe, ...] = ()
+    components: tuple[Component, ...] = ()
+    mode: str = RESTORE
+    trust_metadata: bool = False
+    choices: Choices = NONE
+    site_recipes: tuple[str, ...] = ()
+    also: tuple[tuple[Disk, Layout], ...] = ()
+    notes: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
+    grow: str = ""
 
 
 def prepare(  # noqa: PLR0913 - the inputs of a plan
@@ -55,46 +78,100 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
     mode: str,
     site_recipes: Path | None = None,
     trust_metadata: bool = False,
-    arrays: str = PLAIN,
+    nic_wishes: NicWishes = NO_WISHES,
+    choices: Choices = NONE,
+    wish: Wish = NO_WISH,
 ) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
     loaded = find_image(depot, trust, ref)
-    components = list_components(depot, trust)
-    disk = select_disk(selector, target.disks)
-    layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk, arrays=arrays)
-    tree = ImageTree(depot, loaded)
-    situation = Situation(
-        manifest=loaded.manifest,
-        source=loaded.profile,
-        target=target,
-        tree=tree,
-        disk=disk,
-        mode=mode,
-        components=components,
-        partitions=layout.partitions,
-        filesystems=layout.filesystems,
-        stack=layout.stack,
-        live=running_kernel(),
-    )
-    bound, difference = bind_all(read_recipes(site_recipes), compare(situation), situation)
-    difference_xml = dump_difference(difference)
-    plan = make_plan(
-        Decisions(
+    components = chosen_components(choices, list_components(depot, trust))
+    bundle = read_bundle(depot, trust)
+    known = read_recipes(site_recipes, bundle)
+    recipes, told_of = wanted_recipes(choices, known), told(known, site_recipes, bundle)
+    first = chosen_selector(choices, selector, [disk.name for disk in loaded.manifest.disks])
+    divided = spread(loaded.manifest, chosen_disks(first, wish, target.disks), wish)
+    tree, live = ImageTree(depot, loaded), running_kernel()
+
+    def decide(boot_free_bytes: int) -> tuple[Difference, Decided, Situation]:
+        layouts = layouts_of(divided, loaded.profile, target.platform.firmware, wish, boot_free_bytes)
+        disk, layout = layouts[0]
+        situation = Situation(
             manifest=loaded.manifest,
-            manifest_sha256=loaded.manifest_sha256,
             source=loaded.profile,
             target=target,
-            target_profile_sha256=hashlib.sha256(dump_profile(target)).hexdigest(),
-            difference_sha256=hashlib.sha256(difference_xml).hexdigest(),
+            tree=tree,
             disk=disk,
-            layout=layout,
-            recipes=bound,
-            components=components,
             mode=mode,
-            trust_metadata=trust_metadata,
+            components=components,
+            partitions=tuple(part for _, each in layouts for part in each.partitions),
+            filesystems=all_filesystems(layouts),
+            stack=layout.stack,
+            nic_wishes=nic_wishes,
+            live=live,
+            choices=choices,
+            receives=divided.receives,
+            also=tuple(each for each, _ in layouts[1:]),
         )
+        adaptation = adapt(recipes, situation)
+        decided = Decided(
+            disk=disk, layout=layout, recipes=adaptation.recipes, components=components, mode=mode,
+            trust_metadata=trust_metadata, choices=choices, site_recipes=told_of, also=layouts[1:],
+            notes=(*divided.notes, *adaptation.notes), ties=divided.ties, grow=str(wish.grow),
+        )  # fmt: skip
+        return adaptation.difference, decided, adaptation.situation
+
+    difference, decided, situation = decide(0)
+    if short := boot_lacks(decisions_of(loaded, target, difference, decided), tree):
+        difference, decided, situation = decide(short)
+    return prepared(depot, loaded, target, difference, decided, situation)
+
+
+def prepared(  # noqa: PLR0913 - the last has a default
+    depot: Depot,
+    loaded: LoadedImage,
+    target: Profile,
+    difference: Difference,
+    decided: Decided,
+    situation: Situation | None = None,
+) -> Prepared:
+    """The plan of what was decided, and the documents that its digests name."""
+    plan = make_plan(decisions_of(loaded, target, difference, decided))
+    return Prepared(plan, difference, dump_difference(difference), target, loaded, depot, situation)
+
+
+def decisions_of(loaded: LoadedImage, target: Profile, difference: Difference, decided: Decided) -> Decisions:
+    """What a plan is made of."""
+    return Decisions(
+        manifest=loaded.manifest,
+        manifest_sha256=loaded.manifest_sha256,
+        source=loaded.profile,
+        target=target,
+        target_profile_sha256=hashlib.sha256(dump_profile(target)).hexdigest(),
+        difference_sha256=hashlib.sha256(dump_difference(difference)).hexdigest(),
+        disk=decided.disk,
+        layout=decided.layout,
+        recipes=decided.recipes,
+        components=decided.components,
+        mode=decided.mode,
+        trust_metadata=decided.trust_metadata,
+        choices=decided.choices,
+        site_recipes=decided.site_recipes,
+        also=decided.also,
+        notes=decided.notes,
+        ties=decided.ties,
+        grow=decided.grow,
     )
-    return Prepared(plan, difference, difference_xml, target, loaded, depot)
+
+
+def boot_lacks(decisions: Decisions, tree: ImageTree) -> int:
+    """What a /boot of its own must have free for the adaptation; 0 where it has it, or there is none."""
+    volume = boot_volume_apart(decisions.manifest)
+    if volume is None:
+        return 0
+    rebuilt = [step for step in adaptation_steps(decisions) if isinstance(step, RebuildInitramfs)]
+    needed = needed_bytes(rebuilt, decisions.source.os, tree.size)
+    layouts = (layout for _, layout in decisions.layouts)
+    return needed if is_short(volume, layouts, needed) else 0
 
 
 def running_kernel() -> KernelIndex | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent.console.recorder import Recorder, now
 from agent.errors import RegraftError
+from agent.model.choices import choice_lines
 from agent.model.difference import Difference
 from agent.model.plan import DiskIdentity, Plan, digest
 from agent.model.profile import Profile
@@ -46,8 +47,9 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         target_product=target.platform.product_name,
         target_serial=target.platform.system_serial,
         target_uuid=target.platform.system_uuid,
-        disk=disk_line(plan.disk),
-        disk_held=plan.disk.content,
+        disk="; ".join(map(disk_line, plan.disks)),
+        disk_held="; ".join(each.content for each in plan.disks if each.content),
+        grow=plan.grow,
         untouched=plan.untouched,
         difference=item_results(difference),
         components=tuple(f"{c.id} {c.version}: {c.reason}" for c in plan.components),
@@ -62,6 +64,8 @@ def make_report(plan: Plan, difference: Difference, target: Profile, outcome: Ou
         mismatches=done.mismatches,
         peak_memory_bytes=max(done.peak_memory_bytes, own_peak_memory_bytes()),
         warnings=(*plan.warnings, *recorder.warnings),
+        edits=choice_lines(plan.choices),
+        site_recipes=plan.site_recipes,
     )
 
 
@@ -82,6 +86,7 @@ def item_results(difference: Difference) -> tuple[ItemResult, ...]:
             verdict=item.verdict,
             reason=item.reason,
             handled_by=item.handled_by,
+            evidence=item.evidence,
         )
         for item in difference.items
     )

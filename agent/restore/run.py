@@ -41,6 +41,7 @@ from agent.model.plan import (
     MakeVolumeGroup,
     Plan,
     RebuildInitramfs,
+    Relabel,
     Step,
     VerifyBlocks,
     VerifyBoot,
@@ -57,6 +58,7 @@ from agent.probe.stack_open import KeyOf, no_keys
 from agent.restore import blocks, boot, disk, filesystems, initramfs, mounts, patch, verify
 from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
+from agent.restore.relabel import relabel
 from agent.restore.sandbox import Sandbox
 from agent.restore.stack import StackMaker
 
@@ -76,6 +78,7 @@ PHASES: dict[type[Step], str] = {
     ApplyRecipe: "patch",
     RebuildInitramfs: "patch",
     InstallBootloader: "boot",
+    Relabel: "patch",
     VerifyBoot: "prove",
 }
 KEPT = "var/lib/regraft"
@@ -111,19 +114,21 @@ class Execution:
     key_of: KeyOf = no_keys  # opens what the plan encrypts
     keep: tuple[tuple[str, bytes], ...] = ()  # documents left in the restored system, below KEPT
     done: Done = field(default_factory=Done)
-    _disk: disk.DiskHandle | None = None
+    _handles: dict[str, disk.DiskHandle] = field(default_factory=dict)  # by the name in the plan, the boot disk first
     _stack: StackMaker | None = None
     _root: Path | None = None
     _sandbox: Sandbox | None = None
-    _continued: bool = False
+    _continued: frozenset[str] = frozenset()  # disks that have the planned table already
     _writes_from_ns: dict[str, int] = field(default_factory=dict)  # when the writing of a volume began
 
     def run(self) -> None:
         """Execute every step; raises at the first that fails, with what was done so far in ``done``."""
         with ExitStack() as stack:
-            self._disk = stack.enter_context(disk.open_disk(self.plan.disk))
-            self._continued = self._holds_the_plan()
-            self._stack = StackMaker(self._disk, self.key_of, stack, self._continued)
+            # Every disk is the plan's before any of them is written.
+            for identity in self.plan.disks:
+                self._handles[identity.name] = stack.enter_context(disk.open_disk(identity))
+            self._continued = frozenset(name for name, handle in self._handles.items() if self._holds_the_plan(handle))
+            self._stack = StackMaker(self._disk, self.key_of, stack, self.plan.disk.name in self._continued)
             for phase, text, steps in self._phases():
                 with self.recorder.phase(phase, text):
                     for step in steps:
@@ -131,8 +136,9 @@ class Execution:
 
     def io_error(self, error: OSError) -> TargetIOError:
         """An error of the operating system, said with the disk that was being written."""
+        named = ", ".join(f"{each.name} (serial {each.serial or '-'})" for each in self.plan.disks)
         return TargetIOError(
-            f"disk {self.plan.disk.name} (serial {self.plan.disk.serial or '-'}): {error}",
+            f"disk {named}: {error}",
             "look at the kernel log and the disk's health; it does not boot now, the same restore can be started again",
         )
 
@@ -162,46 +168,56 @@ class Execution:
             case WriteBlocks() | VerifyBlocks() | FitFilesystem():
                 self._on_a_partition(step)
             case WriteBootCode(code=code):
-                assert self._disk is not None
                 disk.write_boot_code(self._disk, code)
-            case ApplyRecipe() | RebuildInitramfs():
+            case ApplyRecipe() | RebuildInitramfs() | Relabel():
                 self._on_the_system(step, self._mounted(stack), stack)
             case InstallBootloader() | VerifyBoot():
                 self._on_the_boot_path(step, self._mounted(stack))
 
     def _mounted(self, stack: ExitStack) -> Path:
         if self._root is None:
-            assert self._disk is not None
             made = [step for step in self.plan.steps if isinstance(step, MakeFilesystem)]
-            self._root = stack.enter_context(mounts.mounted_target(self._disk, made, self.mount_root))
+            self._root = stack.enter_context(mounts.mounted_target(self._node, made, self.mount_root))
         return self._root
+
+    @property
+    def _disk(self) -> disk.DiskHandle:
+        """The disk that boots."""
+        return self._handles[self.plan.disk.name]
+
+    def _handle(self, name: str) -> disk.DiskHandle:
+        return self._handles[name or self.plan.disk.name]
+
+    def _node(self, name: str, partition: int) -> Path:
+        """Device node of a partition of a disk, as steps name it."""
+        return disk.partition_node(self._handle(name), partition)
 
     # --- one kind of step each ------------------------------------------------------------------------------------
 
     def _on_the_disk(self, step: ClearDisk | WriteTable | MakeFilesystem) -> None:
-        assert self._disk is not None
         self.done.began = True
+        name = (step.disk or self.plan.disk.name) if isinstance(step, MakeFilesystem) else step.disk.name
+        continued, handle = name in self._continued, self._handles[name]
         match step:
             case ClearDisk():
-                if self._continued:
-                    disk.clear_boot_code(self._disk)
+                if continued:
+                    disk.clear_boot_code(handle)
                 else:
-                    disk.clear_disk(self._disk)
+                    disk.clear_disk(handle)
             case WriteTable():
-                if not self._continued:
-                    disk.write_table(self._disk, step)
-                self._forget_old_blocks()
+                if not continued:
+                    disk.write_table(handle, step)
+                self._forget_old_blocks(name)
             case MakeFilesystem(partition=number, filesystem=planned):
-                node = disk.partition_node(self._disk, number)
-                if not (self._continued and self._is_volume(number) and filesystems.matches(node, planned)):
+                node = disk.partition_node(handle, number)
+                if not (continued and self._is_volume(step) and filesystems.matches(node, planned)):
                     filesystems.make_filesystem(node, planned)
 
-    def _forget_old_blocks(self) -> None:
+    def _forget_old_blocks(self, name: str) -> None:
         """What lies where blocks come is neither recognised nor started from until they are there."""
-        assert self._disk is not None
         for step in self.plan.steps:
-            if isinstance(step, WriteBlocks):
-                filesystems.forget_signatures(disk.partition_node(self._disk, step.partition))
+            if isinstance(step, WriteBlocks) and (step.disk or self.plan.disk.name) == name:
+                filesystems.forget_signatures(self._node(step.disk, step.partition))
 
     def _on_a_volume(self, step: WriteTree | VerifyTree, root: Path) -> None:
         below = root / step.mountpoint.lstrip("/")
@@ -225,8 +241,7 @@ class Execution:
         self.done.peak_memory_bytes = peak_memory_bytes()
 
     def _on_a_partition(self, step: WriteBlocks | VerifyBlocks | FitFilesystem) -> None:
-        assert self._disk is not None
-        node = disk.partition_node(self._disk, step.partition)
+        node = self._node(step.disk, step.partition)
         match step:
             case WriteBlocks():
                 self._written(write_blocks(self.depot, self.loaded, step.volume, node, self.recorder))
@@ -262,7 +277,7 @@ class Execution:
             text += f"; {read.bytes_trusted:,} bytes trusted: their files' metadata is right and they were not written"
         self.recorder.message(text, "verify")
 
-    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs, root: Path, stack: ExitStack) -> None:
+    def _on_the_system(self, step: ApplyRecipe | RebuildInitramfs | Relabel, root: Path, stack: ExitStack) -> None:
         sandbox = self._the_sandbox(root)
         match step:
             case ApplyRecipe(recipe=recipe):
@@ -273,9 +288,13 @@ class Execution:
                     self.recorder.warning(f"recipe {recipe.id}: {'; '.join(result.checks)}")
             case RebuildInitramfs():
                 self.done.changed.update(initramfs.rebuild(root, sandbox, step))
+            case Relabel():
+                changed, warning = relabel(root, sandbox, self.done.changed)
+                self.done.changed.update(changed)
+                if warning:
+                    self.recorder.warning(warning, "patch")
 
     def _on_the_boot_path(self, step: InstallBootloader | VerifyBoot, root: Path) -> None:
-        assert self._disk is not None
         match step:
             case InstallBootloader():
                 self._keep_documents(root)
@@ -284,7 +303,7 @@ class Execution:
                 for warning in installed.warnings:
                     self.recorder.warning(warning, "boot")
             case VerifyBoot():
-                self.done.checks.extend(verify.verify_boot(root, step, self._disk))
+                self.done.checks.extend(verify.verify_boot(root, step, self._disk, self._nodes()))
                 red = [check for check in self.done.checks if not check.ok]
                 if red:
                     raise PatchError(
@@ -303,21 +322,31 @@ class Execution:
 
     def _the_sandbox(self, root: Path) -> Sandbox:
         if self._sandbox is None:
-            assert self._disk is not None
-            self._sandbox = Sandbox(root, self._disk.nodes(), self._disk.links)
+            self._sandbox = Sandbox(root, self._nodes(), links=self._links())
         return self._sandbox
+
+    def _nodes(self) -> tuple[Path, ...]:
+        """The device nodes of every disk and partition that was written."""
+        return tuple(node for handle in self._handles.values() for node in handle.nodes())
+
+    def _links(self) -> tuple[tuple[str, str], ...]:
+        """The names below /dev that udev gives to the nodes of a stack, and what they lead to."""
+        links = (link for handle in self._handles.values() for link in handle.links.items())
+        return tuple((name, f"{'../' * name.count('/')}{node}") for name, node in links)
 
     def _payloads(self, recipe: BoundRecipe, stack: ExitStack) -> dict[str, list[Path]]:
         """The files of the components that a recipe installs, fetched and checked.
 
         They lie on the target disk for the time of the run: packages may be larger than the machine's memory.
         """
-        wanted = {operation.component for operation in recipe.operations if isinstance(operation, Install)}
+        wanted = {name for operation in recipe.operations if isinstance(operation, Install)
+                  for name in (*operation.together, f"{operation.component}={operation.version}")}  # fmt: skip
         fetched: dict[str, list[Path]] = {}
         for component in self.plan.components:
-            if component.id in wanted:
+            name = f"{component.id}={component.version}"
+            if name in wanted and name not in fetched:
                 folder = Path(stack.enter_context(TemporaryDirectory(dir=self._root, prefix=".regraft-")))
-                fetched[component.id] = [fetch_file(self.depot, *file, folder) for file in component.files]
+                fetched[name] = [fetch_file(self.depot, *file, folder) for file in component.files]
         return fetched
 
     def _new_places(self) -> frozenset[str]:
@@ -330,15 +359,16 @@ class Execution:
 
     # --- continuing a run that was cut ----------------------------------------------------------------------------
 
-    def _holds_the_plan(self) -> bool:
+    def _holds_the_plan(self, handle: disk.DiskHandle) -> bool:
         """Whether the disk already has exactly the planned table."""
-        assert self._disk is not None
-        table = next((step for step in self.plan.steps if isinstance(step, WriteTable)), None)
-        return table is not None and disk.table_matches(self._disk, table)
+        tables = (step for step in self.plan.steps if isinstance(step, WriteTable))
+        table = next((step for step in tables if step.disk.name == handle.identity.name), None)
+        return table is not None and disk.table_matches(handle, table)
 
-    def _is_volume(self, partition: int) -> bool:
+    def _is_volume(self, made: MakeFilesystem) -> bool:
         """Partitions of the boot path are made anew each time: the disk must not boot until the loader is in."""
-        return any(isinstance(step, WriteTree) and step.partition == partition for step in self.plan.steps)
+        trees = (step for step in self.plan.steps if isinstance(step, WriteTree))
+        return any((step.disk, step.partition) == (made.disk, made.partition) for step in trees)
 
 
 SENTENCES = {

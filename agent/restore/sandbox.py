@@ -85,16 +85,23 @@ _MISSING = re.compile(r"^ (\S+) depends on (.+?); however:\n\s+(.+)$", re.MULTIL
 class Sandbox:
     """The restored system below ``root``, ready to run its own programs."""
 
-    def __init__(self, root: Path, disk_nodes: Sequence[Path] = (), names: Mapping[str, str] | None = None) -> None:
-        """``names``: what udev calls a device-mapper or md node, below /dev → kernel name: mapper/vg-root → dm-0."""
+    def __init__(
+        self,
+        root: Path,
+        disk_nodes: Sequence[Path] = (),
+        stand_ins: Mapping[str, Path] | None = None,
+        links: Sequence[tuple[str, str]] = (),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """``stand_ins``: for every program, as in `run`; ``links``: name below /dev → what it leads to."""
         self.root = root
+        self.timeout_s = timeout_s  # of every program for which no other is said
+        self._stand_ins = dict(stand_ins or {})
         self._nodes = [list(map(str, node)) for node in _NODES]
-        self._links: list[list[str]] = []
+        self._links = [list(link) for link in links]
         for node in disk_nodes:
             self._add_disk_node(node)
-        for name, node_name in (names or {}).items():
-            # LVM's own commands, which grub-probe asks, speak to the kernel through this node.
-            self._links.append([name, f"{'../' * name.count('/')}{node_name}"])
+        # LVM's own commands, which grub-probe asks, speak to the kernel through this node.
         if any(node.name.startswith("dm-") for node in disk_nodes):
             self._nodes.append(["mapper/control", "600", "c", *_control_number()])
 
@@ -114,7 +121,7 @@ class Sandbox:
     def run(  # noqa: PLR0913 - each parameter is a property of the program's world
         self,
         argv: Sequence[str],
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout_s: float | None = None,
         environment: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
         accept: Sequence[int] = (0,),
@@ -125,6 +132,7 @@ class Sandbox:
         ``stand_ins``: path of a file of the image → file of the agent that this program sees in its place.
         Raises PatchError with what the program printed, or that it did not end within ``timeout_s`` seconds.
         """
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         try:
             return run(self._words(argv, environment or {}, files, stand_ins or {}), timeout_s=timeout_s, accept=accept)
         except ProcessError as error:
@@ -149,13 +157,14 @@ class Sandbox:
         setup = ["sh", "-c", _SETUP, "sandbox", str(self.root), *_counted(self._nodes), *_counted(self._links)]
         shown = _counted([[str(path.resolve()), path.name] for path in files])
         inside = InsideRoot(self.root)
-        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in stand_ins.items()])
+        everywhere = {**self._stand_ins, **stand_ins}
+        covered = _counted([[str(file.resolve()), inside.real(path)] for path, file in everywhere.items()])
         words = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **environment}
         # By its path: busybox, the PE's shell, would run an applet of its own instead of any bare name, dpkg too.
         clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in words.items())]
         return [*unshare, *setup, *shown, *covered, *clean, *argv]
 
-    def install_deb(self, files: Sequence[Path], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def install_deb(self, files: Sequence[Path], timeout_s: float | None = None) -> None:
         """Install packages together; their services stay off, and the initramfs is left to a later step."""
         paths = [f"{VISIBLE}/{path.name}" for path in files]
         # No flush after every file: the whole tree is brought to the disk before anything boots from it.
@@ -164,11 +173,18 @@ class Sandbox:
         # linux-image's own scripts hand their environment on.
         self._dpkg(command, timeout_s, files, {"INITRD": "No"})
 
-    def remove_deb(self, packages: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def remove_deb(self, packages: Sequence[str], timeout_s: float | None = None) -> None:
         """Remove packages with their configuration; of a kernel, its initramfs too."""
         self._dpkg(["dpkg", "--force-unsafe-io", "--purge", *packages], timeout_s, (), {})
 
-    def _dpkg(self, command: list[str], timeout_s: float, files: Sequence[Path], words: Mapping[str, str]) -> None:
+    def remove_rpm(self, packages: Sequence[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Remove packages; rpm refuses when something that stays needs them."""
+        words = ["/usr/bin/rpm", "--nosignature", "--erase", "--allmatches", *packages]
+        self.run(words, timeout_s, {"SYSTEMD_OFFLINE": "1"})
+
+    def _dpkg(
+        self, command: list[str], timeout_s: float | None, files: Sequence[Path], words: Mapping[str, str]
+    ) -> None:
         environment = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true", **words}
         with self._services_denied():
             try:

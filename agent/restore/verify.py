@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import PatchError
+from agent.model import bls
 from agent.model.plan import VerifyBoot
 from agent.model.profile import Firmware
 from agent.model.references import crypt_lines, mount_lines
@@ -19,6 +20,7 @@ from agent.restore.disk import DiskHandle
 from agent.restore.esp import FALLBACK, built_in_folder
 from agent.restore.filesystems import signature
 from agent.restore.inside import InsideRoot
+from agent.restore.mounts import top_inside_filesystem
 
 _LOADED = re.compile(r"^\s*(linux|linux16|linuxefi|initrd|initrd16|initrdefi)\s+(.*)$")
 _SEARCHED = re.compile(r"search\.fs_uuid (\S+)|--fs-uuid\s+(?:--set=\S+\s+)?(?:--hint\S*\s+)*([0-9A-Fa-f-]{4,36})")
@@ -27,9 +29,9 @@ _TAGS = {"UUID": "UUID", "LABEL": "LABEL", "PARTUUID": "PART_ENTRY_UUID", "PARTL
 _BY = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
 
 
-def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle) -> tuple[CheckResult, ...]:
-    """Every check, the red ones included."""
-    names = present_names(disk)
+def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle, nodes: Sequence[Path] = ()) -> tuple[CheckResult, ...]:
+    """Every check, the red ones included. ``nodes``: all that was written, if that is more than ``disk``."""
+    names = present_names(nodes or disk.nodes()) | {"PATH": frozenset(f"/dev/{name}" for name in disk.links)}
     tree = LiveTree(root)
     checks = [check for release in step.releases for check in kernel_checks(root, tree, release, step)]
     checks += reference_checks(tree, names)
@@ -38,17 +40,15 @@ def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle) -> tuple[CheckRe
     return tuple(checks)
 
 
-def present_names(disk: DiskHandle) -> dict[str, frozenset[str]]:
-    """Tag → values that the partitions of the disk have now, read past every cache; UUIDs in lower case."""
+def present_names(nodes: Sequence[Path]) -> dict[str, frozenset[str]]:
+    """Tag → values that the partitions have now, read past every cache; UUIDs in lower case."""
     found: dict[str, set[str]] = {tag: set() for tag in _TAGS}
-    for node in disk.nodes()[1:]:
+    for node in nodes:
         seen = signature(node)
         for tag, key in _TAGS.items():
             if seen.get(key):
                 found[tag].add(_folded(tag, seen[key]))
-    return {tag: frozenset(values) for tag, values in found.items()} | {
-        "PATH": frozenset(f"/dev/{n}" for n in disk.links)
-    }
+    return {tag: frozenset(values) for tag, values in found.items()}
 
 
 def _folded(tag: str, value: str) -> str:
@@ -60,8 +60,7 @@ def _folded(tag: str, value: str) -> str:
 
 def kernel_checks(root: Path, tree: Tree, release: str, step: VerifyBoot) -> Iterator[CheckResult]:
     """Kernel and initramfs are there, and the latter holds what the default kernel needs to find its root."""
-    kernel = f"/boot/vmlinuz-{release}"
-    yield _file(tree, f"kernel {release}", kernel, lambda data: data[0x202:0x206] == b"HdrS" or data[:2] == b"MZ")
+    yield kernel_check(tree, release)
     initrd = initramfs.initrd_path(InsideRoot(root), release)
     if not initrd:
         yield CheckResult(name=f"initramfs {release}", ok=False, detail="there is none in /boot")
@@ -74,6 +73,12 @@ def kernel_checks(root: Path, tree: Tree, release: str, step: VerifyBoot) -> Ite
         return
     said = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(wanted) or 'what it should'}"
     yield CheckResult(name=f"initramfs {release}", ok=not missing, detail=f"{initrd} {said}")
+
+
+def kernel_check(tree: Tree, release: str) -> CheckResult:
+    """The kernel's own file is there, and is one."""
+    path = f"/boot/vmlinuz-{release}"
+    return _file(tree, f"kernel {release}", path, lambda data: data[0x202:0x206] == b"HdrS" or data[:2] == b"MZ")
 
 
 def _file(tree: Tree, name: str, path: str, good: Callable[[bytes], bool]) -> CheckResult:
@@ -129,11 +134,14 @@ def configuration_checks(
     if not text:
         yield CheckResult(name="grub.cfg", ok=False, detail=f"{path} is not there or empty")
         return
+    if "blscfg" in text:
+        text += as_menu(tree)
     for release in releases:
-        ok = f"vmlinuz-{release}" in text or tree.list_dir("/boot/loader/entries") != ()
+        ok = f"vmlinuz-{release}" in text
         said = "starts" if ok else "does not start"
         yield CheckResult(name="grub.cfg", ok=ok, detail=f"{path} {said} kernel {release}")
-    loaded, devices = named_by(text)
+    # GRUB sees a btrfs from its top: /@rootfs/boot/vmlinuz is /boot/vmlinuz of the system.
+    loaded, devices = named_by(text, top_inside_filesystem(root / "boot"))
     absent = sorted(file for file in loaded if not (tree.exists(file) or tree.exists(f"/boot{file}")))
     yield CheckResult(
         name="grub.cfg files",
@@ -144,8 +152,19 @@ def configuration_checks(
         yield _resolves("grub.cfg root", device, device, names)
 
 
-def named_by(grub_cfg: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(files that its entries load, devices they name as root= or resume=)."""
+def as_menu(tree: Tree) -> str:
+    """The boot entries that are files of their own, as a grub.cfg would say it; what ‘blscfg’ reads."""
+    lines = []
+    for _, entry in bls.entries(tree):
+        options = bls.options(entry, tree)
+        named = bls.named_files(entry)
+        lines += [f"linux {named[0]} {options}" if named else "", *(f"initrd {path}" for path in named[1:])]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def named_by(grub_cfg: str, top: str = "/") -> tuple[frozenset[str], frozenset[str]]:
+    """(files that its entries load, devices they name as root= or resume=); of the files what is below ``top``."""
+    prefix = top.rstrip("/") + "/"
     files: set[str] = set()
     devices: set[str] = set()
     for line in grub_cfg.splitlines():
@@ -154,19 +173,14 @@ def named_by(grub_cfg: str) -> tuple[frozenset[str], frozenset[str]]:
             continue
         words = found[2].split()
         if found[1].startswith("initrd"):
-            files.update(_below_subvolume(word) for word in words if word.startswith("/"))
+            files.update("/" + word.removeprefix(prefix).lstrip("/") for word in words if word.startswith("/"))
             continue
-        files.update(_below_subvolume(word) for word in words[:1] if word.startswith("/"))
+        files.update("/" + word.removeprefix(prefix).lstrip("/") for word in words[:1] if word.startswith("/"))
         for word in words[1:]:
             key, _, value = word.partition("=")
             if key in ("root", "resume") and value not in ("", "none"):
                 devices.add(value)
     return frozenset(files), frozenset(devices)
-
-
-def _below_subvolume(path: str) -> str:
-    """GRUB sees a btrfs from its top: ``/@rootfs/boot/vmlinuz`` is /boot/vmlinuz of the system."""
-    return re.sub(r"^/@[^/]*(?=/)", "", path)
 
 
 # --- the loader's files -----------------------------------------------------------------------------------------------

@@ -15,10 +15,16 @@ from agent.depot.unfinished import is_pack
 from agent.errors import DamagedError, DiskSelectionError, NoImageError, UsageError
 from agent.model.edit_request import EditRequest
 from agent.model.events import Event
+from agent.model.grow import parse_grow
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, ObjectRef
 from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
 from agent.model.machine_match import is_placeholder
+from agent.model.nic_map import STOP, parse_wishes
+from agent.model.recipe_bundle import LIMIT_BYTES
+from agent.model.recipe_bundle import decode as decode_bundle
+from agent.model.recipe_set import load_all
 from agent.model.report import Report
+from agent.model.spread import parse_map
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
 from agent.server.auth import Need, Role, Tokens, needs
@@ -26,6 +32,7 @@ from agent.server.edits import Edits
 from agent.server.files import check_payload, put_file, serve_file
 from agent.server.jobs import Jobs, match_pair
 from agent.server.problems import TooLargeError
+from agent.server.rehearsals import Rehearsals
 from agent.server.targets import Targets
 from agent.version import VERSION
 
@@ -52,6 +59,7 @@ class Services:
     targets: Targets
     tokens: Tokens
     edits: Edits
+    rehearsals: Rehearsals
     floor_bytes: int | None = None
 
 
@@ -118,6 +126,7 @@ def version(use: Use) -> Response:
 @router.post("/api/v1/profiles", openapi_extra=needs(Need.WRITE))
 def publish_profile(use: Use, xml: Xml) -> Response:
     published = use.depot.publish_profile(xml)
+    use.rehearsals.arrived()
     return _json({"machine": published.machine, "time": published.time, "sha256": published.sha256,
                   "path": published.path}, 201, {"Location": f"/{published.path}"})  # fmt: skip
 
@@ -127,6 +136,7 @@ def publish_image(use: Use, manifest: Annotated[bytes, Depends(Body(MANIFEST_LIM
     """Publish when everything it names is there. The depot checks; until then nobody can choose the image."""
     ref = catalogue.decode_manifest(manifest, "the manifest").ref
     use.depot.publish_image(manifest)
+    use.rehearsals.arrived()
     return _json({"image": str(ref)}, 201)
 
 
@@ -136,7 +146,17 @@ def publish_component(use: Use, xml: Annotated[bytes, Depends(Body(COMPONENT_LIM
     component = load_component(xml)
     check_payload(use.depot, component)
     use.depot.publish_component(xml)
+    use.rehearsals.arrived()
     return _json({"component": component.id, "version": component.version}, 201)
+
+
+@router.post("/api/v1/recipes", openapi_extra=needs(Need.WRITE))
+def publish_recipes(use: Use, bundle: Annotated[bytes, Depends(Body(LIMIT_BYTES))]) -> Response:
+    """Publish the site's recipes as one bundle, when every one can be read and none collides with another."""
+    found = decode_bundle(bundle, "the bundle of recipes")
+    load_all({}, depot=found.recipes)
+    use.depot.publish_recipes(bundle)
+    return _json({"recipes": len(found.recipes), "time": found.time}, 201)
 
 
 class Purpose(msgspec.Struct):
@@ -194,12 +214,34 @@ def get_edit(use: Use, edit_id: str) -> Response:
     return _json(use.edits.get(edit_id))
 
 
+# --- rehearsals ---------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/v1/rehearsals", openapi_extra=needs(Need.READ))
+def list_rehearsals(use: Use) -> Response:
+    return _json(use.rehearsals.newest())
+
+
+@router.post("/api/v1/rehearsals", openapi_extra=needs(Need.WRITE))
+def ask_rehearsals(use: Use) -> Response:
+    """Decide again for every target for which something has changed; the list tells what came of it."""
+    use.rehearsals.ask()
+    return _json({"status": "asked"}, 202, {"Location": "/api/v1/rehearsals"})
+
+
+@router.get("/api/v1/rehearsals/{name}/report", openapi_extra=needs(Need.READ))
+def rehearsal_report(use: Use, name: str) -> Response:
+    return Response(use.rehearsals.report(name), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
 # --- targets and jobs ---------------------------------------------------------------------------------------------
 
 
 @router.post("/api/v1/targets", openapi_extra=needs(Need.AGENT))
 def submit_target(use: Use, xml: Xml) -> Response:
-    return _json(use.targets.submit(xml))
+    answer = use.targets.submit(xml)
+    use.rehearsals.arrived()
+    return _json(answer)
 
 
 @router.get("/api/v1/targets/{target}/profile.xml", openapi_extra=needs(Need.READ))
@@ -281,11 +323,15 @@ def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
             f"mode ‘{printable(wanted.mode, 40)}’, on_success ‘{printable(wanted.on_success, 40)}’: expected one of "
             f"{', '.join(MODES)} and one of {', '.join(ON_SUCCESS[1:])} or nothing"
         )
-    disk = wanted.disk
-    if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
-        raise DiskSelectionError(
-            f"‘{printable(disk, 200)}’ does not select a disk", f"expected {ANY_DISK} or {'…, '.join(SELECTORS)}…"
-        )
+    parse_wishes(wanted.nic, wanted.on_nic_tie or STOP)
+    if any(" " in each for each in wanted.nic):
+        raise DamagedError("nic names an interface with a blank, expected OLD=NEW")
+    parse_grow(wanted.grow)
+    for disk in (wanted.disk, *wanted.also, *(parse_map(each)[1] for each in wanted.map)):
+        if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
+            raise DiskSelectionError(
+                f"‘{printable(disk, 200)}’ does not select a disk", f"expected {ANY_DISK} or {'…, '.join(SELECTORS)}…"
+            )
     return msgspec.structs.replace(wanted, image=str(resolve(depot, wanted.image)))
 
 

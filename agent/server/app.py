@@ -15,12 +15,14 @@ from agent.server.auth import Guard, Tokens, check_need
 from agent.server.database import Database
 from agent.server.edits import Edits
 from agent.server.jobs import Jobs
+from agent.server.rehearsals import Rehearsals
 from agent.server.targets import Targets
 from agent.version import VERSION
 
 DATABASE_FILE = "state.sqlite"
 AUDIT_FILE = "audit.jsonl"
 EDITS_FOLDER = "edits"
+REHEARSALS_FOLDER = "rehearsals"
 
 
 def create_app(  # noqa: PLR0913 - the properties of one server
@@ -31,8 +33,13 @@ def create_app(  # noqa: PLR0913 - the properties of one server
     public_read: bool = False,
     database_url: str = "",
     floor_bytes: int | None = None,
+    rehearse: bool = False,
 ) -> FastAPI:
-    """The whole server as one ASGI application. ``floor_bytes``: room that uploads must leave free."""
+    """The whole server as one ASGI application.
+
+    ``floor_bytes``: room that uploads must leave free; ``rehearse``: decide for every known target whenever something
+    arrives.
+    """
     database = Database(database_url or f"sqlite:///{state_dir / DATABASE_FILE}")
     jobs = Jobs(database)
 
@@ -47,7 +54,9 @@ def create_app(  # noqa: PLR0913 - the properties of one server
         dependencies=[Depends(check_need)], redirect_slashes=False, lifespan=lifespan,
     )  # fmt: skip
     edits = Edits(state_dir / EDITS_FOLDER, depot)
-    app.state.services = Services(depot, jobs, Targets(database, depot, jobs), tokens, edits, floor_bytes)
+    targets = Targets(database, depot, jobs)
+    rehearsals = Rehearsals(state_dir / REHEARSALS_FOLDER, depot, targets, jobs, rehearse)
+    app.state.services = Services(depot, jobs, targets, tokens, edits, rehearsals, floor_bytes)
     problems.install(app)
     app.include_router(router)
     app.include_router(pages.router)

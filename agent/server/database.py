@@ -48,6 +48,23 @@ class JobRow(Base):
     on_success: Mapped[str]
 
 
+class JobCardsRow(Base):
+    """What a job says about network cards; jobs of older servers have none."""
+
+    __tablename__ = "job_cards"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    nic: Mapped[str]  # OLD=NEW, separated by blanks
+    on_nic_tie: Mapped[str]
+
+
+class JobLayoutRow(Base):
+    """What a job says of the layout beyond one disk, where it does; a table of its own, so that old databases serve."""
+
+    __tablename__ = "job_layouts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)  # JSON: also, map, grow
+
+
 class AttemptRow(Base):
     """One try of a job. ``ended`` is set exactly when ``state`` is done or failed."""
 

@@ -17,10 +17,19 @@ from sqlalchemy.orm import Session
 from agent.console.recorder import now
 from agent.errors import DamagedError, NoImageError, NotAllowedError, RefusedError
 from agent.model.events import Event
-from agent.model.jobs import ENDED, Claim, Job, JobMatch, JobRequest, State
+from agent.model.jobs import ENDED, Claim, Job, JobLayout, JobMatch, JobRequest, State
 from agent.model.report import Report
 from agent.model.wording import printable
-from agent.server.database import AttemptRow, Database, EventRow, JobRow, ReportRow, TargetRow
+from agent.server.database import (
+    AttemptRow,
+    Database,
+    EventRow,
+    JobCardsRow,
+    JobLayoutRow,
+    JobRow,
+    ReportRow,
+    TargetRow,
+)
 
 EVENTS_LIMIT = 200_000  # of one attempt; beyond it progress is not kept, everything else is
 PAGE_LIMIT = 500
@@ -56,6 +65,11 @@ class Jobs:
             )  # fmt: skip
             session.add(row)
             session.flush()
+            if request.nic or request.on_nic_tie:
+                session.add(JobCardsRow(job_id=row.id, nic=" ".join(request.nic), on_nic_tie=request.on_nic_tie))
+            layout = JobLayout(also=request.also, map=request.map, grow=request.grow)
+            if layout != JobLayout():
+                session.add(JobLayoutRow(job_id=row.id, body=msgspec.json.encode(layout)))
             session.add(AttemptRow(job_id=row.id, number=1, state=State.QUEUED, created=row.created))
             session.flush()
             return _job(session, row), True
@@ -341,14 +355,23 @@ def _end(attempt: AttemptRow, state: State, message: str, error_code: str) -> No
     attempt.state, attempt.ended, attempt.message, attempt.error_code = state, now(), message, error_code
 
 
+def _layout(session: Session, job_id: str) -> JobLayout:
+    row = session.get(JobLayoutRow, job_id)
+    return msgspec.json.decode(row.body, type=JobLayout) if row else JobLayout()
+
+
 def _job(session: Session, row: JobRow) -> Job:
+    layout = _layout(session, row.id)
     attempt = _newest_attempt(session, row.id)
     value: str | bool = True if row.match_kind == "any" else row.match_value
     has_report = session.get(ReportRow, attempt.id) is not None
+    cards = session.get(JobCardsRow, row.id)
     return Job(
         id=row.id, state=State(attempt.state), match=msgspec.convert({row.match_kind: value}, JobMatch),
         image=row.image, disk=row.disk, mode=row.mode, on_success=row.on_success, attempt=attempt.number,
         created=row.created, claimed=attempt.claimed, started=attempt.started, ended=attempt.ended,
         last_seen=attempt.last_seen, phase=attempt.phase, done=attempt.done, total=attempt.total, unit=attempt.unit,
         message=attempt.message, error_code=attempt.error_code, target=attempt.target_id or 0, has_report=has_report,
+        nic=tuple(cards.nic.split()) if cards else (), on_nic_tie=cards.on_nic_tie if cards else "",
+        also=layout.also, map=layout.map, grow=layout.grow,
     )  # fmt: skip

@@ -8,8 +8,10 @@ import msgspec
 from fastapi import APIRouter, Response
 from jinja2 import DictLoader, Environment, StrictUndefined
 
+from agent.console.html import light_text
 from agent.console.report_html import report_html
 from agent.depot import catalogue
+from agent.model.difference import Light
 from agent.model.jobs import ENDED, JobMatch, State
 from agent.model.report import Report
 from agent.model.wording import printable, size_text
@@ -35,7 +37,11 @@ def _matching(match: JobMatch) -> str:
 
 
 _pages.filters.update(
-    size=size_text, clean=printable, matching=_matching, sign=lambda state: SIGNS.get(State(state), "?")
+    size=size_text,
+    clean=printable,
+    matching=_matching,
+    sign=lambda state: SIGNS.get(State(state), "?"),
+    light=lambda light: light_text(Light(light)),
 )
 
 
@@ -76,6 +82,17 @@ def job_page(use: Use, job_id: str) -> Response:
 @router.get("/ui/jobs/{job_id}/report", openapi_extra=needs(Need.READ))
 def report_page(use: Use, job_id: str) -> Response:
     return _html(report_html(msgspec.json.decode(use.jobs.report(job_id), type=Report)), REPORT_POLICY)
+
+
+@router.get("/ui/rehearsals", openapi_extra=needs(Need.READ))
+def rehearsals_page(use: Use) -> Response:
+    return _page("rehearsals.html", "Rehearsals", REFRESH_SECONDS, rehearsals=use.rehearsals.newest(),
+                 automatic=use.rehearsals.automatic)  # fmt: skip
+
+
+@router.get("/ui/rehearsals/{name}", openapi_extra=needs(Need.READ))
+def rehearsal_page(use: Use, name: str) -> Response:
+    return _html(report_html(msgspec.json.decode(use.rehearsals.report(name), type=Report)), REPORT_POLICY)
 
 
 @router.get("/ui/targets", openapi_extra=needs(Need.READ))

@@ -35,15 +35,9 @@ class ServeOptions:
     public_read: bool = False
     state_dir: Path | None = None  # never inside the depot: $REGRAFT_HOME/servers/<depot id>
     database_url: str = ""
+    rehearse: bool = False  # decide for every known target whenever something arrives
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-
-
-def serve_depot(
-    directory: Path, host: str, port: int, write_token: str | None = None, public_read: bool = False
-) -> None:
-    """As the command line asks it."""
-    serve(directory, host, port, ServeOptions(write_token=write_token or "", public_read=public_read))
 
 
 def serve(directory: Path, host: str, port: int, options: ServeOptions, out: TextIO | None = None) -> None:
@@ -70,7 +64,10 @@ def prepare(directory: Path, host: str, port: int, options: ServeOptions) -> Pre
     state_dir = prepare_state(depot, options)
     tokens = Tokens(state_dir / TOKENS_FILE)
     token_lines = give_tokens(tokens, options)
-    app = create_app(depot, state_dir, tokens, public_read=options.public_read, database_url=options.database_url)
+    app = create_app(
+        depot, state_dir, tokens, public_read=options.public_read, database_url=options.database_url,
+        rehearse=options.rehearse,
+    )  # fmt: skip
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on",
         timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -81,6 +81,11 @@ class Targets:
                 raise NoImageError(f"no target has the number {target}")
             return row.xml
 
+    def newest_xml(self, limit: int = 200) -> tuple[bytes, ...]:
+        """What the machines that asked last said they are."""
+        with self._database.transaction() as session:
+            return tuple(session.scalars(select(TargetRow.xml).order_by(TargetRow.last_seen.desc()).limit(limit)))
+
     def newest(self, limit: int = 200) -> tuple[TargetRow, ...]:
         with self._database.transaction() as session:
             return tuple(session.scalars(select(TargetRow).order_by(TargetRow.last_seen.desc()).limit(limit)))
@@ -106,15 +111,22 @@ def candidates(depot: LocalDepot, profile: Profile) -> tuple[Candidate, ...]:
 
 def _fit(depot: LocalDepot, machine: str, profile: Profile) -> tuple[int, tuple[str, ...]]:
     """How well a machine of the depot fits, and why. One bad profile must not hide the other machines."""
-    facts = catalogue.newest_profile(depot, machine)
-    if facts is None:
-        return 0, ("it has no profile",)
     try:
-        known = _profile(depot, facts.machine, facts.time, facts.sha256)
+        known = depot_profile(depot, machine)
+    except NoImageError:
+        return 0, ("it has no profile",)
     except (DamagedError, FileNotFoundError) as error:
         return 0, (f"its profile cannot be read: {error}",)
     fit = score(known, profile)
     return fit.score, tuple(fit.reasons)
+
+
+def depot_profile(depot: LocalDepot, machine: str) -> Profile:
+    """The newest profile of a machine of the depot. Raises NoImageError when it has none, DamagedError."""
+    facts = catalogue.newest_profile(depot, machine)
+    if facts is None:
+        raise NoImageError(f"machine {machine} has no profile")
+    return _profile(depot, facts.machine, facts.time, facts.sha256)
 
 
 @lru_cache(maxsize=256)

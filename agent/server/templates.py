@@ -8,7 +8,8 @@ body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:0 auto;padding:1
 nav a{margin-right:1rem}
 table{border-collapse:collapse;width:100%;margin:1rem 0}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #8886;overflow-wrap:anywhere}
-.state{font-weight:bold}.done{color:#0b7a2a}.failed,.error{color:#c00000}.warning{color:#a06000}
+.state,.light{font-weight:bold;white-space:nowrap}.green{color:#0b7a2a}.amber{color:#a06000}.red{color:#c00000}
+.done{color:#0b7a2a}.failed,.error{color:#c00000}.warning{color:#a06000}
 progress{width:12rem}
 """
 
@@ -17,7 +18,8 @@ TEMPLATES = {
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 {% if refresh %}<meta http-equiv="refresh" content="{{ refresh }}">{% endif %}
 <title>{{ title }} · regraft</title><link rel="stylesheet" href="/ui/style.css"></head>
-<body><nav aria-label="Main"><a href="/">Images</a><a href="/ui/jobs">Jobs</a><a href="/ui/targets">Targets</a></nav>
+<body><nav aria-label="Main"><a href="/">Images</a><a href="/ui/jobs">Jobs</a><a href="/ui/targets">Targets</a>
+<a href="/ui/rehearsals">Rehearsals</a></nav>
 <main><h1>{{ title }}</h1>{% block body %}{% endblock %}</main></body></html>
 """,
     "images.html": """{% extends "base.html" %}{% block body %}
@@ -66,6 +68,17 @@ TEMPLATES = {
 <h2>Events</h2><table><tbody>{% for event in events %}<tr><td>{{ event.time }}</td><td>{{ event.phase }}</td>
 <td class="{{ event.kind }}">{{ event.kind }}</td><td>{{ event.text|clean }}</td></tr>
 {% else %}<tr><td>None yet.</td></tr>{% endfor %}</tbody></table>
+{% endblock %}""",
+    "rehearsals.html": """{% extends "base.html" %}{% block body %}
+<p>Whether each known machine could be restored now, decided from its newest profile and the image it would get.
+{% if not automatic %}Nothing is rehearsed by itself: start the server with <code>--rehearse</code>.{% endif %}</p>
+<table><thead><tr><th scope="col">Light</th><th scope="col">Machine</th><th scope="col">Image</th>
+<th scope="col">Reason</th><th scope="col">Rehearsed</th><th scope="col">Report</th></tr></thead><tbody>
+{% for each in rehearsals %}<tr><td class="light {{ each.light }}">{{ each.light|light }}</td>
+<td>{{ each.target|clean }}<br>{{ each.product|clean }}</td><td>{{ each.image|clean }}<br>{{ each.why|clean }}</td>
+<td>{{ each.message|clean }}</td><td>{{ each.rehearsed }}</td>
+<td>{% if each.has_report %}<a href="/ui/rehearsals/{{ each.id }}">what differs</a>{% else %}none{% endif %}</td></tr>
+{% else %}<tr><td colspan="6">Nothing was rehearsed yet.</td></tr>{% endfor %}</tbody></table>
 {% endblock %}""",
     "targets.html": """{% extends "base.html" %}{% block body %}
 <table><thead><tr><th scope="col">No.</th><th scope="col">Machine</th><th scope="col">Serial</th>

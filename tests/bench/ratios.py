@@ -10,6 +10,7 @@ from tests.bench.values import (
     CURL_TAR,
     DECOMPRESSION,
     HASHING,
+    LOOKING,
     OUR_CAPTURE,
     OUR_RESTORE,
     OURS,
@@ -75,6 +76,7 @@ def more_ratios(all_rows: Sequence[Row]) -> dict[str, float]:
                     found[f"{scenario}_vs_{name}{suffix}"] = rows.faster(scenario, [peer], data)
     found["reset_share_hashing"] = reset_share(rows, HASHING)
     found["reset_share_trusting_metadata"] = reset_share(rows, TRUSTING)
+    found["looking_share"] = reset_share(rows, LOOKING)
     for peer in ("restic", "borg"):
         found[f"second_machine_share_{peer}"] = stored_share(rows.of("second"), peer, rows.of("capture"), peer)
     return {name: round(value, 3) for name, value in found.items() if value is not None}

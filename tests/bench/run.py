@@ -19,6 +19,7 @@ from tests.bench.measure import CommandFailed
 from tests.bench.needs import find_nginx, install_missing, present, versions
 from tests.bench.scenarios.blocks import blocks
 from tests.bench.scenarios.capture import capture, recapture, second_machine
+from tests.bench.scenarios.decide import decide
 from tests.bench.scenarios.floor import floor
 from tests.bench.scenarios.growth import growth, listing
 from tests.bench.scenarios.http import over_http
@@ -45,6 +46,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "recapture": Scenario(recapture, 4.0),
     "second": Scenario(second_machine, 4.0),
     "blocks": Scenario(blocks, 2.0),
+    "decide": Scenario(decide, 1.0),
     "growth": Scenario(growth),
     "listing": Scenario(listing),
     "restore-large": Scenario(restore_large),

@@ -35,6 +35,7 @@ ROWS = (
     row("reset", "regraft", 5.0),
     row("reset", "regraft reset", 2.0),
     row("reset", "regraft reset --trust-metadata", 0.4),
+    row("reset", "find", 0.3),
     row("blocks", "regraft", 2.0),
     row("blocks", "partclone", 5.0),
     row("floor", "regraft", 5.0),
@@ -75,6 +76,7 @@ def test_without_trusting_metadata_a_reset_is_that_of_hashing() -> None:
 def test_every_peer_has_its_own_ratio() -> None:
     found = more_ratios(ROWS)
     assert found["restore_vs_squashfs"] == 0.75
+    assert found["looking_share"] == 0.06
     assert found["restore_vs_qemu_img_large"] == 0.5
     assert found["capture_vs_borg"] == 2.5
     assert found["http_vs_curl_tar"] == 2.0

@@ -13,6 +13,8 @@ RATIOS = (
 # Rows that ratios are made of and that are no contestant of their own; all of ours begin with our name.
 OURS, OUR_CAPTURE, OUR_RESTORE = "regraft", "regraft capture", "regraft restore"
 HASHING, TRUSTING = "regraft reset", "regraft reset --trust-metadata"
+LOOKING = "find"  # reads the metadata of everything, and does nothing: no reset that trusts metadata can do less
+DECIDING, REHEARSING = "regraft diff", "regraft rehearse"
 DECOMPRESSION, WRITING = "decompression alone", "writing alone"
 CURL_TAR = "curl | tar"
 

@@ -85,8 +85,8 @@ def system_tree(root: Path, disk: Disk) -> None:
     (modules / "modules.dep").write_text("".join(f"kernel/x/{name}.ko:\n" for name in MODULES))
     (modules / "modules.builtin").write_text("")
     for name in ("etc/default", "etc/network", "boot"):
-        (root / name).mkdir(parents=True)
-    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(b"kernel")
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(bytes(0x202) + b"HdrS")  # as a kernel for x86 says of itself
     (root / f"boot/initrd.img-{RELEASE}").write_bytes(b"")
     (root / "etc/os-release").write_text(OS_RELEASE)
     (root / "etc/hostname").write_text("web1\n")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lxml import etree
 
-from agent.model.profile_xml import load_profile
+from agent.model.profile import Status
+from agent.model.profile_xml import dump_profile, load_profile
 from agent.probe.disks import NO_DISK
 from agent.restore.preflight import MEMORY_FLOOR_BYTES
 from tests.commands.machine import CONTROLLER, DISK, MAC, SERIAL, isolated
@@ -35,6 +38,48 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.adapts("B4", "B12", "N1", "T1")
+def test_what_is_left_of_a_dead_machine_is_enough(regraft: Regraft, depot: Path, tmp_path: Path) -> None:
+    """Its files and nothing else. What cannot be known is said, and a plan is made all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGRAFT_HOME", str(regraft.home))
+        publish_machine(depot, tmp_path)
+    (modules,) = (tmp_path / "root/lib/modules").iterdir()
+    with (modules / "modules.alias").open("a") as aliases, (modules / "modules.dep").open("a") as dependencies:
+        for alias, module in (("pci:v00001AF4d*", "pci"), ("virtio:d00000001v*", "net"), ("virtio:d00000002v*", "blk")):
+            aliases.write(f"alias {alias} virtio_{module}\n")
+            dependencies.write(f"kernel/x/virtio_{module}.ko:\n")
+    for tool in ("usr/sbin/update-initramfs", "etc/initramfs-tools/modules"):
+        (tmp_path / "root" / tool).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / tool).write_text("")
+    with tarfile.open(tmp_path / "dead.tar", "w") as archive:
+        archive.add(tmp_path / "root", ".")
+    at = ("--depot", depot)
+    regraft("import", tmp_path / "dead.tar", "--name", "dead", *at)
+    (path,) = (depot / "machines/dead/profiles").glob("*.xml")
+    profile = load_profile(path.read_bytes())
+    assert {name: profile.status(name) for name in ("platform", "devices", "storage")} == dict.fromkeys(
+        ("platform", "devices", "storage"), Status.UNAVAILABLE
+    )
+    assert profile.status("network") is Status.PARTIAL and not profile.devices
+    # Like the old one: everything fits.
+    same = ("--target", alone(SAME, tmp_path), "--disk", "name=vda")
+    told = regraft("plan", "dead", *same, *at).stdout
+    assert "interface ens3 moves to card" in told and "install boot loader for BIOS" in told
+    assert "what the image's machine started by is not known" in told
+    # Unlike it: stopped by the drivers that its kernel lacks, and by nothing else.
+    refusal = regraft("plan", "dead", "--target", OTHER, "--disk", "serial=TARGET-0001", *at, code=12).stderr
+    assert "2 differences stand in the way" in refusal and "has no nvme" in refusal and "has no e1000e" in refusal
+
+
+def alone(machine: Path, folder: Path) -> Path:
+    """The profile of a machine that runs from nothing, so that its disk may be written."""
+    profile = load_profile(machine.read_bytes())
+    disks = tuple(replace(disk, in_use=(), boot_medium=False) for disk in profile.disks)
+    (folder / "alone.xml").write_bytes(dump_profile(replace(profile, disks=disks)))
+    return folder / "alone.xml"
+
+
 # --- a target that is far away ------------------------------------------------------------------------------------
 
 
@@ -48,6 +93,7 @@ def test_differences_are_told_in_every_form(regraft: Regraft, published: Path) -
     assert all(f" {item['id']} " in table for item in items) and "BLOCKED" in table
 
 
+@pytest.mark.adapts("D1", "T5")
 def test_a_plan_that_would_not_boot_is_shown_and_refused(regraft: Regraft, published: Path) -> None:
     words = ("plan", "web1", "--target", OTHER, "--disk", "serial=TARGET-0001", "--depot", published)
     done = regraft(*words, code=12)
@@ -67,6 +113,7 @@ def test_a_plan_that_would_not_boot_is_shown_and_refused(regraft: Regraft, publi
         (SAME, "serial=SOURCE-0001", ("SOURCE-0001", "is what this system runs from")),
     ],
 )
+@pytest.mark.adapts("B0", "T1")
 def test_exactly_one_disk_must_be_left(
     regraft: Regraft, published: Path, target: Path, selector: str, said: tuple[str, ...]
 ) -> None:
@@ -118,6 +165,7 @@ def digest_of(path: Path) -> str:
 
 @pytest.mark.root
 @pytest.mark.parametrize("erase", [(), ("--erase", SERIAL)])
+@pytest.mark.adapts("B0", "T1")
 def test_this_machines_own_disks_are_never_taken(
     regraft: Regraft, published: Path, loop: Path, erase: tuple[str, ...]
 ) -> None:
@@ -163,6 +211,7 @@ def test_without_consent_the_plan_is_shown_and_nothing_is_written(
 
 @pytest.mark.root
 @pytest.mark.parametrize("wrong", [f"{SERIAL} ", SERIAL.lower(), DISK, f"/dev/{DISK}", ""])
+@pytest.mark.adapts("B0", "T1")
 def test_consent_to_another_disk_is_refused(machine: Regraft, published: Path, wrong: str) -> None:
     words = ("restore", "web1", "--disk", f"serial={SERIAL}", "--erase", wrong, "--depot", published)
     done = machine(*words, code=12)

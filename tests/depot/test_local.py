@@ -81,7 +81,7 @@ def test_what_is_published_never_changes(depot: LocalDepot, tmp_path: Path) -> N
     ("old", "new"),
     [
         (b'"web-1"', b'"../web"'), (b'"web-1"', b'".."'), (b"20261123T204141Z", b"yesterday"),
-        (b'"format":1', b'"format":2'), (b'"packs":["', b'"packs":["/'),
+        (b'"format":1', b'"format":3'), (b'"packs":["', b'"packs":["/'),
     ],
 )  # fmt: skip
 def test_names_that_lead_elsewhere_are_refused(old: bytes, new: bytes, depot: LocalDepot, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.depot.catalogue import find_image, read_catalogue
-from agent.depot.components import add_package
+from agent.depot.components import add_component
 from agent.depot.forget import forget
 from agent.depot.local import LocalDepot
 from agent.depot.reindex import Reindexed, reindex
@@ -27,7 +27,7 @@ def filled(depot: LocalDepot, tmp_path: Path) -> LocalDepot:
         for time in TIMES:
             publish(depot, tmp_path, time, (b"a", time.encode()), machine)
     deb(tmp_path / "kernel.deb", CONTROL, FILES)
-    add_package(depot, tmp_path / "kernel.deb")
+    add_component(depot, tmp_path / "kernel.deb")
     return depot
 
 

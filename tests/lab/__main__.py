@@ -14,6 +14,7 @@ import click
 
 from tests.lab.demo import main as demo
 from tests.lab.machine import Forward, Machine, Nic, parse_disk, parse_nic, parse_smbios
+from tests.lab.matrix.runner import main as matrix
 from tests.lab.medium import ISO
 from tests.lab.programs import LabError
 from tests.lab.running import RunningMachine, plain_text
@@ -185,6 +186,7 @@ def main() -> None:
 
 
 lab.add_command(demo, "demo")
+lab.add_command(matrix, "matrix")
 
 if __name__ == "__main__":
     main()

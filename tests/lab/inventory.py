@@ -189,7 +189,7 @@ def read_disk(disk: Path, sector_bytes: int = 512) -> dict[str, Entry]:
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-inventory")))
         mounted: dict[str, Path] = {}
-        for number, (start, size) in enumerate(partitions(disk)):
+        for number, (start, size) in enumerate(partitions(disk, sector_bytes)):
             device = stack.enter_context(loop(disk, start, size, sector_bytes))
             facts = probe(device)
             if facts.get("TYPE") in MOUNT_OPTIONS:
@@ -207,11 +207,15 @@ def read_disk(disk: Path, sector_bytes: int = 512) -> dict[str, Entry]:
         return found
 
 
-def partitions(disk: Path) -> list[tuple[int, int]]:
-    """Start and size in bytes."""
-    table = json.loads(run(["sfdisk", "--json", disk]).stdout)["partitiontable"]
+def partitions(disk: Path, sector_bytes: int) -> list[tuple[int, int]]:
+    """Start and size in bytes. A table counts in sectors, and only a device says how large they are."""
+    with loop(disk, 0, disk.stat().st_size, sector_bytes) as device:
+        table = json.loads(run(["sfdisk", "--json", device]).stdout)["partitiontable"]
     sector = table.get("sectorsize", 512)
-    return [(part["start"] * sector, part["size"] * sector) for part in table["partitions"]]
+    extended = ("5", "f", "85")  # holds partitions, and no file system
+    return [
+        (part["start"] * sector, part["size"] * sector) for part in table["partitions"] if part["type"] not in extended
+    ]
 
 
 def probe(device: Path) -> dict[str, str]:

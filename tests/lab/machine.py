@@ -52,6 +52,7 @@ class Disk:
 class Nic:
     model: str
     mac: str = ""
+    network: int = -1  # 0 is the lab's; -1: by the card's place, so that the first is on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,14 +290,15 @@ def disk_device_words(disk: Disk, number: int, serial: str) -> list[str]:
 
 
 def nic_words(machine: Machine, number: int) -> list[str]:
-    """The first card is on the lab's network; others on networks of their own, which lead nowhere."""
+    """One card is on the lab's network; others on networks of their own, which lead nowhere."""
     nic = machine.nics[number]
-    if number == 0:
-        backend = f"user,id=net0,net={NETWORK},host={HOST},dhcpstart={FIRST_LEASE}"
+    network = number if nic.network < 0 else nic.network
+    if network == 0:
+        backend = f"user,id=net{number},net={NETWORK},host={HOST},dhcpstart={FIRST_LEASE}"
         for forward in machine.forwards:
             backend += f",hostfwd=tcp:127.0.0.1:{forward.host_port}-{forward.address}:{forward.port}"
     else:
-        backend = f"user,id=net{number},net=10.77.{number}.0/24,restrict=on"
+        backend = f"user,id=net{number},net=10.77.{network}.0/24,restrict=on"
     device = f"{nic.model},netdev=net{number},mac={nic_mac(machine, number)}"
     if nic.model.startswith("usb-"):
         return ["-netdev", backend, "-device", f"{device},bus=xhci.0"]

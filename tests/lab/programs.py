@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+MOUNTS = Path("/proc/self/mountinfo")
+
 
 class LabError(Exception):
     """Something in the lab did not come to pass: what was awaited, for how long, and what was seen instead."""
@@ -48,6 +50,17 @@ def run(
     if accept is not None and child.returncode not in accept:
         raise LabError(f"‘{shlex.join(words)}’ ended with status {child.returncode}:\n{stderr[-3000:]}{stdout[-3000:]}")
     return subprocess.CompletedProcess(words, child.returncode, stdout, stderr)
+
+
+def remove_built(place: Path) -> None:
+    """Remove what an earlier build left. One that was killed may have left mounts, some of them the host's own /dev:
+    they are taken away first, and nothing on another file system is ever removed."""
+    below = f"{place.resolve()}/"
+    points = [line.split()[4].encode().decode("unicode_escape") for line in MOUNTS.read_text().splitlines()]
+    for point in reversed([point for point in points if point.startswith(below)]):
+        run(["umount", point])  # the last one mounted first; one that is busy ends this, with everything in its place
+    if place.exists():
+        run(["rm", "-rf", "--one-file-system", "--", place], timeout_s=600)
 
 
 def start(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +15,7 @@ import requests
 from tests.lab.inventory import Inventory, Unlike, differences
 from tests.lab.machine import Forward, Machine
 from tests.lab.programs import LabError, free_port
+from tests.lab.reaching import reach_login
 from tests.lab.running import RunningMachine
 from tests.lab.source import ADDRESS, PAGE
 from tests.lab.ssh import Ssh
@@ -87,14 +88,21 @@ def page(port: int, timeout_s: float = 60) -> str:
 
 
 def prove_running(
-    machine: Machine, keep: Path, key: Path, source: Facts, label: str = "restored", patience_s: float = 420
+    machine: Machine,
+    keep: Path,
+    key: Path,
+    source: Facts,
+    label: str = "restored",
+    patience_s: float = 420,
+    *,
+    passphrase: str = "",
+    while_it_runs: Callable[[Ssh], None] | None = None,
 ) -> tuple[list[Check], float]:
     """Boot the machine and look at it from outside; the checks, and the seconds to its login prompt."""
     machine, ssh_port, http_port = forwarded(machine)
     checks: list[Check] = []
     with RunningMachine(machine, keep, label) as vm:
-        vm.console.expect(r"login: ", timeout_s=patience_s)
-        seconds = vm.seconds()
+        seconds = reach_login(vm, passphrase, patience_s)
         checks.append(Check("login prompt on the serial console", True, f"after {seconds:.1f} s"))
         ssh = Ssh(ssh_port, key)
         ssh.wait(patience_s / 2)
@@ -112,6 +120,8 @@ def prove_running(
             Check("firmware", found.firmware == firmware, found.firmware),
             Check("kernel", True, found.kernel),
         ]
+        if while_it_runs:
+            while_it_runs(ssh)
         vm.power_button()
         vm.wait_end(180)
     return checks, seconds

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.lab.awkward import make_awkward_files
 from tests.lab.machine import HOST, DirectBoot, Disk, Forward, Machine, Nic, Smbios
-from tests.lab.programs import LabError, run
+from tests.lab.programs import LabError, remove_built, run
 from tests.lab.running import RunningMachine
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regraft" / "lab"
@@ -105,7 +105,7 @@ def cached_source() -> Source:
     with (CACHE / "source.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two that build at once would build into each other
         if not (home / "nic-name").exists():
-            shutil.rmtree(home, ignore_errors=True)
+            remove_built(home)
             build(home)
     return Source(home / "disk.img", home / "key", (home / "nic-name").read_text().strip())
 
@@ -156,8 +156,9 @@ def make_partitions(disk: Path) -> None:
 
 def install_packages(root: Path, log: Path) -> None:
     result = run(
-        ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", root,
-         *debian_sources()],
+        # In a mount namespace of its own: whatever ends it, its mounts of the host end with it.
+        ["unshare", "--mount", "--propagation=private", "mmdebstrap", "--mode=root", "--variant=minbase",
+         f"--include={','.join(PACKAGES)}", "bookworm", root, *debian_sources()],
         timeout_s=1800,
     )  # fmt: skip
     log.write_text(result.stdout + result.stderr)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from tests.lab.demo import ISO, Demo, negative_control, tell
+from tests.lab.demo import ISO, Demo, negative_control, target_machine, tell
 from tests.lab.machine import Disk, Machine, Nic, Smbios
-from tests.lab.proof import comes_up
+from tests.lab.proof import comes_up, prove_running
 from tests.lab.serving import serving
 from tests.lab.source import cached_source
 from tests.lab.story import RestoreOrder, capture_disk, manifest, restore
@@ -23,6 +23,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     yield tell(tmp_path_factory.mktemp("demo"), negative=False, bench=False)
 
 
+@pytest.mark.adapts("B1", "B3", "B5", "B12", "B13", "D1", "N1", "T2", "T3", systems=("Debian 12",))
 def test_every_proof_of_the_demo_holds(demo: Demo) -> None:
     failed = [f"{check.name}: {check.found}" for check in demo.checks if not check.good]
     assert not failed
@@ -39,12 +40,14 @@ def test_the_report_accounts_for_the_restore(demo: Demo) -> None:
     assert any(item["kind"].startswith("nic") or "net" in item["kind"] for item in report["difference"])
 
 
+@pytest.mark.adapts("B3", "D1", "T5", systems=("Debian 12",))
 def test_without_adaptation_it_does_not_come_up(demo: Demo) -> None:
     negative_control(demo, cached_source())
     assert demo.checks[-1].good, demo.checks[-1].found
 
 
 @pytest.mark.long
+@pytest.mark.adapts("B1", "B14", "D1", "I1", "T3", systems=("Debian 12",))
 def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: Demo) -> None:
     out = demo.out / "clone"
     out.mkdir()
@@ -63,20 +66,36 @@ def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: 
     assert {"/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key"} <= set(result.report["changed_paths"])
 
 
-def test_a_disk_is_captured_without_running_its_system(demo: Demo) -> None:
-    out = demo.out / "capture"
-    depot = out / "depot"
-    source = cached_source()
-    machine = workbench(source.disk)
-    with serving(depot, out) as served:
-        image = capture_disk(machine, "offline", ISO, out, served)
-    found = manifest(depot, image)
+@pytest.fixture(scope="module")
+def captured_again(demo: Demo) -> str:
+    """The restored disk, which boots by UEFI now, captured on its own machine without running its system."""
+    out = demo.out / "again"
+    disk = Disk("nvme", path=demo.out / "disk0-nvme.img", serial="NVME0001")
+    with serving(out / "depot", out) as served:
+        return capture_disk(replace(target_machine(out), disks=(disk,)), "again", ISO, out, served)
+
+
+def test_a_disk_is_captured_without_running_its_system(demo: Demo, captured_again: str) -> None:
+    found = manifest(demo.out / "again/depot", captured_again)
     mounts = {volume["filesystem"]["mountpoint"] for volume in found["volumes"]}
-    assert mounts == {"/", "/srv"}
+    assert mounts == {"/", "/srv", "/boot/efi"}
     assert not found["unreadable"]
 
 
-def workbench(disk: Path) -> Machine:
-    """Another machine with the source's disk in it."""
-    disks = (Disk("ahci", path=disk, serial="SOURCEDISK0"),)
-    return Machine(name="workbench", disks=disks, nics=(Nic("e1000"),), medium_kind="usb")
+@pytest.mark.long
+def test_what_was_restored_is_restored_again_and_boots_by_bios(demo: Demo, captured_again: str) -> None:
+    """From UEFI to BIOS, and an adapted system is adapted anew: parallel SCSI, another card, the same machine still."""
+    out = demo.out / "back"
+    machine = Machine(
+        name="back",
+        disks=(Disk("lsi53c895a", size_bytes=8 << 30, serial="PARALLEL0001"),),
+        nics=(Nic("pcnet", "52:54:00:99:00:03"),),
+        processors=1,
+        smbios=Smbios("Third Vendor", "Old Server", "BCK-0001", "7b1f6c1e-8c3a-4b59-9a55-1f2e3d4c5b6b"),
+    )
+    with serving(demo.out / "again/depot", out) as served:
+        result = restore(RestoreOrder(captured_again, machine, ISO, out), served)
+    assert result.good, result.job["message"]
+    assert demo.facts is not None
+    checks, _ = prove_running(machine, out, cached_source().key, demo.facts, "back")
+    assert not [f"{check.name}: {check.found}" for check in checks if not check.good]

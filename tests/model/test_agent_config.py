@@ -39,3 +39,12 @@ def test_what_is_not_understood_is_refused(text: str, part: str) -> None:
 def test_globs_to_exclude_come_from_the_medium_or_the_kernel_line() -> None:
     assert read_config('exclude = ["/srv/*", "*.iso"]', "").exclude == ("/srv/*", "*.iso")
     assert read_config("", "regraft.exclude=/srv/*,*.iso").exclude == ("/srv/*", "*.iso")
+
+
+def test_cards_are_chosen_on_the_medium_or_the_kernel_line() -> None:
+    config = read_config('nic = ["ens3=52:54:00:00:00:01"]\non_nic_tie = "order"\nduplicate_address = "stop"\n', "")
+    assert (config.nic, config.on_nic_tie, config.duplicate_address) == (("ens3=52:54:00:00:00:01",), "order", "stop")
+    assert read_config("", "regraft.nic=ens3=52:54:00:00:00:01,ens4=none").nic[1] == "ens4=none"
+    for text in ('nic = ["ens3"]', 'on_nic_tie = "guess"', 'duplicate_address = "maybe"'):
+        with pytest.raises(UsageError, match="expected"):
+            read_config(text, "")

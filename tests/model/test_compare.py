@@ -49,6 +49,7 @@ def of_kind(difference: Difference, kind: str) -> list[Item]:
     return [item for item in difference.items if item.kind == kind]
 
 
+@pytest.mark.adapts("B1", "B3", "B12", "B13", "D1", "N1", "T1")
 def test_the_demo_case_is_handled_whole() -> None:
     """Cloud kernel, virtio, BIOS → NVMe, e1000e, UEFI, with the generic kernel in the depot."""
     recipes, difference = decided(situation(components=(KERNEL, metapackage())))
@@ -70,6 +71,7 @@ def test_the_demo_case_is_handled_whole() -> None:
     assert [op.value for op in added] == [f"UUID={ESP_UUID} /boot/efi vfat umask=0077 0 1"]
 
 
+@pytest.mark.adapts("B3", "D1", "T5")
 def test_without_a_kernel_in_the_depot_the_restore_is_blocked_and_says_why() -> None:
     _, difference = decided(situation())
     assert [(item.kind, item.key) for item in difference.blockers] == [("device", E1000E)]
@@ -82,7 +84,7 @@ def test_without_a_kernel_in_the_depot_the_restore_is_blocked_and_says_why() -> 
         ({"architecture": "arm64"}, "it is for arm64"),
         ({"for_os": "ubuntu"}, "it is for ubuntu"),
         ({"package_format": "rpm"}, "it is a rpm package"),
-        ({"depends": ("linux-base (>= 5)",)}, "the image lacks linux-base (>= 5)"),
+        ({"depends": ("linux-base (>= 5)",)}, "neither image nor depot has linux-base (>= 5)"),
         ({"modaliases": (), "modules": ("nvme",)}, "it does not drive"),
     ],
 )
@@ -92,6 +94,7 @@ def test_an_unfit_kernel_of_the_depot_is_passed_over_with_the_reason(change: dic
     assert any(why in text for _, text in blocker.evidence), blocker.evidence
 
 
+@pytest.mark.adapts("B3", "T1")
 def test_of_two_fit_kernels_the_one_of_the_images_version_wins() -> None:
     newer = component("linux-image-6.12", version="6.12.1-1", kernel_release="6.12-amd64")
     difference = compare(situation(components=(newer, KERNEL)))
@@ -100,6 +103,7 @@ def test_of_two_fit_kernels_the_one_of_the_images_version_wins() -> None:
     assert ("component", f"linux-image-6.12: linux-image-{FULL} was preferred") in kernel.evidence
 
 
+@pytest.mark.adapts("B3", "T1")
 def test_another_kernel_of_the_image_is_preferred_to_one_of_the_depot() -> None:
     kernels = (*source().os.kernels, Kernel(FULL, "amd64", f"linux-image-{FULL}", "/boot/v", "/boot/i"))
     files = kernel_files(FULL, FULL_ALIASES, "virtio_net virtio_blk ext4 nvme e1000e")
@@ -121,6 +125,7 @@ def test_the_same_hardware_needs_no_kernel_and_no_names() -> None:
     assert "loader.bios" in recipes
 
 
+@pytest.mark.adapts("N2", "T1")
 def test_of_two_cards_the_one_with_a_link_takes_the_address() -> None:
     cards = (nic(THIRD_MAC, link="down"), nic(NEW_MAC))
     difference = compare(situation(target=target(network=Network(nics=cards)), components=(KERNEL,)))
@@ -128,6 +133,7 @@ def test_of_two_cards_the_one_with_a_link_takes_the_address() -> None:
     assert (mapped.source, mapped.target) == ("ens3", NEW_MAC)
 
 
+@pytest.mark.adapts("N1", "T1")
 def test_a_kernel_name_is_not_given_by_rule_where_another_card_can_hold_it() -> None:
     old = Nic(OLD_MAC, "eth0", addresses=(Address("10.0.0.5/24"),))
     case = situation(
@@ -141,11 +147,13 @@ def test_a_kernel_name_is_not_given_by_rule_where_another_card_can_hold_it() -> 
     assert "net.keep-names" in alone and "net.kernel-names" not in alone
 
 
+@pytest.mark.adapts("N2", "T1")
 def test_no_card_for_a_configured_address_blocks() -> None:
     _, difference = decided(situation(target=target(network=Network()), components=(KERNEL,)))
     assert "out of reach" in difference.blockers[0].reason
 
 
+@pytest.mark.adapts("N1", "T1")
 def test_an_offline_image_is_mapped_by_its_configuration() -> None:
     configs = (NetworkConfig("ifupdown", "/etc/network/interfaces", interfaces=("lo", "ens3", "br0", "ens3.5")),)
     case = situation(source=source(network=Network(configs=configs)), components=(KERNEL,))
@@ -153,6 +161,7 @@ def test_an_offline_image_is_mapped_by_its_configuration() -> None:
     assert [(item.source, item.target, item.tier) for item in mapped] == [("ens3", NEW_MAC, Tier.MUST)]
 
 
+@pytest.mark.adapts("N3", "N5", "T1")
 def test_rules_for_absent_cards_go_and_bindings_move() -> None:
     configs = (
         NetworkConfig("udev", "/etc/udev/rules.d/70-persistent-net.rules", macs=(OLD_MAC, "52:54:00:00:00:99")),
@@ -171,6 +180,7 @@ def test_rules_for_absent_cards_go_and_bindings_move() -> None:
     assert not difference.blockers
 
 
+@pytest.mark.adapts("B4", "B18", "T1")
 def test_fstab_lines_are_led_to_what_will_be_there() -> None:
     fstab = (
         "/dev/vda2 / ext4 defaults 0 1\n/dev/vda3 none swap sw 0 0\nUUID=dead /mnt/old xfs defaults 0 2\n"
@@ -191,12 +201,14 @@ def test_fstab_lines_are_led_to_what_will_be_there() -> None:
     assert not difference.blockers
 
 
+@pytest.mark.adapts("B18", "T1")
 def test_a_root_that_the_image_does_not_bring_blocks() -> None:
     _, difference = decided(situation({"/etc/fstab": "UUID=other /usr ext4 defaults 0 1\n"}, components=(KERNEL,)))
     (blocker,) = difference.blockers
     assert blocker.op is Op.BLOCK and blocker.key == "/usr"
 
 
+@pytest.mark.adapts("B6", "T1")
 def test_resume_from_an_absent_swap_is_dropped_and_from_a_planned_one_is_kept() -> None:
     files = {"/etc/initramfs-tools/conf.d/resume": "RESUME=UUID=dead\n"}
     recipes, _ = decided(situation(files, components=(KERNEL,)))
@@ -205,6 +217,7 @@ def test_resume_from_an_absent_swap_is_dropped_and_from_a_planned_one_is_kept() 
     assert "storage.resume" not in decided(situation(files, components=(KERNEL,)))[0]
 
 
+@pytest.mark.adapts("B20", "T1")
 def test_console_words_of_the_running_command_line_are_kept() -> None:
     recipes, difference = decided(situation(components=(KERNEL,)))
     assert "console.serial-kept" not in recipes
@@ -214,6 +227,7 @@ def test_console_words_of_the_running_command_line_are_kept() -> None:
     assert words == ["console=ttyS0"]
 
 
+@pytest.mark.adapts("I1", "I2", "T1")
 def test_identity_changes_in_clone_mode_only() -> None:
     files = {"/etc/machine-id": "x\n", "/etc/ssh/ssh_host_rsa_key": "s", "/etc/ssh/ssh_host_rsa_key.pub": "p"}
     restore, _ = decided(situation(files, components=(KERNEL,)))
@@ -237,6 +251,7 @@ def test_what_nothing_can_mend_blocks(changes: dict[str, Any], kind: str) -> Non
     assert [item.kind for item in difference.blockers] == [kind]
 
 
+@pytest.mark.adapts("B17", "T1")
 def test_a_processor_below_the_distributions_level_blocks() -> None:
     os = replace(source().os, id="rhel", version="9.4", package_format="rpm")
     difference = compare(situation(source=source(os=os)))
@@ -244,6 +259,7 @@ def test_a_processor_below_the_distributions_level_blocks() -> None:
     assert (blocked.kind, blocked.source, blocked.target) == ("cpu", "x86-64-v2", "x86-64-v1")
 
 
+@pytest.mark.adapts("B16", "T1")
 def test_other_sectors_are_no_obstacle_for_trees_and_one_for_blocks() -> None:
     big = Disk("sda", 6 << 30, 4096, 4096, chain=DISK.chain)
     case = situation(disk=big, components=(KERNEL,))
@@ -259,6 +275,7 @@ def test_every_item_has_a_reason_and_a_number() -> None:
     assert all(item.reason for item in difference.items)
 
 
+@pytest.mark.adapts("D2", "T1")
 def test_missing_firmware_is_taken_from_a_component_and_never_blocks() -> None:
     hungry = replace(KERNEL, needs_firmware=("e1000e/a.fw e1000e", "e1000e/b.fw e1000e", "other.fw other"))
     firmware = component("firmware-e", kind="firmware", kernel_release="", modules=(), modaliases=(),

@@ -66,6 +66,7 @@ def cloud_on(**changes: object) -> Situation:
     return replace(situation(source=profile, components=generic()), tree=tree, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.adapts("B3", "D1", "T1")
 def test_the_cloud_kernel_on_nvme_and_e1000e_takes_the_generic_one() -> None:
     case = cloud_on()
     bound, difference = bind_all(read_recipes(), compare(case), case)
@@ -83,6 +84,7 @@ def test_the_cloud_kernel_on_nvme_and_e1000e_takes_the_generic_one() -> None:
 
 
 @pytest.mark.parametrize("driver", [name for name in IRON if "bc01" in IRON[name]])
+@pytest.mark.adapts("B3", "D1", "T1")
 def test_every_controller_of_iron_needs_the_generic_kernel(driver: str) -> None:
     chain = (
         ChainLink("acpi:PNP0A08:PNP0A03:", ""),
@@ -99,12 +101,14 @@ def test_every_controller_of_iron_needs_the_generic_kernel(driver: str) -> None:
 
 
 @pytest.mark.parametrize("driver", [name for name in IRON if "bc02" in IRON[name]])
+@pytest.mark.adapts("D1", "T1")
 def test_every_card_of_iron_is_driven_by_the_generic_kernel_only(driver: str) -> None:
     case = cloud_on(target=target(network=Network(nics=(nic(NEW_MAC, driver, modalias=IRON[driver]),))))
     choice = [item for item in compare(case).items if item.kind == "kernel"]
     assert [item.target for item in choice] == [generic()[0].id]
 
 
+@pytest.mark.adapts("B3", "T1")
 def test_verdicts_of_both_flavours() -> None:
     cloud = KernelIndex.from_tree(*kernel_tree("cloud-amd64"))
     full = KernelIndex.from_tree(*kernel_tree("amd64"))

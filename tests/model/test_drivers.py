@@ -51,6 +51,7 @@ def test_the_kernel_configuration_is_a_second_witness() -> None:
     assert kernel(config="CONFIG_BLK_DEV_NVME=m\n").verdict(ChainLink(NVME, "nvme")).verdict is Verdict.ABSENT
 
 
+@pytest.mark.adapts("D3", "T1")
 def test_a_driver_that_does_not_know_the_id_is_told_from_no_driver() -> None:
     index = kernel(dep="kernel/drivers/net/e1000e.ko:\n")
     assert index.verdict(ChainLink(E1000E, "e1000e")).verdict is Verdict.DRIVER_WITHOUT_ID
@@ -68,6 +69,7 @@ def test_a_network_card_nobody_knows_is_absent_and_a_bridge_is_not() -> None:
     assert index.verdict(ChainLink("acpi:PNP0A08:PNP0A03:", "")).verdict is Verdict.NOT_APPLICABLE
 
 
+@pytest.mark.adapts("B1", "T1")
 def test_the_closure_follows_hard_and_soft_dependencies() -> None:
     index = kernel(
         alias="alias fs-ext4 ext4\nalias scsi:t-0x00* sd_mod\n",
@@ -113,6 +115,7 @@ def instance(pattern: str) -> str:
 
 @pytest.mark.root
 @pytest.mark.parametrize("flavour", ["amd64", "cloud-amd64"])
+@pytest.mark.adapts("D1", "T1")
 def test_match_equals_modprobe_over_every_alias(flavour: str) -> None:
     """Every pattern of modules.alias, made concrete, is resolved as ``modprobe -R`` resolves it."""
     root, release = unpacked_kernel(flavour)

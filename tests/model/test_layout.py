@@ -134,6 +134,7 @@ def by_purpose(layout: Layout, purpose: str) -> PlannedPartition:
     return next(part for part in layout.partitions if part.purpose == purpose)
 
 
+@pytest.mark.adapts("B5", "T1")
 def test_the_same_disk_keeps_everything() -> None:
     source = gpt_source()
     layout = fit(gpt_image(), profile(), Firmware.BIOS, target(source.size_bytes))
@@ -162,6 +163,7 @@ def test_a_source_that_fills_its_disk_to_the_last_sector_is_kept_exactly() -> No
     check(layout, target(source.size_bytes))
 
 
+@pytest.mark.adapts("B12", "T1")
 def test_a_smaller_disk_for_uefi_gets_an_esp_in_place_of_the_bios_boot_partition() -> None:
     disk = target(6 * GIB)
     layout = fit(gpt_image(), profile(), Firmware.UEFI, disk)
@@ -183,6 +185,7 @@ def test_decisions_hold_no_chance() -> None:
     uuid.UUID(by_purpose(one, "esp").part_uuid)
 
 
+@pytest.mark.adapts("B12", "T1")
 def test_from_uefi_to_bios_adds_a_bios_boot_partition_and_keeps_the_esp() -> None:
     parts = (
         Partition(1, MIB, 512 * MIB, ESP, guid(1), "EFI", (), fs("vfat", 512 * MIB, 1)),
@@ -251,6 +254,7 @@ def test_swap_shrinks_and_then_goes() -> None:
     assert root.size_bytes > GIB + HEADROOM_BYTES
 
 
+@pytest.mark.adapts("B16", "T1")
 def test_sectors_of_4096_bytes() -> None:
     disk = target(12 * GIB, 4096)
     layout = fit(gpt_image(), profile(), Firmware.UEFI, disk)
@@ -275,6 +279,7 @@ def test_an_mbr_stays_for_bios(logical: bool) -> None:
 
 
 @pytest.mark.parametrize("logical", [False, True])
+@pytest.mark.adapts("B5", "B12", "T1")
 def test_an_mbr_becomes_gpt_for_uefi_unless_files_name_its_identities(logical: bool) -> None:
     disk = target(8 * GIB)
     layout = fit(mbr_image(logical=logical), profile(), Firmware.UEFI, disk)
@@ -411,3 +416,12 @@ def test_any_source_on_any_disk(
         assert any(p.type in (ESP, ESP_MBR) for p in layout.partitions)
     if firmware is Firmware.BIOS and layout.table == "gpt":
         assert any(p.type == BIOS_BOOT for p in layout.partitions)
+
+
+def test_files_that_were_compressed_are_told() -> None:
+    image = gpt_image()
+    dense = replace(image.volumes[1], filesystem=replace(image.volumes[1].filesystem, kind="btrfs"))
+    dense = replace(dense, content_bytes=5 * GIB)
+    layout = fit(replace(image, volumes=(image.volumes[0], dense)), profile(), Firmware.BIOS, target(10 * GIB))
+    assert [note for note in layout.notes if note.startswith("the files of /srv are 5.0 GiB")]
+    assert not [note for note in fit(image, profile(), Firmware.BIOS, target(10 * GIB)).notes if "compressed" in note]

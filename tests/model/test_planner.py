@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from agent.model.layout import Layout
 from agent.model.plan import (
     ApplyRecipe,
@@ -107,6 +109,7 @@ def test_an_esp_that_the_image_brings_comes_after_the_adaptation() -> None:
     assert esp_place < places.index(InstallBootloader)
 
 
+@pytest.mark.adapts("B1", "B3", "T1")
 def test_the_installed_kernel_comes_first_and_holds_the_modules() -> None:
     rebuilt = [s for s in make_plan(decisions(INSTALL, INITRAMFS)).steps if isinstance(s, RebuildInitramfs)]
     assert [(step.release, step.modules) for step in rebuilt] == [(FULL, ("nvme", "ext4")), (THIN, ())]

@@ -18,7 +18,18 @@ from lxml import etree
 from agent.errors import DamagedError
 from agent.model import profile as values
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
-from agent.model.profile import Mention, Nic, Profile, Section, Status
+from agent.model.profile import (
+    Assigned,
+    Lease,
+    Made,
+    Mention,
+    Network,
+    NetworkConfig,
+    Nic,
+    Profile,
+    Section,
+    Status,
+)
 from agent.model.profile_xml import (
     dump_difference,
     dump_profile,
@@ -225,3 +236,14 @@ def test_many_things_take_moderate_time() -> None:
     with pytest.raises(DamagedError, match="schema"):
         load_profile(hostile)
     assert time.process_time() - started < 5
+
+
+def test_what_is_known_of_networks_comes_back_from_the_document() -> None:
+    config = NetworkConfig(
+        "netplan", "/etc/netplan/1.yaml", interfaces=("lan", "up"), macs=("52:54:00:aa:00:01",),
+        addresses=("10.0.0.5/24",), made=(Made("up", ("lan",)), Made("six")), sets_macs=("02:00:00:00:00:01",),
+        match_paths=("pci-0000:00:03.0",), match_drivers=("virtio_net",), assigned=(Assigned("up", "10.0.0.5/24"),),
+    )  # fmt: skip
+    network = Network(configs=(config,), leases=(Lease("lan", "10.0.0.9/24", "/var/lib/dhcp/x"),))
+    profile = Profile("m", "2026-11-23T20:41:40Z", network=network)
+    assert load_profile(dump_profile(profile)).network == network

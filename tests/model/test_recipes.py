@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,9 @@ from agent.errors import RefusedError, UsageError
 from agent.model.difference import Difference, Item, Op, Tier
 from agent.model.profile import Unit
 from agent.model.recipe import Replace, Request, Write
-from agent.model.recipe_file import load_all, load_recipe
+from agent.model.recipe_file import load_recipe
 from agent.model.recipe_match import bind, bind_all
+from agent.model.recipe_set import load_all
 from agent.model.recipe_test import run_tests
 from tests.model.machines_of_tests import situation, source
 
@@ -33,6 +35,20 @@ expect = { "/etc/scale" = "port ttyUSB0\\n" }
 """
 
 
+@pytest.mark.adapts("B22", "T1")
+def test_caches_of_the_old_disks_are_forgotten() -> None:
+    path = Path(__file__).resolve().parents[2] / "recipes/29-storage-caches.toml"
+    recipe = load_recipe(path.read_text(), path.name)
+    for result in run_tests([recipe]):
+        assert result.ok, result.failures
+    files = {"/etc/blkid.tab": "<device>/dev/sda1</device>"}
+    items = (Item(id="d1", op=Op.MAP, kind="disk", key="sda", tier=Tier.MUST, reason="it is another"),)
+    bound, _ = bind_all([recipe], Difference(source="a", target="b", items=items), situation(files))
+    assert [each.id for each in bound] == ["storage.caches"]
+    bound, _ = bind_all([recipe], Difference(source="a", target="b", items=items), situation())
+    assert not bound, "without a cache there is nothing to do"
+
+
 def test_a_good_recipe_loads_and_its_test_passes() -> None:
     (result,) = run_tests([load_recipe(GOOD, "scale.toml")])
     assert result.ok, result.failures
@@ -41,8 +57,8 @@ def test_a_good_recipe_loads_and_its_test_passes() -> None:
 @pytest.mark.parametrize(
     ("find", "put", "says"),
     [
-        ('id = "site.scale"', 'id = "Scale"', r"scale.toml: id: found 'Scale'"),
-        ('id = "site.scale"', 'id = "site.scale"\nrows = ["b4"]', r"scale.toml: rows: found \['b4'\]"),
+        ('id = "site.scale"', 'id = "Scale"', r"scale.toml:2: id: found 'Scale'"),
+        ('id = "site.scale"', 'id = "site.scale"\nrows = ["b4"]', r"scale.toml:3: rows: found \['b4'\]"),
         ('tier = "should"', 'tier = "maybe"', r"tier: found 'maybe', expected one of must, should, later"),
         ('phase = "site"', 'phase = "late"', r"phase: found 'late'"),
         ('why = "It hangs on another port."', "", r"why: found 'nothing'"),
@@ -56,8 +72,8 @@ def test_a_good_recipe_loads_and_its_test_passes() -> None:
         ('op = "add", kind = "device" } } ]\n[[do]]', 'opp = "add" } } ]\n[[do]]', r"when\.all\[1\]\.diff\.opp"),
         ("[[check]]\ngrep", "[[check]]\nfeels", r"check\[1\]\.feels"),
         ("[when]\nall = [ { diff", "[when]\nall = []\nany = []\n[x]\nall = [ { diff", r"x: found 'x'"),
-        ("expect =", "expects =", r"test\[1\]\.expects"),
-        ("[when]", "[when", r"scale.toml: not TOML: .*line"),
+        ("expect =", "expects =", r"scale.toml:15: test\.expects"),
+        ("[when]", "[when", r"scale.toml:7: not TOML: .*column"),
         ('path = "/etc/scale", line', 'path = "/etc/scale", lines = [], line', "either line or lines"),
     ],
 )  # fmt: skip
@@ -77,7 +93,11 @@ def test_a_recipe_needs_a_check_and_a_condition() -> None:
 
 def test_a_test_that_expects_something_else_fails() -> None:
     (result,) = run_tests([load_recipe(GOOD.replace("port ttyUSB0\\n", "port x\\n"), "r.toml")])
-    assert "expected 'port x\\n', found 'port ttyUSB0\\n'" in result.failures[0]
+    assert result.failures[0].splitlines() == [
+        "/etc/scale is not as expected (- expected, + found):", "@@ -1 +1 @@", "-port x", "+port ttyUSB0",
+    ]  # fmt: skip
+    (result,) = run_tests([load_recipe(GOOD.replace("ttyUSB0\\n", "ttyUSB0"), "r.toml")])
+    assert "-port ttyUSB0  (no newline at the end)" in result.failures[0]
     other = GOOD.replace('op = "add", kind = "device", key', 'op = "map", kind = "nic", key')
     (result,) = run_tests([load_recipe(other, "r.toml")])
     assert result.failures == ("does not apply",)
@@ -105,7 +125,7 @@ SETTER = GOOD.replace('write = { path = "/etc/scale", line = "port @to@", each =
 )
 def test_two_recipes_that_set_one_key_are_refused(other: str) -> None:
     with pytest.raises(
-        UsageError, match=r"recipes site\.scale \(a\.toml\) and site\.other \(b\.toml\) both set /etc/s"
+        UsageError, match=r"recipes site\.scale \(a\.toml:10\) and site\.other \(b\.toml:10\) both set /etc/s"
     ):
         load_all({"a.toml": SETTER, "b.toml": other.replace("site.scale", "site.other")})
     apart = other.replace("site.scale", "site.other").replace('phase = "site"', 'phase = "site"\nmode = "clone"')

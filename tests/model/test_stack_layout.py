@@ -10,8 +10,12 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from agent.errors import DoesNotFitError, RefusedError
-from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
+from agent.errors import DoesNotFitError, RefusedError, UsageError
+from agent.model.boot_room import boot_volume_apart, is_short
+from agent.model.clashes import same_names
+from agent.model.disk_layouts import layouts_of
+from agent.model.grow import parse_grow
+from agent.model.image import FORMAT, STACK_FORMAT, Manifest, ObjectRef, ProfileRef, Subvolume, Volume, format_of
 from agent.model.layout import Layout, fit
 from agent.model.lvm_metadata import metadata, segments
 from agent.model.partition_types import ESP, LINUX
@@ -33,8 +37,19 @@ from agent.model.profile import (
     VolumeGroup,
 )
 from agent.model.references import Planned
-from agent.model.stack import all_below, bases, device_names, disks_of, mapped_name, on_disks, place_named, storeys
-from agent.model.stack_layout import KEEP, LVM_TYPES, RAID_TYPES, boot_modules
+from agent.model.spread import NO_WISH, Share, Spread, Wish, spread
+from agent.model.stack import (
+    all_below,
+    bases,
+    device_names,
+    disks_of,
+    mapped_name,
+    on_disks,
+    place_named,
+    storeys,
+    unsound,
+)
+from agent.model.stack_layout import KEEP, LVM_TYPES, PLAIN, RAID_TYPES, boot_modules
 
 MIB, GIB = 1 << 20, 1 << 30
 EXTENT = 4 * MIB
@@ -114,9 +129,12 @@ def profile(*, kernel: bool = True) -> Profile:
     return replace(made, platform=replace(made.platform, firmware=Firmware.UEFI))
 
 
-def laid(manifest: Manifest, size: int, **options: str) -> Layout:
+def laid(manifest: Manifest, size: int, arrays: str = PLAIN, grow: str = "", boot_free_bytes: int = 0) -> Layout:
     target = Disk("nvme0n1", size, 512, 512, serial="T1")
-    return fit(manifest, profile(), Firmware.UEFI, target, headroom_bytes=512 * MIB, **options)
+    return fit(
+        manifest, profile(), Firmware.UEFI, target, headroom_bytes=512 * MIB, arrays=arrays, grow=parse_grow(grow),
+        boot_free_bytes=boot_free_bytes,
+    )  # fmt: skip
 
 
 def on_luks() -> Manifest:
@@ -343,8 +361,8 @@ def test_what_fstab_and_crypttab_name_is_planned() -> None:
 
 
 def test_the_initramfs_must_hold_what_the_root_stands_on() -> None:
-    def modules(source: Manifest, **options: str) -> tuple[str, ...]:
-        return boot_modules(source, laid(source, 20 * GIB, **options).stack)
+    def modules(source: Manifest, arrays: str = PLAIN) -> tuple[str, ...]:
+        return boot_modules(source, laid(source, 20 * GIB, arrays).stack)
 
     assert modules(on_luks()) == ("dm_mod", "dm_crypt")
     assert modules(on_lvm()) == ("dm_mod",)
@@ -388,3 +406,136 @@ def test_names_that_lvm_does_not_know_never_become_its_words(name: str) -> None:
     (step,) = (each for each in steps if isinstance(each, MakeVolumeGroup))
     with pytest.raises(RefusedError, match="is no name or UUID that LVM allows"):
         metadata(step.group)
+
+
+# --- together with what else a layout knows --------------------------------------------------------------------------
+
+
+def on_btrfs() -> Manifest:
+    """LUKS, and on it one btrfs with two subvolumes, as Fedora and openSUSE install it."""
+    size = disk().partitions[2].size_bytes
+    held = FileSystem("btrfs", guid(77), size_bytes=size - 16 * MIB, block_bytes=4096, mountpoint="/")
+    source = image(Stack((replace(luks(size), holds=held),), (), ()), ("/", f"luks:{LUKS_UUID}", 2 * GIB))
+    root = replace(source.volumes[1], subvolume="/root", subvolumes=(Subvolume("/root"),))
+    home = replace(
+        root, id="home", filesystem=replace(root.filesystem, mountpoint="/home", options="subvol=home,compress=zstd:1"),
+        subvolume="/home", subvolumes=(Subvolume("/home"),),
+    )  # fmt: skip
+    return replace(source, volumes=(source.volumes[0], home, root))
+
+
+def test_subvolumes_of_a_btrfs_on_a_stack_lie_in_one_file_system() -> None:
+    layout = laid(on_btrfs(), 30 * GIB)
+    place = layout.volumes["root"]
+    assert place == layout.volumes["home"] == FIRST_STACKED
+    made = layout.filesystems[place]
+    assert [(each.path, each.mountpoint, each.options) for each in made.subvolumes] == [
+        ("/home", "/home", "compress=zstd:1"), ("/root", "/", ""),
+    ]  # fmt: skip
+    twice = replace(on_btrfs(), volumes=tuple(replace(each, subvolume="") for each in on_btrfs().volumes))
+    with pytest.raises(RefusedError, match=f"home and root share luks:{LUKS_UUID}"):
+        laid(twice, 30 * GIB)
+
+
+def test_a_subvolume_needs_what_all_of_them_hold() -> None:
+    source = on_btrfs()
+    with pytest.raises(DoesNotFitError):
+        laid(replace(source, volumes=tuple(replace(v, content_bytes=3 * GIB) for v in source.volumes)), 6 * GIB)
+    laid(replace(source, volumes=tuple(replace(v, content_bytes=GIB) for v in source.volumes)), 6 * GIB)
+
+
+def test_the_policy_of_growing_decides_inside_of_a_group_too() -> None:
+    before = sizes(laid(on_luks(), 20 * GIB))
+    more = 10 * GIB
+    assert sizes(laid(on_luks(), 30 * GIB)) == {**before, "home": before["home"] + more}
+    assert sizes(laid(on_luks(), 30 * GIB, grow="/")) == {**before, "root": before["root"] + more}
+    assert sizes(laid(on_luks(), 30 * GIB, grow="root")) == {**before, "root": before["root"] + more}
+    assert sizes(laid(on_luks(), 30 * GIB, grow="last")) == {**before, "home": before["home"] + more}
+    assert sizes(laid(on_luks(), 30 * GIB, grow="none")) == before
+    shared = sizes(laid(on_luks(), 30 * GIB, grow="proportional"))
+    assert shared["swap_1"] == before["swap_1"]
+    assert sum(shared.values()) == sum(before.values()) + more
+    whole = before["root"] + before["home"]
+    assert abs(shared["root"] - before["root"] - more * before["root"] // whole) <= 2 * EXTENT
+    boot = laid(on_luks(), 30 * GIB, grow="/boot")
+    assert sizes(boot) == before
+    assert {p.number: p.size_bytes for p in boot.partitions}[2] == 488 * MIB + more
+    with pytest.raises(UsageError, match="is no volume of the image; those that can: /, /boot, /home"):
+        laid(on_luks(), 30 * GIB, grow="/srv")
+
+
+@pytest.mark.parametrize("size", [20 * GIB, 30 * GIB, 14 * GIB])
+def test_a_boot_that_is_a_logical_volume_gets_room_for_a_larger_initramfs(size: int) -> None:
+    source = on_lvm()
+    (vg,) = source.stack.groups
+    small = LogicalVolume("boot", lvm_uuid(6), 100 * MIB, "linear", ext4(14, 100 * MIB, "/boot"))
+    source = replace(source, stack=Stack(groups=(replace(vg, logical=(*vg.logical, small)),)))
+    at = "lv:debian-vg/boot"
+    volume = replace(
+        source.volumes[0], disk="", partition=0, device=at,
+        filesystem=replace(ext4(14, 100 * MIB, "/boot"), used_bytes=60 * MIB), content_bytes=60 * MIB,
+    )  # fmt: skip
+    source = replace(source, volumes=(volume, *source.volumes[1:]))
+    assert boot_volume_apart(source) == volume
+    plain = laid(source, size)
+    assert is_short(volume, [plain], 150 * MIB)
+    layout = laid(source, size, boot_free_bytes=150 * MIB)
+    assert not is_short(volume, [layout], 150 * MIB)
+    holds_together(layout)
+    assert sizes(layout)["boot"] >= 210 * MIB
+    if size == 20 * GIB:
+        assert {**sizes(layout), "boot": 0} == {**sizes(plain), "boot": 0}, "what was free in the group served"
+
+
+def test_a_stack_goes_to_one_disk() -> None:
+    disks = (Disk("nvme0n1", 30 * GIB, 512, 512, serial="T1"), Disk("nvme1n1", 30 * GIB, 512, 512, serial="T2"))
+    told = r"the image has LUKS vda3_crypt, volume group debian-vg, and 2 disks .*\(nvme0n1, nvme1n1\)"
+    with pytest.raises(RefusedError, match=told):
+        spread(on_luks(), disks, Wish(also=("serial=T2",)))
+    divided = Spread(tuple(Share(each, on_luks()) for each in disks), {})
+    with pytest.raises(RefusedError, match=told):
+        layouts_of(divided, profile(), Firmware.UEFI, NO_WISH)
+    ((_, layout),) = layouts_of(spread(on_luks(), disks[:1], NO_WISH), profile(), Firmware.UEFI, NO_WISH)
+    assert layout.stack
+
+
+def test_the_wish_says_what_becomes_of_arrays() -> None:
+    disks = (Disk("nvme0n1", 30 * GIB, 512, 512, serial="T1"),)
+
+    def kinds(wish: Wish) -> list[type]:
+        source = on_raid(lvm=True)
+        ((_, layout),) = layouts_of(spread(source, disks, wish), profile(), Firmware.UEFI, wish)
+        return [type(step) for step in layout.stack]
+
+    assert kinds(NO_WISH) == [MakeVolumeGroup]
+    assert kinds(Wish(arrays=KEEP)) == [MakeArray, MakeVolumeGroup]
+
+
+def test_readers_that_know_no_stack_refuse_the_image() -> None:
+    for source in (on_luks(), on_btrfs(), on_raid(lvm=False)):
+        assert format_of(source.volumes, source.stack) == STACK_FORMAT
+    assert format_of(on_luks().volumes[:1]) == FORMAT
+
+
+def test_the_old_disk_beside_the_new_one_is_told_of() -> None:
+    old = disk("sdb")
+    member = FileSystem("crypto_LUKS", LUKS_UUID)
+    old = replace(old, partitions=(*old.partitions[:2], replace(old.partitions[2], holds=member, part_uuid=guid(999))))
+    (said,) = same_names([("", laid(on_luks(), 30 * GIB))], [old], {"nvme0n1"})
+    assert f"LUKS {LUKS_UUID}" in said
+    mirror = FileSystem("linux_raid_member", "a3ba06fe-5cfe-7bf4-e258-1febdf9a4a6a")
+    old = replace(old, partitions=(replace(old.partitions[2], holds=mirror),))
+    (said,) = same_names([("", laid(on_raid(lvm=True), 30 * GIB, KEEP))], [old], {"nvme0n1"})
+    assert f"raid1 {mirror.uuid}" in said
+
+
+def test_a_stack_that_no_disk_could_have_is_not_worked_with() -> None:
+    stack = on_luks().stack
+    (vg,), (one,) = stack.groups, stack.luks
+    most = 1 << 60
+    assert unsound(stack, most) == unsound(on_raid(lvm=True).stack, most) == unsound(Stack(), most) == ""
+    assert "extents" in unsound(replace(stack, groups=(replace(vg, extent_bytes=0),)), most)
+    assert "a size" in unsound(replace(stack, luks=(replace(one, size_bytes=-1),)), most)
+    assert "two devices" in unsound(replace(stack, luks=(one, one)), most)
+    assert "two devices" in unsound(replace(stack, groups=(vg, replace(vg, logical=()))), most)
+    assert "on itself" in unsound(replace(stack, luks=(replace(one, on=ROOT),)), most)

@@ -46,6 +46,7 @@ def test_words_that_are_no_selector_are_refused(selector: str) -> None:
         select_disk(selector, [BLANK])
 
 
+@pytest.mark.adapts("B0", "T1")
 def test_two_eligible_disks_are_never_guessed_between() -> None:
     with pytest.raises(DiskSelectionError, match="2 disks match, expected exactly one") as caught:
         select_disk("only-eligible", [disk("sda"), disk("sdb")])
@@ -70,6 +71,7 @@ def test_no_disk_at_all() -> None:
     ],
 )
 @pytest.mark.parametrize("selector", ["only-eligible", "serial=SER-sda", "name=sda"])
+@pytest.mark.adapts("B0", "T1")
 def test_never_whatever_names_it(fields: dict[str, object], reason: str, selector: str) -> None:
     with pytest.raises(DiskSelectionError, match=reason):
         select_disk(selector, [disk("sda", **fields)], minimum_bytes=2 * GIB)
@@ -85,6 +87,7 @@ def test_usb_only_by_a_name_of_its_own(fields: dict[str, object]) -> None:
         assert select_disk(selector, [usb]) is usb
 
 
+@pytest.mark.adapts("B0", "T1")
 def test_the_medium_that_runs_is_never_chosen_even_by_serial() -> None:
     with pytest.raises(DiskSelectionError, match="runs from"):
         select_disk("serial=SER-sda", [disk("sda", transport="usb", boot_medium=True), BLANK])
@@ -109,6 +112,7 @@ def test_an_old_system_is_no_guard() -> None:
 
 
 @pytest.mark.parametrize("second", [{}, {"in_use": ("mounted on /",)}, {"boot_medium": True}])
+@pytest.mark.adapts("B0", "T1")
 def test_one_serial_on_two_disks_stops(second: dict[str, object]) -> None:
     """Even when one of them is out: the one that is left may be the wrong one."""
     twins = [disk("sda", serial="DUP"), disk("sdb", serial="DUP", **second)]

@@ -31,6 +31,7 @@ def loop_disk(file: Path, size_bytes: int, script: str = "", sector: int = 512) 
     try:
         if script:
             run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", node], stdin=script.encode())
+            run(["partx", "--delete", node], accept=range(256))  # of a run that was killed
             run(["partx", "--add", node])
         yield LoopDisk(node)
     finally:

@@ -204,6 +204,7 @@ def read_mounts_below(folder: Path) -> list[str]:
 # --- sysfs of real hardware -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.adapts("D4", "T1")
 def test_an_nvme_disk(tmp_path: Path) -> None:
     machine = MachineTree(tmp_path)
     machine.device("pci0000:00/0000:00:03.0", modalias="pci:v00001B36d00000010", driver="nvme", module="nvme")
@@ -231,6 +232,7 @@ def test_a_sata_disk_behind_ahci(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.adapts("D4", "T1")
 def test_a_virtio_disk_and_its_child(tmp_path: Path) -> None:
     machine = MachineTree(tmp_path)
     machine.device("pci0000:00/0000:00:04.0", modalias="pci:v00001AF4d00001001", driver="virtio-pci")

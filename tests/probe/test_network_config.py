@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from agent.model.profile import NetworkConfig
 from agent.model.tree import MemoryTree
-from agent.probe.network_config import read_configs, static
+from agent.probe.addresses import static
+from agent.probe.leases import read_leases
+from agent.probe.network_config import read_configs
 
 
 def configs(files: dict[str, str]) -> tuple[NetworkConfig, ...]:
@@ -33,7 +35,7 @@ def test_ifupdown() -> None:
     main, bond = configs(files)
     assert (main.backend, main.interfaces) == ("ifupdown", ("ens3", "ens4"))
     assert main.addresses == ("10.77.0.50/24", "2001:db8::5/64")
-    assert main.macs == ("52:54:00:aa:bb:cc",)
+    assert (main.macs, main.sets_macs) == ((), ("52:54:00:aa:bb:cc",))  # it gives the address, and binds to none
     assert (bond.interfaces, bond.addresses) == (("bond0", "eno1", "eno2"), ("192.0.2.9/24",))
 
 
@@ -54,7 +56,7 @@ def test_netplan() -> None:
         "  bonds:\n    bond0:\n      interfaces: [eno3, eno4]\n      addresses: [198.51.100.4/25]\n",
     )
     assert found.backend == "netplan"
-    assert found.interfaces == ("enp3s0", "lan0", "eno2", "bond0", "eno3", "eno4")
+    assert found.interfaces == ("lan0", "eno2", "bond0", "eno3", "eno4")  # enp3s0 is a label: match decides
     assert found.macs == ("aa:bb:cc:00:11:22",)
     assert found.addresses == ("192.0.2.10/24", "2001:db8::10/64", "198.51.100.4/25")
 
@@ -118,3 +120,87 @@ def test_addresses() -> None:
     assert static("192.0.2.1", "255.255.255.0") == ["192.0.2.1/24"]
     assert static('"192.0.2.1"') == ["192.0.2.1/32"]
     assert static("") == static("dhcp") == static("999.1.1.1/24") == []
+
+
+def test_what_software_makes_is_told_from_cards_by_every_backend() -> None:
+    files = {
+        "/etc/network/interfaces": "iface lan inet static\n  bridge_ports eno1 eno2\n  bridge_stp off\n"
+        "iface uplink inet manual\n  bond-mode 1\niface eno3 inet manual\n  bond-master uplink\n"
+        "iface office inet manual\n  vlan-raw-device eno1\n"
+        "iface tun9 inet manual\n  pre-up ip link add name wan type dummy\n",
+        "/etc/netplan/1.yaml": "network: {bonds: {up: {interfaces: [a, b]}}, tunnels: {six: {mode: sit}}}\n",
+        "/etc/systemd/network/1.netdev": "[NetDev]\nName=lan\nKind=bridge\nMACAddress=02:00:00:00:00:01\n",
+        "/etc/systemd/network/2.network": "[Match]\nName=eno1\n[Network]\nBridge=lan\nVLAN=office\nVLAN=guests\n",
+        "/etc/NetworkManager/system-connections/b.nmconnection": "[connection]\ntype=vlan\ninterface-name=office\n"
+        "[vlan]\nparent=eno1\n",
+        "/etc/NetworkManager/system-connections/p.nmconnection": "[connection]\ntype=ethernet\ninterface-name=eno2\n"
+        "controller=uplink\nport-type=bond\n",
+        "/etc/sysconfig/network-scripts/ifcfg-uplink": "DEVICE=uplink\nTYPE=Bond\nBONDING_OPTS=mode=1\n",
+        "/etc/sysconfig/network-scripts/ifcfg-eno1": "DEVICE=eno1\nMASTER=uplink\nSLAVE=yes\n"
+        "MACADDR=02:00:00:00:00:02\n",
+        "/etc/sysconfig/network-scripts/ifcfg-eno1.5": "DEVICE=eno1.5\nVLAN=yes\n",
+        "/etc/sysconfig/network-scripts/ifcfg-by-address": "HWADDR=00:11:22:33:44:55\n",
+        "/etc/sysconfig/network/ifcfg-lan": "BRIDGE='yes'\nBRIDGE_PORTS='eth0 eth1'\n",
+        "/etc/sysconfig/network/ifcfg-bond0": "BONDING_MASTER='yes'\nBONDING_SLAVE_0='eth0'\nBONDING_SLAVE1='eth1'\n",
+        "/etc/wicked/ifconfig/a.xml": "<interface><name>lan</name><bridge><ports><port><device>eth0</device></port>"
+        "</ports></bridge></interface>\n",
+    }
+    made = {found.path.rpartition("/")[2]: {one.name: one.of for one in found.made} for found in configs(files)}
+    assert {path: names for path, names in made.items() if names} == {
+        "interfaces": {"lan": ("eno1", "eno2"), "uplink": ("eno3",), "office": ("eno1",), "wan": ()},
+        "1.yaml": {"up": ("a", "b"), "six": ()},
+        "1.netdev": {"lan": ()},
+        "2.network": {"lan": ("eno1",), "office": ("eno1",), "guests": ("eno1",)},
+        "b.nmconnection": {"office": ("eno1",)},
+        "p.nmconnection": {"uplink": ("eno2",)},
+        "ifcfg-uplink": {"uplink": ()},
+        "ifcfg-eno1": {"uplink": ("eno1",)},
+        "ifcfg-eno1.5": {"eno1.5": ("eno1",)},
+        "ifcfg-lan": {"lan": ("eth0", "eth1")},
+        "ifcfg-bond0": {"bond0": ("eth0", "eth1")},
+        "a.xml": {"lan": ("eth0",)},
+    }
+    assert [found.interfaces for found in configs(files) if found.macs] == [()]  # bound by the address alone
+    assert sorted(mac[-1] for found in configs(files) for mac in found.sets_macs) == ["1", "2"]
+
+
+def test_addresses_of_several_interfaces_in_one_file_are_told_apart() -> None:
+    text = (
+        "iface a inet static\n  address 10.0.0.5\n  netmask 255.255.255.0\niface b inet static\n  address 10.0.1.5/24\n"
+    )
+    found = only("/etc/network/interfaces", text)
+    assert [(one.interface, one.cidr) for one in found.assigned] == [("a", "10.0.0.5/24"), ("b", "10.0.1.5/24")]
+
+
+def test_leases_of_every_client() -> None:
+    files = {
+        "/var/lib/dhcp/dhclient.ens3.leases": 'lease {\n  interface "ens3";\n  fixed-address 10.0.0.8;\n'
+        '  option subnet-mask 255.255.255.0;\n}\nlease {\n  interface "ens3";\n  fixed-address 10.0.0.9;\n'
+        "  option subnet-mask 255.255.255.0;\n}\n",
+        "/var/lib/NetworkManager/internal-6e1b3c9a-8a0e-4d6a-9b8f-2f0d3f3a1c11-ens4.lease": "ADDRESS=10.0.1.9\n"
+        "NETMASK=255.255.255.0\n",
+        "/var/lib/wicked/lease-eth0-dhcp-ipv4.xml": "<lease><ipv4:dhcp><address>10.0.2.9</address>"
+        "<netmask>255.255.255.0</netmask></ipv4:dhcp></lease>",
+        "/var/lib/dhcp/dhclient.broken.leases": "lease {\n  fixed-address nonsense;\n}\n",
+    }
+    found = read_leases(MemoryTree({path: text.encode() for path, text in files.items()}))
+    assert {lease.interface: lease.cidr for lease in found} == {
+        "ens3": "10.0.0.9/24",
+        "ens4": "10.0.1.9/24",
+        "eth0": "10.0.2.9/24",
+    }
+
+
+def test_drop_ins_and_configuration_of_network_manager_bind_too() -> None:
+    found = configs(
+        {
+            "/etc/systemd/network/10-a.network.d/b.conf": "[Match]\nMACAddress=52-54-00-AA-00-01\n"
+            "Path=pci-0000:00:03.0\n",
+            "/etc/NetworkManager/conf.d/a.conf": "[keyfile]\nunmanaged-devices=mac:52:54:00:aa:00:02\n",
+            "/etc/NetworkManager/conf.d/b.conf": "[main]\ndns=none\n",
+        }
+    )
+    assert [(one.backend, one.macs, one.match_paths) for one in found] == [
+        ("networkd", ("52:54:00:aa:00:01",), ("pci-0000:00:03.0",)),
+        ("nm", ("52:54:00:aa:00:02",), ()),
+    ]

@@ -49,6 +49,7 @@ def lay(root: Path, *paths: str, data: bytes = b"x") -> None:
 # --- the EFI system partition -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.adapts("B13", "T1")
 def test_loaders_stand_in_the_own_folder_and_on_the_fallback_path(tmp_path: Path) -> None:
     text = esp.stub(UUID, "/boot")
     written = esp.install(tmp_path, LOADERS, "debian", text)
@@ -64,6 +65,7 @@ def test_loaders_stand_in_the_own_folder_and_on_the_fallback_path(tmp_path: Path
     ]  # fmt: skip
 
 
+@pytest.mark.adapts("B13", "T1")
 def test_the_fallback_is_written_last(tmp_path: Path) -> None:
     written = esp.install(tmp_path, LOADERS, "debian", "x")
     assert written[-1] == "EFI/BOOT/BOOTX64.EFI"
@@ -182,6 +184,7 @@ def efivars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@pytest.mark.adapts("B13", "T1")
 def test_one_entry_is_left_whatever_was_there(efivars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     firmware = Firmware()
     monkeypatch.setattr(nvram, "run", firmware.run)
@@ -233,6 +236,7 @@ def test_an_image_without_grub_is_refused(tmp_path: Path) -> None:
         boot.make_configuration(InsideRoot(tmp_path), Sandbox())  # type: ignore[arg-type]
 
 
+@pytest.mark.adapts("B14", "T1")
 def test_bios_uses_the_images_own_grub_install(tmp_path: Path) -> None:
     lay(tmp_path, "/usr/sbin/grub-install", "/usr/lib/grub/i386-pc/kernel.img")
     sandbox = Sandbox()
@@ -241,6 +245,7 @@ def test_bios_uses_the_images_own_grub_install(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("modules", [True, False])
+@pytest.mark.adapts("B12", "B14", "T1")
 def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: bool) -> None:
     if modules:
         lay(tmp_path, "/usr/lib/grub/i386-pc/kernel.img")
@@ -256,6 +261,7 @@ def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("firmware", "devices", "empty"), [("bios", "/dev/sdx", "false"), ("uefi", "", "true")])
+@pytest.mark.adapts("B14", "T1")
 def test_grub_pc_does_not_look_for_the_old_disk(tmp_path: Path, firmware: str, devices: str, empty: str) -> None:
     """An upgrade of grub-pc writes to the disks it remembers, and fails where they are gone."""
     step = InstallBootloader(firmware=firmware, disk=IDENTITY)
@@ -269,3 +275,54 @@ def test_grub_pc_does_not_look_for_the_old_disk(tmp_path: Path, firmware: str, d
         f"grub-pc grub-pc/install_devices multiselect {devices}",
         f"grub-pc grub-pc/install_devices_empty boolean {empty}",
     ]
+
+
+# --- the RHEL family and SUSE -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.adapts("B13", "T1")
+@pytest.mark.parametrize(
+    ("paths", "prefix"),
+    [
+        (("boot/efi/EFI/rocky/shimx64.efi", "boot/efi/EFI/rocky/grubx64.efi", "boot/efi/EFI/rocky/mmx64.efi"), "rocky"),
+        (("usr/share/efi/x86_64/shim.efi", "usr/share/efi/x86_64/grub.efi", "usr/share/efi/x86_64/MokManager.efi"),
+         "opensuse"),
+    ],
+)  # fmt: skip
+def test_loaders_lie_where_their_family_keeps_them(tmp_path: Path, paths: tuple[str, ...], prefix: str) -> None:
+    root, place = tmp_path / "root", tmp_path / "esp"
+    lay(root, *paths, data=b"MZ")
+    (root / paths[1]).write_bytes(f"MZ \0/EFI/{prefix}\0".encode())
+    found = esp.find_loaders(root, tmp_path / "no-medium")
+    assert found.prefix == prefix and found.manager and found.origin == "the image"
+    written = esp.install(place, found, prefix, esp.stub(UUID, "/boot", "grub2"))
+    assert {f"EFI/{prefix}/grub.cfg", f"EFI/{prefix}/shimx64.efi", "EFI/BOOT/BOOTX64.EFI"} <= set(written)
+    assert "'/boot/grub2'" in (place / f"EFI/{prefix}/grub.cfg").read_text()
+
+
+@pytest.mark.adapts("B12", "T1")
+def test_a_menu_of_entries_as_files_is_not_left_to_a_grub_that_cannot_read_it(tmp_path: Path) -> None:
+    lay(tmp_path / "root", "boot/loader/entries/a.conf")
+    lay(tmp_path / "medium", "usr/lib/shim/shimx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+    with pytest.raises(PatchError, match="blscfg"):
+        esp.find_loaders(tmp_path / "root", tmp_path / "medium")
+
+
+@pytest.mark.adapts("B14", "T1")
+def test_suse_is_told_of_the_new_disk_and_keeps_its_other_words(tmp_path: Path) -> None:
+    lay(tmp_path, "etc/default/grub_installdevice", data=b"/dev/disk/by-id/ata-OLD\nactivate\ngeneric_mbr\n")
+    step = InstallBootloader(firmware="bios", disk=IDENTITY, known_as="/dev/disk/by-id/ata-NEW")
+    boot.tell_suse(InsideRoot(tmp_path), step, handle(tmp_path))
+    said = (tmp_path / "etc/default/grub_installdevice").read_text()
+    assert said == "/dev/disk/by-id/ata-NEW\nactivate\ngeneric_mbr\n"
+
+
+@pytest.mark.adapts("B14", "T1")
+def test_grub2_programs_and_places(tmp_path: Path) -> None:
+    lay(tmp_path, "usr/sbin/grub2-mkconfig", "usr/sbin/grub2-install", "usr/lib/grub/i386-pc/kernel.img")
+    inside, sandbox = InsideRoot(tmp_path), Sandbox()
+    assert boot.configuration_path(inside) == "/boot/grub2/grub.cfg"
+    boot.make_configuration(inside, sandbox)  # type: ignore[arg-type]
+    boot.install_bios(inside, sandbox, handle(tmp_path))  # type: ignore[arg-type]
+    assert sandbox.ran[0] == ["/usr/sbin/grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]
+    assert sandbox.ran[1][0] == "/usr/sbin/grub2-install" and sandbox.ran[1][-1] == "/dev/sdx"

@@ -63,6 +63,7 @@ def sfdisk(handle: DiskHandle) -> dict[str, Any]:
 
 @pytest.mark.root
 @pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.adapts("B5", "T1")
 def test_a_gpt_has_its_identities_back(tmp_path: Path, sector: int) -> None:
     with opened(tmp_path, sector) as handle:
         disk.clear_disk(handle)
@@ -86,6 +87,7 @@ def test_a_gpt_has_its_identities_back(tmp_path: Path, sector: int) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.adapts("B5", "T1")
 def test_an_mbr_with_logical_partitions(tmp_path: Path, sector: int) -> None:
     with opened(tmp_path, sector) as handle:
         disk.clear_disk(handle)

@@ -58,6 +58,7 @@ def mounted(node: Path, folder: Path, options: str = "rw") -> Iterator[Path]:
     ],
     ids=lambda value: value.kind if isinstance(value, PlannedFilesystem) else str(value),
 )
+@pytest.mark.adapts("B5", "B16", "T1")
 def test_every_kind_on_every_sector_size(tmp_path: Path, planned: PlannedFilesystem, sector: int) -> None:
     with device(tmp_path, 400 * MIB, sector) as node:
         assert not filesystems.matches(node, planned)

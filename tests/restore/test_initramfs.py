@@ -46,6 +46,7 @@ def step(*modules: str, tool: str = "initramfs-tools") -> RebuildInitramfs:
     return RebuildInitramfs(release=RELEASE, tool=tool, modules=modules)
 
 
+@pytest.mark.adapts("B1", "T2")
 def test_it_holds_what_was_wanted_and_the_old_one_is_kept(root: Path) -> None:
     (root / INITRD).write_bytes(cpio("old"))
     sandbox = Sandbox(root, cpio("init", MODULE))
@@ -57,6 +58,7 @@ def test_it_holds_what_was_wanted_and_the_old_one_is_kept(root: Path) -> None:
     assert kept.read_bytes() == cpio("old"), "the first one wins"
 
 
+@pytest.mark.adapts("B1", "T2")
 def test_a_missing_module_is_an_error(root: Path) -> None:
     with pytest.raises(PatchError, match="lacks ahci, sd_mod"):
         initramfs.rebuild(root, Sandbox(root, cpio("init", MODULE)), step("nvme", "ahci", "sd_mod"))  # type: ignore[arg-type]
@@ -74,6 +76,7 @@ def test_a_kernel_that_had_none_gets_one(root: Path) -> None:
     assert sandbox.ran == [["update-initramfs", "-c", "-k", RELEASE]]
 
 
+@pytest.mark.adapts("B2", "T1")
 def test_dracut_is_told_to_build_for_any_host(root: Path) -> None:
     name = f"boot/initramfs-{RELEASE}.img"
     sandbox = Sandbox(root, cpio("init", MODULE), name)

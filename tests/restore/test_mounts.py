@@ -44,21 +44,28 @@ def prepared(folder: Path, *steps: MakeFilesystem, size: int = 40 * MIB) -> Iter
         yield handle
 
 
+def nodes_of(handle: DiskHandle) -> mounts.NodeOf:
+    return lambda _, partition: disk.partition_node(handle, partition)
+
+
 def mounted_below(root: Path) -> list[str]:
     return [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(root) in line]
 
 
 def test_the_order_is_outermost_first_and_swap_is_left_out() -> None:
     steps = [made(1, "/srv/www/x"), made(2, "", "swap"), made(3, "/"), made(4, "/srv"), made(5, "/boot")]
-    assert [step.filesystem.mountpoint for step in mounts.in_mount_order(steps)] == ["/", "/boot", "/srv", "/srv/www/x"]
+    assert [each.mountpoint for each in mounts.in_mount_order(steps)] == ["/", "/boot", "/srv", "/srv/www/x"]
 
 
 def test_options_never_let_devices_or_setuid_work() -> None:
     for kind in ("ext4", "xfs", "btrfs", "vfat"):
-        words = mounts.mount_options(PlannedFilesystem(kind=kind, uuid="1", options="suid,dev,exec")).split(",")
+        planned = PlannedFilesystem(kind=kind, uuid="1", mountpoint="/", options="suid,dev,exec")
+        ((_, options),) = mounts.mounts_of(planned)
+        words = options.split(",")
         assert {"nodev", "nosuid"} <= set(words)
         assert not {"suid", "dev"} & set(words)
-    options = mounts.mount_options(PlannedFilesystem(kind="btrfs", uuid="1", options="defaults,subvol=@rootfs"))
+    old = PlannedFilesystem(kind="btrfs", uuid="1", mountpoint="/", options="defaults,subvol=@rootfs")
+    ((_, options),) = mounts.mounts_of(old)
     assert options.endswith("subvol=/@rootfs")
 
 
@@ -81,7 +88,7 @@ def test_a_link_on_the_way_is_not_followed(tmp_path: Path) -> None:
 def test_everything_is_mounted_and_taken_down(tmp_path: Path) -> None:
     steps = (made(3, "/srv/www"), made(1, "/"), made(2, "/srv"))
     with prepared(tmp_path, *steps) as handle:
-        with mounts.mounted_target(handle, steps, tmp_path / "mnt") as root:
+        with mounts.mounted_target(nodes_of(handle), steps, tmp_path / "mnt") as root:
             (root / "srv/www/file").write_text("x")
             assert mounted_below(root) == [str(root), f"{root}/srv", f"{root}/srv/www"]
             for number, place in ((1, root), (2, root / "srv"), (3, root / "srv/www")):
@@ -89,7 +96,7 @@ def test_everything_is_mounted_and_taken_down(tmp_path: Path) -> None:
             with pytest.raises(OSError), (root / "null").open("wb"):
                 os.mknod(root / "null", 0o20666, os.makedev(1, 3))
         assert mounted_below(tmp_path) == []
-        with mounts.mounted_target(handle, steps, tmp_path / "mnt") as root:
+        with mounts.mounted_target(nodes_of(handle), steps, tmp_path / "mnt") as root:
             assert (root / "srv/www/file").read_text() == "x"
 
 
@@ -97,7 +104,7 @@ def test_everything_is_mounted_and_taken_down(tmp_path: Path) -> None:
 def test_a_failure_inside_takes_everything_down(tmp_path: Path) -> None:
     steps = (made(1, "/"), made(2, "/srv"))
     with prepared(tmp_path, *steps) as handle:
-        with pytest.raises(KeyboardInterrupt), mounts.mounted_target(handle, steps, tmp_path / "mnt"):
+        with pytest.raises(KeyboardInterrupt), mounts.mounted_target(nodes_of(handle), steps, tmp_path / "mnt"):
             raise KeyboardInterrupt
         assert mounted_below(tmp_path) == []
 
@@ -111,7 +118,7 @@ def test_what_stays_busy_is_detached_and_said(tmp_path: Path, monkeypatch: pytes
         try:
             with (
                 pytest.raises(TargetIOError, match="stayed busy"),
-                mounts.mounted_target(handle, [step], tmp_path / "mnt") as root,
+                mounts.mounted_target(nodes_of(handle), [step], tmp_path / "mnt") as root,
             ):
                 child = subprocess.Popen(["sleep", "60"], cwd=root)
         finally:
@@ -126,6 +133,6 @@ def test_a_subvolume_is_where_the_root_is(tmp_path: Path) -> None:
     step = made(1, "/", "btrfs", "subvol=@rootfs")
     with (
         prepared(tmp_path, step, size=160 * MIB) as handle,
-        mounts.mounted_target(handle, [step], tmp_path / "mnt") as root,
+        mounts.mounted_target(nodes_of(handle), [step], tmp_path / "mnt") as root,
     ):
         assert mounts.top_inside_filesystem(root / "boot") == "/@rootfs"

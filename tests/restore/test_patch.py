@@ -10,9 +10,11 @@ from agent.errors import PatchError
 from agent.model.recipe import (
     BoundRecipe,
     Check,
+    EditNetwork,
     EnableUnit,
     Install,
     MaskUnit,
+    Move,
     MoveAside,
     Replace,
     Request,
@@ -146,3 +148,33 @@ def test_large_and_odd_files_are_not_edited(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     with pytest.raises(PatchError, match="not a regular file"):
         InsideRoot(tmp_path).read("/dir")
+
+
+def test_a_file_moves_with_its_mode_once_and_never_over_another(tmp_path: Path) -> None:
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "ifcfg-eth0").write_text("KEY=secret\n")
+    (folder / "ifcfg-eth0").chmod(0o600)
+    (folder / "ifcfg-eth1").write_text("one\n")
+    move = Move(path="/etc/ifcfg-eth0", to="/etc/ifcfg-rg-eth0")
+    result = apply(tmp_path, move, Move(path="/etc/ifcfg-eth1", to="/etc/ifcfg-rg-eth0"))
+    moved = folder / "ifcfg-rg-eth0"
+    assert moved.read_text() == "KEY=secret\n" and moved.stat().st_mode & 0o777 == 0o600
+    assert not (folder / "ifcfg-eth0").exists() and (folder / "ifcfg-eth1").exists()
+    kept = tmp_path / "var/lib/regraft/undo/etc/ifcfg-eth0"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert {"/etc/ifcfg-eth0", "/etc/ifcfg-rg-eth0"} <= set(result.changed)
+    assert apply(tmp_path, move).changed == ()
+
+
+@pytest.mark.adapts("N4", "T1")
+def test_a_keyfile_stays_readable_by_root_alone(tmp_path: Path) -> None:
+    """NetworkManager ignores a profile that others may read."""
+    path = "/etc/NetworkManager/system-connections/lan.nmconnection"
+    file = tmp_path / path.lstrip("/")
+    file.parent.mkdir(parents=True)
+    file.write_text("[ethernet]\nmac-address=52:54:00:AA:00:01\n")
+    file.chmod(0o600)
+    apply(tmp_path, EditNetwork(action="rebind", path=path, name="52:54:00:aa:00:01", value="52:54:00:bb:00:01"))
+    assert file.read_text() == "[ethernet]\nmac-address=52:54:00:bb:00:01\n"
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -15,7 +15,8 @@ from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.process import run
 from agent.restore.initramfs_tools import FUNCTIONS, in_bulk
 from agent.restore.inside import InsideRoot
-from agent.restore.patch import UNDO, apply_recipe, package_state
+from agent.restore.packages import package_state
+from agent.restore.patch import UNDO, apply_recipe
 from agent.restore.sandbox import Sandbox
 from tests.model.debian_kernel import CACHE, kernel_package, package
 
@@ -145,6 +146,7 @@ def test_a_missing_dependency_is_named(root: Path) -> None:
     Sandbox(root).remove_deb(["linux-image-amd64"])
 
 
+@pytest.mark.adapts("B3", "T1")
 def test_a_kernel_package_is_installed_by_a_recipe_and_its_initramfs_left_for_later(root: Path) -> None:
     """The core of a restore onto dissimilar hardware, with Debian's own package in Debian's own tree."""
     deb = kernel_package("cloud-amd64")
@@ -156,12 +158,12 @@ def test_a_kernel_package_is_installed_by_a_recipe_and_its_initramfs_left_for_la
         checks=(Check(kind="kernel-installed", release=release), Check(kind="package-installed", text=name)),
     )  # fmt: skip
     sandbox = Sandbox(root)
-    result = apply_recipe(root, recipe, UNDO, sandbox, {name: (deb,)})
+    result = apply_recipe(root, recipe, UNDO, sandbox, {f"{name}={version}": (deb,)})
     assert result.result == "done"
     assert {f"/boot/vmlinuz-{release}", "/var/lib/dpkg/status"} <= set(result.changed)
     assert not (root / f"boot/initrd.img-{release}").exists(), "the initramfs is deferred"
     assert not (root / "usr/sbin/policy-rc.d").exists()
-    assert apply_recipe(root, recipe, UNDO, sandbox, {name: (deb,)}).changed == (), "installed once"
+    assert apply_recipe(root, recipe, UNDO, sandbox, {f"{name}={version}": (deb,)}).changed == (), "installed once"
 
     (root / "etc/initramfs-tools/conf.d/fast").write_text("COMPRESS=zstd\nCOMPRESSLEVEL=1\n")
     sandbox.run(["update-initramfs", "-c", "-k", release])

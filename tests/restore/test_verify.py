@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.plan import DiskIdentity, VerifyBoot
+from agent.probe.live_tree import LiveTree
 from agent.restore import boot, verify
 from agent.restore.disk import DiskHandle
 from agent.restore.verify import named_by, verify_boot
@@ -129,6 +130,7 @@ FSTAB, CFG = "etc/fstab", "boot/grub/grub.cfg"
         (write("boot/efi/EFI/BOOT/grub.cfg", b"normal"), "EFI/BOOT/grub.cfg looks for nothing"),
     ],
 )
+@pytest.mark.adapts("B1", "B4", "B6", "B13", "T5")
 def test_each_missing_thing_is_red(root: Path, break_it: Callable[[Path], object], said: str) -> None:
     break_it(root)
     assert any(said in line for line in red(root)), red(root)
@@ -146,6 +148,7 @@ def test_a_link_that_leads_out_of_the_root_is_not_followed(root: Path, tmp_path:
     assert any("is not there" in line for line in red(root))
 
 
+@pytest.mark.adapts("B14", "T1")
 def test_bios_needs_boot_code_and_a_core_image(root: Path, tmp_path: Path) -> None:
     step = VerifyBoot(firmware="bios", esp_partition=0, releases=(RELEASE,), modules=("nvme",))
     image = tmp_path / "disk"
@@ -169,7 +172,42 @@ def test_bios_needs_boot_code_and_a_core_image(root: Path, tmp_path: Path) -> No
 def test_what_a_grub_cfg_names() -> None:
     files, devices = named_by(
         "linux /@rootfs/boot/vmlinuz-1 root=UUID=a ro resume=none\n"
-        "  initrd /boot/ucode.img /boot/initrd-1\n linuxefi ($root)/x root=LABEL=b\n# linux /no root=c\n"
+        "  initrd /boot/ucode.img /@rootfs/boot/initrd-1\n linuxefi ($root)/x root=LABEL=b\n# linux /no root=c\n",
+        "/@rootfs",
     )
     assert files == {"/boot/vmlinuz-1", "/boot/ucode.img", "/boot/initrd-1"}
     assert devices == {"UUID=a", "LABEL=b"}
+
+
+def test_a_grub_cfg_names_files_of_a_nested_subvolume() -> None:
+    """openSUSE: with the whole path, or relative to the default subvolume (its GRUB's btrfs_relative_path)."""
+    files, _ = named_by(
+        "linux /@/.snapshots/1/snapshot/boot/vmlinuz-1 root=UUID=a\n initrd /boot/initrd-1\n",
+        "/@/.snapshots/1/snapshot",
+    )
+    assert files == {"/boot/vmlinuz-1", "/boot/initrd-1"}
+
+
+@pytest.mark.adapts("B6", "T1")
+def test_entries_as_files_are_looked_into(tmp_path: Path) -> None:
+    """grub.cfg of the RHEL family says only ‘blscfg’: what it starts stands in the entries."""
+
+    def found(entry: str) -> dict[str, bool]:
+        files = {
+            "boot/grub2/grub.cfg": "insmod blscfg\nblscfg\n", "boot/loader/entries/i-5.conf": entry,
+            "usr/sbin/grub2-mkconfig": "x", "boot/vmlinuz-5": "k", "boot/initramfs-5.img": "i",
+        }  # fmt: skip
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        names = {"UUID": frozenset({"aa-1"}), "LABEL": frozenset[str](), "PARTUUID": frozenset[str](),
+                 "PARTLABEL": frozenset[str]()}  # fmt: skip
+        return {
+            check.name: check.ok for check in verify.configuration_checks(tmp_path, LiveTree(tmp_path), ("5",), names)
+        }
+
+    good = "title x\nlinux /vmlinuz-5\ninitrd /initramfs-5.img $tuned_initrd\noptions root=UUID=AA-1 ro\n"
+    assert found(good) == {"grub.cfg": True, "grub.cfg files": True, "grub.cfg root": True}
+    assert found(good.replace("AA-1", "dead"))["grub.cfg root"] is False
+    assert found(good.replace("initramfs-5", "initramfs-6"))["grub.cfg files"] is False
+    assert found(good.replace("vmlinuz-5", "vmlinuz-4"))["grub.cfg"] is False

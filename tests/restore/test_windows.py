@@ -24,7 +24,8 @@ from agent.model.plan import FitFilesystem, Plan, VerifyBlocks, WriteBlocks, Wri
 from agent.model.profile import Firmware, Platform, Profile
 from agent.probe.blocks import Choice
 from agent.probe.disks import read_disk
-from agent.probe.source import node_of_volume, offline_source
+from agent.probe.restored import node_of_volume
+from agent.probe.source import offline_source
 from agent.process import run
 from agent.restore.prepare import prepare
 from agent.restore.run import Execution
@@ -129,7 +130,7 @@ def test_a_disk_of_the_same_size_is_the_same_in_every_used_block(depot: LocalDep
         free = 48 * MIB
         assert b"\xaa" * 4096 in read_range(target.part(3), free, 8 * MIB), "free clusters are not written"
         for volume in loaded.manifest.blocks:
-            assert node_of_volume(read_disk(target.name), loaded.manifest, volume) == target.part(volume.partition)
+            assert node_of_volume([read_disk(target.name)], loaded.manifest, volume) == target.part(volume.partition)
         refused = pytest.raises(DoesNotFitError, match="67,108,864 bytes of it: a volume of blocks cannot shrink")
         with loop_disk(tmp_path / "small.img", 100 * MIB) as small, refused:
             planned(depot, small)

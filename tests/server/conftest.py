@@ -87,7 +87,11 @@ def public_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def make_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public_read: bool = False, floor_bytes: int = 0
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    public_read: bool = False,
+    floor_bytes: int = 0,
+    rehearse: bool = False,
 ) -> Iterator[Server]:
     monkeypatch.setenv("REGRAFT_HOME", str(tmp_path / "home"))
     depot = LocalDepot.init(tmp_path / "depot")
@@ -95,6 +99,6 @@ def make_server(
     state.mkdir()
     tokens = Tokens(state / "tokens.json")
     token = {role: tokens.create(role, f"test {role}")[1] for role in Role}
-    app = create_app(depot, state, tokens, public_read=public_read, floor_bytes=floor_bytes)
+    app = create_app(depot, state, tokens, public_read=public_read, floor_bytes=floor_bytes, rehearse=rehearse)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Server(client, depot, tokens, state, token)

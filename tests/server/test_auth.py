@@ -47,6 +47,7 @@ def example(path: str) -> str:
         ("{image}", "web1"),
         ("{machine}", "web1"),
         ("{edit_id}", "x"),
+        ("{name}", "x"),
     ):
         path = path.replace(name, value)
     assert "{" not in path

@@ -200,7 +200,10 @@ def test_a_document_that_is_no_profile_is_refused(server: Server) -> None:
      (msgspec.structs.replace(wanted(), disk="sda"), DiskSelectionError),
      (msgspec.structs.replace(wanted(), disk="serial="), DiskSelectionError),
      (msgspec.structs.replace(wanted(), mode="wipe"), DamagedError),
-     (msgspec.structs.replace(wanted(), on_success="rm"), DamagedError)],
+     (msgspec.structs.replace(wanted(), on_success="rm"), DamagedError),
+     (msgspec.structs.replace(wanted(), also=("sdb",)), DiskSelectionError),
+     (msgspec.structs.replace(wanted(), map=("/srv",)), UsageError),
+     (msgspec.structs.replace(wanted(), grow="a\nb"), UsageError)],
 )  # fmt: skip
 def test_a_job_that_cannot_be_carried_out_is_not_queued(
     server: Server, request_: JobRequest, error: type[RegraftError]

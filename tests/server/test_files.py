@@ -14,8 +14,10 @@ import pytest
 from agent.depot.component_xml import dump_component
 from agent.errors import StorageFullError
 from agent.model.image import Component, ComponentFile
+from agent.model.recipe_bundle import encode
 from agent.server import files
 from agent.server.auth import Role
+from tests.model.test_recipes import GOOD
 from tests.server.conftest import Server, make_profile, make_server, reference
 
 DATA = bytes(range(256)) * 5000
@@ -267,3 +269,18 @@ def test_a_capture_finds_what_the_one_before_it_stored(server: Server) -> None:
         assert post(machine, body)[0] == status
     server.publish(make_profile("web1"))
     assert post("web1/claim") == (200, b"[]"), "what an image needs is its own matter"
+
+
+def test_recipes_are_published_when_every_one_can_be_read(server: Server) -> None:
+    def publish(recipes: dict[str, str], role: Role = Role.WRITE) -> int:
+        bundle = encode(recipes, "2026-11-24T18:00:00Z")
+        return server.client.post("/api/v1/recipes", content=bundle, headers=server.headers(role)).status_code
+
+    assert publish({"a.toml": GOOD}, Role.AGENT) == 403
+    assert publish({"a.toml": GOOD.replace("[[check]]", "[[cheque]]")}) == 400
+    assert get(server, "recipes/bundle.json")[0] == 404
+    assert publish({"a.toml": GOOD}) == 201
+    assert b"site.scale" in get(server, "recipes/bundle.json")[1]
+    assert get(server, "recipes/bundle.json.sig")[0] == 200
+    answer = server.client.post("/api/v1/recipes", content=b"{}", headers=server.headers(Role.WRITE))
+    assert answer.status_code == 422

@@ -61,6 +61,15 @@ def put_report(jobs: Jobs, job_id: str, report: Report, secret: str = SECRET) ->
     return jobs.put_report(job_id, secret, report, msgspec.json.encode(report)).state
 
 
+def test_what_a_job_says_of_the_layout_comes_back(jobs: Jobs, target: int) -> None:
+    wanted = msgspec.structs.replace(
+        request(system_uuid="UUID-1"), also=("serial=S2",), map=("/srv=serial=S2",), grow="proportional"
+    )
+    job, _ = jobs.create(wanted)
+    claimed = jobs.claim(job.id, Claim(target=target, secret=SECRET))
+    assert (claimed.also, claimed.map, claimed.grow) == (wanted.also, wanted.map, wanted.grow)
+
+
 def test_a_job_from_queue_to_done(jobs: Jobs, target: int) -> None:
     job, new = jobs.create(request(system_uuid="UUID-1"))
     assert (job.state, new, job.attempt, job.claimed, job.ended) == (State.QUEUED, True, 1, "", "")
@@ -255,3 +264,12 @@ def test_jobs_survive_a_restart(jobs: Jobs, database: Database, tmp_path: Path) 
 )  # fmt: skip
 def test_the_machine_that_took_a_job_is_known_again(one: Facts, other: Facts, same: bool) -> None:
     assert same_machine(one, other) is same
+
+
+def test_what_a_job_says_of_cards_reaches_the_agent(jobs: Jobs, target: int) -> None:
+    wanted = msgspec.structs.replace(request(any=True), nic=("ens3=52:54:00:00:00:02", "ens4=none"), on_nic_tie="order")
+    job, _ = jobs.create(wanted)
+    claimed = jobs.claim(job.id, Claim(target=target, secret=SECRET))
+    assert (claimed.nic, claimed.on_nic_tie) == (wanted.nic, "order")
+    plain, _ = jobs.create(request(any=True))
+    assert (plain.nic, plain.on_nic_tie) == ((), "")

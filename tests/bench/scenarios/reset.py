@@ -12,8 +12,9 @@ from tests.bench.contestants import REGRAFT, REGRAFT_CONTESTANT, Places
 from tests.bench.filesystems import Target, copy_sparse, copy_store, remove_tree, target_copy, target_tree
 from tests.bench.rounds import Ready, Turn, measure
 from tests.bench.stage import Stage
-from tests.bench.values import HASHING, OURS, TRUSTING
+from tests.bench.values import HASHING, LOOKING, OURS, TRUSTING
 
+LOOK = "find {target} -xdev -printf '%p %s %T@ %m %U %G\\n' > /dev/null"
 TRUST, DELETE = "--trust-metadata", "--delete"
 MakeTarget = Callable[[], AbstractContextManager[Target]]
 
@@ -33,6 +34,7 @@ def reset(stage: Stage) -> None:
         turns.append(turn(stage, store, TRUSTING, again, f"{TRUST} {delete}"))
     else:
         stage.leave_out(TRUSTING, f"this regraft extract has no {TRUST}; reset_share is that of hashing")
+    turns.append(Turn(LOOKING, partial(looking, again)))
     measure(stage, "reset", data.name, data.bytes, turns)
     drifted.unlink()
     remove_tree(store)
@@ -46,6 +48,12 @@ def turn(stage: Stage, store: Path, name: str, target: MakeTarget, options: str)
     command = REGRAFT_CONTESTANT.unpack.replace("--json", f"--json {options}")
     extra = name != OURS and DELETE not in options
     return Turn(name, partial(ready, stage, store, target, command, extra), REGRAFT_CONTESTANT.checks)
+
+
+@contextmanager
+def looking(target: MakeTarget) -> Iterator[Ready]:
+    with target() as made:
+        yield Ready(Places(target=made.mountpoint).fill(LOOK))
 
 
 @contextmanager
