@@ -61,9 +61,10 @@ def _depot_options(command: Command, *, required: bool) -> Command:
                      help="Public key of the depot, ed25519:BASE64; may be given several times."),
         click.option("--token", envvar="REGRAFT_TOKEN", default="", metavar="TOKEN",
                      help="Token for a depot served by regraft.  [env: REGRAFT_TOKEN]"),
-        click.option("--depot", "location", envvar="REGRAFT_DEPOT", required=required, default=None if required else "",
-                     metavar="PATH|URL",
-                     help="Where the depot is.  [env: REGRAFT_DEPOT]"),
+        # To click a default of None is an answer: where one is required, none may be given.
+        click.option("--depot", "location", envvar="REGRAFT_DEPOT", metavar="PATH|URL",
+                     help="Where the depot is.  [env: REGRAFT_DEPOT]",
+                     **({"required": True} if required else {"default": ""})),
     )  # fmt: skip
     for option in options:
         command = option(command)

@@ -32,8 +32,12 @@ def loop_disk(file: Path, *, sector_bytes: int = 512, writable: bool = False) ->
 
 
 def _tell_kernel(node: Path, sector_bytes: int) -> None:
-    """Make the kernel's partitions those of the table. partx ends with 1 for a disk without one, and for trouble."""
-    told = run(["partx", "--update", "--sector-size", str(sector_bytes), node], accept=(0, 1))
+    """Make the kernel's partitions those of the table. partx ends with 1 for a disk without one, and for trouble.
+
+    Not by --update, which passes over the logical partitions of an MBR (util-linux 2.38).
+    """
+    run(["partx", "--delete", node], accept=(0, 1))
+    told = run(["partx", "--add", "--sector-size", str(sector_bytes), node], accept=(0, 1))
     if told.status and run(["sfdisk", "--json", node], accept=(0, 1)).status == 0:
         raise TargetIOError(f"the kernel does not take the partitions of {node}: {told.stderr.strip()}", "try again")
 

@@ -14,6 +14,7 @@ from agent.commands.restore import refuse_wrong_consent
 from agent.console.report_text import plan_text
 from agent.errors import RefusedError
 from agent.model.agent_config import AgentConfig, read_config
+from agent.model.difference import Difference
 from agent.model.grow import Grow
 from agent.model.plan import DiskIdentity, Plan, decode, encode
 from agent.restore.prepare import Prepared
@@ -36,7 +37,7 @@ def assignment(*, unattended: bool) -> Assignment:
 
 
 def prepared(plan: Plan) -> Prepared:
-    return cast(Prepared, SimpleNamespace(plan=plan))
+    return cast(Prepared, SimpleNamespace(plan=plan, difference=Difference("web1@20260101T000000Z", "target", ())))
 
 
 TWO = plan_of(disk("sdb", "S2"))

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.foreign.loop import loop_disk as foreign_loop
 from agent.model.profile import Profile, Status
 from agent.model.profile_xml import load_profile
+from agent.probe.disks import partition_names
 from agent.process import ProcessError, run
 from tests.commands.program import Regraft
 from tests.foreign.foreign_disk import (
@@ -260,3 +262,14 @@ def loop_over(file: Path) -> Iterator[LoopDisk]:
     finally:
         run(["partx", "--delete", node], accept=range(256))
         run(["losetup", "--detach", node])
+
+
+def test_logical_partitions_of_a_raw_disk_are_seen(tmp_path: Path) -> None:
+    """partx --update passes over them; they hold the root of every Debian that was installed onto an MBR so."""
+    disk = tmp_path / "mbr.raw"
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+    script = b"label: dos\n1: size=8M, type=83\n2: type=5\n5: size=8M, type=82\n6: type=83\n"
+    run(["sfdisk", "--quiet", disk], stdin=script)
+    with foreign_loop(disk) as name:
+        assert partition_names(Path("/"), name) == [f"{name}p{number}" for number in (1, 2, 5, 6)]
