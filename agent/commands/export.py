@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.commands.luks_keys import key_source, luks_options
 from agent.commands.options import Access, console, depot_options, json_option, parse_image, print_json
 from agent.commands.plan import choices_of, edits_option, mode_option, read_profile, recipes_option
 from agent.commands.restoring import carry_out, report_json
@@ -36,6 +37,7 @@ from agent.restore.preflight import refuse_blockers
 @click.option("--size", default="", metavar="SIZE", help="Size of the disk, such as 20G; default: as large as it was.")
 @click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), metavar="REPORT.json",
               help="Write the report of what was done as JSON.")  # fmt: skip
+@luks_options
 @mode_option
 @recipes_option
 @edits_option
@@ -43,8 +45,8 @@ from agent.restore.preflight import refuse_blockers
 @json_option
 def export(
     image: str, to: Path, wanted: str | None, target: Path | None, selector: str, size: str, report_path: Path | None,
-    mode: str, site_recipes: Path | None, edits: Path | None, location: str, token: str, trust: tuple[str, ...],
-    as_json: bool,
+    luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...], mode: str, site_recipes: Path | None,
+    edits: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Make a disk image of an image, or of an image adapted for a target.
 
@@ -52,6 +54,7 @@ def export(
     there only when everything in it was written, read back, and proved to be what boots.
     """
     form = format_of(to, wanted or "")
+    key_of = key_source(luks_passphrases, luks_key_files, new=True)
     access = Access(location, token, trust)
     depot = access.open()
     keys = access.keys(depot)
@@ -66,7 +69,7 @@ def export(
             if not as_json:
                 click.echo(difference_table(prepared.difference))
             refuse_blockers(prepared.difference)
-            report = carry_out(prepared, recorder, Path(folder) / "root")
+            report = carry_out(prepared, recorder, Path(folder) / "root", key_of)
         if report_path:
             report_path.write_bytes(report_json(report))
         if report.exit_code == 0:

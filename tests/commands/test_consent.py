@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
 import click
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from agent.commands.agent import Assignment, consent, wish_of
-from agent.commands.restore import refuse_wrong_consent
+from agent.commands.restore import refuse_wrong_consent, restore
 from agent.console.report_text import plan_text
-from agent.errors import RefusedError
+from agent.errors import RefusedError, UsageError
 from agent.model.agent_config import AgentConfig, read_config
 from agent.model.difference import Difference
 from agent.model.grow import Grow
 from agent.model.plan import DiskIdentity, Plan, decode, encode
+from agent.model.spread import Wish
+from agent.model.stack_layout import KEEP
 from agent.restore.prepare import Prepared
 
 
@@ -96,3 +100,20 @@ def test_a_plan_of_an_older_version_is_read() -> None:
         del told[key]
     old = decode(msgspec.json.encode(told))
     assert old.disks == (old.disk,) and old.grow == ""
+
+
+def test_a_rehearsal_asks_for_no_consent_and_gets_what_was_wished(monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes: list[Wish] = []
+
+    def reached(*given: Any) -> Prepared:
+        wishes.append(given[-1])
+        raise RefusedError("as far as the plan")
+
+    module = sys.modules["agent.commands.restore"]
+    monkeypatch.setattr(module, "probe_machine", lambda _: None)
+    monkeypatch.setattr(module, "prepared_for", reached)
+    words = ["web1", "--disk", "name=sda", "--depot", "/d", "--arrays", "keep", "--rehearse"]
+    assert "as far as the plan" in str(CliRunner().invoke(restore, words).exception)
+    assert wishes == [Wish(arrays=KEEP)]
+    refused = CliRunner().invoke(restore, [*words, "--erase", "S1"]).exception
+    assert isinstance(refused, UsageError) and "--rehearse touches no disk" in str(refused)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from agent.depot.catalogue import find_image, images, newest_profile, read_catalogue
+from agent.depot.catalogue import decode_manifest, find_image, images, newest_profile, read_catalogue
 from agent.depot.local import LocalDepot
 from agent.depot.location import open_depot
 from agent.depot.signing import trusted_keys
 from agent.depot.store import listing_path, pack_path
 from agent.errors import DamagedError, NoImageError, RefusedError, UsageError
 from agent.model.image import ImageRef, Manifest, ObjectRef, ProfileRef, Volume
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import FileSystem, LogicalVolume, PhysicalVolume, Profile, Stack, VolumeGroup
 from agent.model.profile_xml import dump_profile
 
 
@@ -81,7 +82,7 @@ def test_what_is_published_never_changes(depot: LocalDepot, tmp_path: Path) -> N
     ("old", "new"),
     [
         (b'"web-1"', b'"../web"'), (b'"web-1"', b'".."'), (b"20261123T204141Z", b"yesterday"),
-        (b'"format":1', b'"format":3'), (b'"packs":["', b'"packs":["/'),
+        (b'"format":1', b'"format":4'), (b'"packs":["', b'"packs":["/'),
     ],
 )  # fmt: skip
 def test_names_that_lead_elsewhere_are_refused(old: bytes, new: bytes, depot: LocalDepot, tmp_path: Path) -> None:
@@ -144,3 +145,13 @@ def test_files_that_are_too_large_or_too_short_are_named(depot: LocalDepot) -> N
         depot.read("objects/x", 99)
     with pytest.raises(DamagedError, match="ends at byte 100, expected 110"):
         depot.read_into("objects/x", 90, memoryview(bytearray(20)))
+
+
+def test_a_stack_that_no_disk_could_have_is_damage(depot: LocalDepot, tmp_path: Path) -> None:
+    group = VolumeGroup("vg", "u", 4 << 20, 10, (PhysicalVolume("p", "vda:3", 64 << 20, 1 << 20),),
+                        (LogicalVolume("root", "l", 8 << 20, "linear", None),))  # fmt: skip
+    good = replace(manifest(depot, tmp_path), format=3, stack=Stack(groups=(group,)))
+    assert decode_manifest(msgspec.json.encode(good), "m") == good
+    bad = replace(good, stack=Stack(groups=(replace(group, extent_bytes=0),)))
+    with pytest.raises(DamagedError, match="m: what its disks carry has a volume group whose extents have no size"):
+        decode_manifest(msgspec.json.encode(bad), "m")
