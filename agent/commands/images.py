@@ -69,7 +69,8 @@ def describe(manifest: Manifest) -> list[str]:
     for volume in manifest.trees:
         lines.append(
             f"volume    {volume.id}: {volume.filesystem.kind} at {volume.filesystem.mountpoint or '/'}"
-            f"{f' (subvolume {volume.subvolume})' if volume.subvolume else ''}, "
+            f"{f' (subvolume {volume.subvolume})' if volume.subvolume else ''}"
+            f"{f' on {volume.device}' if volume.device else ''}, "
             f"{volume.entries:,} entries, {volume.content_bytes:,} bytes{READ.get(volume.read, '')}"
         )
     lines.extend(f"excluded  {left.path}: {left.reason}" for left in manifest.excluded)
