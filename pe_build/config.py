@@ -83,6 +83,8 @@ FILES = (
     *("usr/lib/modprobe.d", "etc/udev/udev.conf"),
     *("usr/lib/locale/C.utf8", "etc/mke2fs.conf", "etc/lvm/lvm.conf", "etc/protocols", "etc/services"),
     *("usr/share/misc/pci.ids", "usr/share/xfsprogs", "usr/lib/rpm/rpmrc", "usr/lib/rpm/macros"),
+    # apt-get reads which architectures there are, and starts the reader of its repository even when it only simulates.
+    *("usr/share/dpkg/cputable", "usr/share/dpkg/tupletable", "usr/lib/apt/methods/file"),
     *("usr/lib/grub/i386-pc", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"),
     *("usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/fbx64.efi.signed"),
     *("usr/lib/shim/BOOTX64.CSV", "usr/lib/shim/mmx64.efi", "usr/lib/shim/fbx64.efi"),
