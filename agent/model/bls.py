@@ -51,7 +51,8 @@ def change_environment(text: str, key: str, change: Change) -> str:
     if new == words:
         return text
     plain = f"{text[: found.start()]}{key}={' '.join(new)}{text[found.end() :]}".rstrip("#")
-    return plain + "#" * (GRUBENV_BYTES - len(plain.encode()))
+    room = GRUBENV_BYTES - len(plain.encode())
+    return plain + "#" * room if room >= 0 else text  # GRUB refuses a longer block; the recipe's check tells
 
 
 def entries(tree: Tree) -> Iterator[tuple[str, str]]:
