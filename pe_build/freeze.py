@@ -33,10 +33,19 @@ EXCLUDED = (
 
 
 def freeze(output: Path, entry: Path, cache: Path) -> None:
-    """Leave the frozen program in ``output``."""
+    """Leave the frozen program in ``output``; what is there already stays, for somebody may be running it."""
     kept = frozen(entry, cache)
+    if output.is_dir() and _listed(output) == _listed(kept):
+        return
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(kept, output, symlinks=True)
+
+
+def _listed(folder: Path) -> list[tuple[str, int, int]]:
+    """Of every file in it name, size in bytes and time in ns, which copying keeps."""
+    files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    found = ((path, path.lstat()) for path in files)
+    return sorted((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns) for path, status in found)
 
 
 def frozen(entry: Path, cache: Path) -> Path:

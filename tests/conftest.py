@@ -18,6 +18,11 @@ import urllib3.util.connection  # noqa: F401 - opens a socket when first importe
 
 # Cheap before dear: a broken unit fails in seconds, not behind half an hour of virtual machines.
 TIERS = ("tools", "root", "frozen", "machine")
+# Where several processes share the work (``make test``), each takes whole groups: what has a fixture of minutes in
+# common stays together, and partitions of loop devices are made by one process alone.
+MACHINES = {"tests/lab/test_demo.py": "demo", "tests/lab/test_matrix.py": "matrix"}
+OTHER_MACHINES, HOST = "machines", "host"
+POLITE = 10  # an emulated processor takes all it gets: the host's own tests go first
 
 PROCESS_EVENTS = frozenset(
     {
@@ -94,8 +99,18 @@ def tier(item: pytest.Item) -> int:
     return max((place for place, name in enumerate(TIERS, 1) if item.get_closest_marker(name)), default=0)
 
 
+def group(item: pytest.Item) -> str:
+    """Of the tests that one process runs."""
+    if not item.get_closest_marker("machine"):
+        return HOST
+    return MACHINES.get(item.nodeid.partition("::")[0], OTHER_MACHINES)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=tier)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -103,6 +118,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if tier(item) > TIERS.index("tools") + 1 and os.geteuid() != 0:
         # On a developer's own account these cannot run; continuous integration is root and runs all.
         pytest.skip("needs root")
+    if "PYTEST_XDIST_WORKER" in os.environ and group(item) != HOST:
+        os.setpriority(os.PRIO_PROCESS, 0, POLITE)
     FENCE.trespasses.clear()
     FENCE.closed = tier(item) == 0
 

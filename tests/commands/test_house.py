@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from agent.depot.local import LocalDepot
+from agent.image.stamps import MARGIN_NS
 from tests.commands.program import FROM_SOURCE, WRITE_TOKEN, Regraft, background, lines_until
 from tests.commands.system import awkward_tree
 from tests.image.source_tree import describe, random_bytes
@@ -22,6 +24,9 @@ def made(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     regraft = Regraft(program, folder / "home")
     awkward_tree(folder / "source")
     regraft("depot", "init", folder / "depot")
+    # What changed shortly before a capture is read, and small files stored, once more by the next: on a slow day only
+    # the second image would hold them, and share them with the third.
+    time.sleep(MARGIN_NS / 1e9)
     for number in range(3):
         (folder / f"source/etc/new-{number}").write_bytes(random_bytes(1_200_000 + number))
         regraft("capture", "--root", folder / "source", "--depot", folder / "depot")
@@ -182,7 +187,7 @@ def test_images_are_copied_to_a_server(regraft: Regraft, made: Path, depot: Path
 def test_stats_tell_what_images_cost(regraft: Regraft, depot: Path, three: list[str]) -> None:
     told = regraft("stats", "--depot", depot).stdout
     assert all(image in told for image in three) and "3 images" in told and "unreferenced: 0 bytes" in told
-    some = regraft.json("stats", three[0], "--depot", depot)
-    assert [each["image"]["time"] for each in some["images"]] == [three[0].partition("@")[2]]
+    some = regraft.json("stats", three[1], "--depot", depot)
+    assert [each["image"]["time"] for each in some["images"]] == [three[1].partition("@")[2]]
     assert some["depot"]["ratio"] > 2 and some["depot"]["dead_bytes"] == 0
     assert some["images"][0]["stored_bytes"] > some["images"][0]["alone_bytes"] > 1_000_000

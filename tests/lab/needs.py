@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+from tests.lab.locks import locked
 from tests.lab.machine import OVMF
 from tests.lab.programs import LabError, run
+from tests.lab.source import CACHE
 
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -34,12 +36,14 @@ def missing_packages() -> list[str]:
 
 def install_missing() -> list[str]:
     """Install what is absent; the packages that were."""
-    missing = missing_packages()
-    if missing:
+    with locked(CACHE / "packages.lock"):
+        missing = missing_packages()
+        if not missing:
+            return []
         if os.geteuid() != 0:
             raise LabError(f"the lab needs {', '.join(missing)}; install them, or run as root")
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "-q", "update"], timeout_s=300, environment=quiet)
         words = ["apt-get", "-q", "-y", "install", "--no-install-recommends", *missing]
         run(words, timeout_s=1200, environment=quiet)
-    return missing
+        return missing

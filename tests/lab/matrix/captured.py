@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from tests.lab.inventory import Inventory, dump, load, read_disk
-from tests.lab.matrix.install import Installed, installed, locked
+from tests.lab.locks import locked
+from tests.lab.matrix.install import Installed, installed
 from tests.lab.medium import ISO
 from tests.lab.proof import Facts
 from tests.lab.serving import REPOSITORY, serving
@@ -45,7 +46,7 @@ def captured(name: str) -> Captured:
     """The source of that name as an image; made when absent."""
     source = installed(name)
     home = CACHE / f"image-{source.home.name}-{digest_of(*CAPTURING)}"
-    with locked(f"image-{name}"):
+    with locked(CACHE / f"image-{name}.lock"):
         if not (home / "image").exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)

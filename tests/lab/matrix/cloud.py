@@ -11,8 +11,8 @@ import click
 
 from tests.lab.demo import Demo, add_kernel, capture_running, generic_kernel
 from tests.lab.inventory import dump, read_disk
+from tests.lab.locks import locked
 from tests.lab.matrix.captured import CAPTURING, Captured, digest_of
-from tests.lab.matrix.install import locked
 from tests.lab.programs import run
 from tests.lab.proof import Facts
 from tests.lab.serving import serving
@@ -28,7 +28,7 @@ def cloud_key() -> str:
 def cloud_source() -> Captured:
     source = cached_source()
     home = CACHE / f"image-cloud-{cache_key()}-{digest_of(*CAPTURING, 'agent/depot/components.py')}"
-    with locked("image-cloud"):
+    with locked(CACHE / "image-cloud.lock"):
         if not (home / "image").exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)

@@ -9,19 +9,17 @@ made of:
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
 
+from tests.lab.locks import locked
 from tests.lab.machine import DirectBoot, Disk, Machine
 from tests.lab.matrix.systems import COMMON, SYSTEMS, System
 from tests.lab.programs import LabError, remove_built, run
@@ -121,7 +119,7 @@ def installed(name: str) -> Installed:
     """The source of that name; made when absent (about ten minutes)."""
     system = SYSTEMS[name]
     home = CACHE / f"{name}-{key_of(system)}"
-    with locked(name):
+    with locked(CACHE / f"{name}.lock"):
         if not (home / "facts.json").exists():
             remove_built(home)
             home.mkdir(parents=True)
@@ -132,15 +130,6 @@ def installed(name: str) -> Installed:
 def key_of(system: System) -> str:
     made_of = json.dumps([asdict(system), COMMON, INSTALL, GRUB_DEFAULT, PAGE], default=str, sort_keys=True)
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Two that build the same at once would build into each other."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def install(system: System, home: Path) -> None:
