@@ -57,8 +57,8 @@ def bench(
         rounds=rounds,
         install=install and not quick,
     )
-    result = run_bench(settings, lambda line: click.echo(line, err=True))
-    write(result, output)
+    for result in run_bench(settings, lambda line: click.echo(line, err=True)):
+        write(result, output)  # after each scenario: hours of measuring should not be lost with the last of them
     click.echo(table(result))
     click.echo(f"\nwritten to {output} and {output.with_suffix('.svg')}")
     if result.failures:

@@ -63,8 +63,8 @@ class Settings:
     install: bool
 
 
-def run_bench(settings: Settings, say: Callable[[str], None]) -> Bench:
-    """Measure; nothing but the data sets stays behind."""
+def run_bench(settings: Settings, say: Callable[[str], None]) -> Iterator[Bench]:
+    """Measure; after each scenario all that is known so far. Nothing but the data sets stays behind."""
     seconds: dict[str, float] = {}
     load_before = os.getloadavg()[0]
     with stage_of(settings, say) as stage:
@@ -74,7 +74,7 @@ def run_bench(settings: Settings, say: Callable[[str], None]) -> Bench:
             attempt(stage, name, SCENARIOS[name])
             seconds[name] = round(time.monotonic() - began, 1)
             say(f"  {seconds[name]:.1f} s")
-        return summary(stage, settings, seconds, load_before)
+            yield summary(stage, settings, seconds, load_before)
 
 
 def attempt(stage: Stage, name: str, scenario: Scenario) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,13 +49,6 @@ class Stage:
         if need > found:
             self.leave_out(what, f"needs {need / GIB:.1f} GiB of free memory, found {found / GIB:.1f} GiB")
         return need <= found
-
-    def has_disk(self, what: str, need_bytes: int) -> bool:
-        """Whether stores of that size can lie on the disk; if not, it is said."""
-        found = shutil.disk_usage(self.work).free
-        if need_bytes > found:
-            self.leave_out(what, f"needs {need_bytes / GIB:.1f} GiB free in {self.work}, found {found / GIB:.1f} GiB")
-        return need_bytes <= found
 
     def clear(self) -> None:
         """Nothing of a scenario is held while the next one runs."""
