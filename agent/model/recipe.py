@@ -55,23 +55,21 @@ class SetValue(Operation, tag="set", frozen=True, kw_only=True):
 class DropFrom(Operation, tag="drop-from", frozen=True, kw_only=True):
     """Remove words equal to ``word`` (glob) from a value, e.g. a kernel command line.
 
-    ``format``: shell (KEY="a b"; key "" is a file of words only), entry (``key a b``, as boot entries have it),
-    grubenv (KEY=a b in GRUB's block of 1024 bytes).
+    The file's place tells its form: KEY="a b" of a shell (key "" is a file of words only), ``key a b`` of boot entries
+    (/loader/entries/), KEY=a b in GRUB's block of 1024 bytes (grubenv).
     """
 
     path: str
     key: str
     word: str
-    format: str = "shell"
 
 
 class AddTo(Operation, tag="add-to", frozen=True, kw_only=True):
-    """Add a word to the end of a value where it is not there yet; ``format`` as for DropFrom."""
+    """Add a word to the end of a value where it is not there yet; forms as for DropFrom."""
 
     path: str
     key: str
     word: str
-    format: str = "shell"
 
 
 class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):

@@ -263,7 +263,7 @@ def _command_line_edits(fields: Mapping[str, str], tree: Tree) -> Iterable[AnyOp
     verb, word = ("add-to", fields["add"]) if "add" in fields else ("drop-from", fields["drop"])
     for place in command_lines(tree):
         if verb == "drop-from" or place.main:
-            yield _convert(verb, {"path": place.path, "key": place.key, "format": place.format, "word": word})
+            yield _convert(verb, {"path": place.path, "key": place.key, "word": word})
 
 
 def _any(name: str, globs: Iterable[str]) -> bool:
