@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
+from agent.errors import PatchError
 from agent.model import network_edits
 from agent.model.recipe import (
     AddTo,
@@ -148,10 +149,15 @@ def _changed(value: str, change: Change) -> str:
 
 
 def _as_block(after: str, before: str) -> str:
-    """GRUB's environment, padded to its size; as it was where that is too small: the recipe's check tells."""
-    body = after.rstrip("#")
-    padding = GRUBENV_BYTES - len(body.encode("utf-8", "surrogateescape"))
-    return body + "#" * padding if padding >= 0 else before
+    """GRUB's environment, padded to the size it had. Raises PatchError where that is too small."""
+    body = after.rstrip("#").encode("utf-8", "surrogateescape")
+    size_bytes = max(GRUBENV_BYTES, len(before.encode("utf-8", "surrogateescape")))
+    if len(body) > size_bytes:
+        raise PatchError(
+            f"GRUB's environment block has {size_bytes:,} bytes, and {len(body):,} would be needed",
+            "shorten kernelopts on the source machine: grub2-editenv - set kernelopts=…",
+        )
+    return body.ljust(size_bytes, b"#").decode("utf-8", "surrogateescape")
 
 
 def _change_shell_words(text: str, key: str, change: Change) -> str:

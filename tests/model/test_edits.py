@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from agent.errors import PatchError
 from agent.model.edits import FileEdit, edit, shell_values, words_at
 from agent.model.recipe import AddTo, DropFrom, EditMounts, Replace, SetValue, Truncate, Write
 
@@ -91,6 +92,18 @@ def test_grubs_environment_is_counted_in_bytes_whatever_they_are() -> None:
     assert more is not None
     data = more.encode("utf-8", "surrogateescape")
     assert len(data) == 1024 and b"name=\xff\xc3\xa9\nkernelopts=ro quiet\n#" in data
+
+
+def test_grubs_environment_never_grows() -> None:
+    """GRUB writes the block where it lies on the disk, and refuses one of another size."""
+    head = "# GRUB Environment Block\nkernelopts=ro "
+    full = f"{head}{'x' * (1024 - len(head) - 7)}\n".ljust(1024, "#")
+    fits = edit(AddTo(path=GRUBENV, key="kernelopts", word="quiet"), full)
+    assert fits is not None and len(fits) == 1024 and fits.endswith("x quiet\n"), "the last byte of padding is used"
+    with pytest.raises(PatchError, match=r"has 1,024 bytes, and 1,025 would be needed"):
+        edit(AddTo(path=GRUBENV, key="kernelopts", word="quiet6"), full)
+    fewer = edit(DropFrom(path=GRUBENV, key="kernelopts", word="xx*"), fits)
+    assert fewer == f"{head}quiet\n".ljust(1024, "#")
 
 
 def test_a_plan_that_still_names_the_form_is_read() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import PatchError
 from agent.model.recipe import (
+    AddTo,
     BoundRecipe,
     Check,
     EditNetwork,
@@ -117,6 +118,18 @@ def test_a_failed_check_stops_a_must_recipe_and_warns_of_a_lesser_one(tmp_path: 
     with pytest.raises(PatchError, match=r"test.recipe: .*grep /etc/x y"):
         apply(tmp_path, checks=(check,))
     assert apply(tmp_path, checks=(check,), tier="should").result == "warned"
+
+
+def test_a_word_that_grubs_environment_has_no_room_for_stops_a_must_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "boot/grub2/grubenv"
+    file.parent.mkdir(parents=True)
+    full = "# GRUB Environment Block\nkernelopts=".ljust(1023, "x") + "\n"
+    file.write_text(full)
+    add = AddTo(path="/boot/grub2/grubenv", key="kernelopts", word="root=UUID=1")
+    with pytest.raises(PatchError, match=r"test.recipe: GRUB's environment block has 1,024 bytes"):
+        apply(tmp_path, add)
+    result = apply(tmp_path, add, tier="should")
+    assert (result.result, file.read_text()) == ("warned", full)
 
 
 def test_a_component_that_was_not_fetched_is_named(tmp_path: Path) -> None:
