@@ -100,10 +100,24 @@ class EditNetwork(Operation, tag="network", frozen=True, kw_only=True):
 
 
 class Move(Operation, tag="move", frozen=True, kw_only=True):
-    """Give a file another name; nothing happens where it is not there, or the name is taken."""
+    """Give the file ``path`` the name ``to``; or files their own names with ``old`` replaced by ``new``.
+
+    In the second form ``path`` is a glob. Nothing happens to a file whose new name another file has.
+    """
 
     path: str
-    to: str
+    to: str = ""
+    old: str = ""
+    new: str = ""
+
+    def target_of(self, path: str) -> str:
+        """The new path of one of the files; in the second form it stays in its folder."""
+        folder, _, name = path.rpartition("/")
+        return self.to or f"{folder}/{name.replace(self.old, self.new.replace('/', '_'))}"
+
+
+class Rename(Move, tag="rename", frozen=True, kw_only=True):
+    """What plans made before `Move` did both call its second form."""
 
 
 class Replace(Operation, tag="replace", frozen=True, kw_only=True):
@@ -119,14 +133,6 @@ class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
 
     path: str
     keep: bool = True
-
-
-class Rename(Operation, tag="rename", frozen=True, kw_only=True):
-    """Replace a text in the names of the files that match the glob."""
-
-    path: str
-    old: str
-    new: str
 
 
 class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):

@@ -236,6 +236,8 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
             paths = expand(situation.tree, fields["path"]) if "*" in fields["path"] else (fields["path"],)
             for path in paths:
                 yield _convert(verb, {**fields, "path": path})
+        case "rename":
+            yield _convert("move", fields)
         case "install":
             for component in _components(fields["component"], situation):
                 yield _convert(verb, {"component": component[0], "version": component[1]})

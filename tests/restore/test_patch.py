@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -168,11 +169,13 @@ def test_a_file_moves_with_its_mode_once_and_never_over_another(tmp_path: Path) 
     folder.mkdir()
     (folder / "ifcfg-eth0").write_text("KEY=secret\n")
     (folder / "ifcfg-eth0").chmod(0o600)
+    os.chown(folder / "ifcfg-eth0", 7, 8)
     (folder / "ifcfg-eth1").write_text("one\n")
     move = Move(path="/etc/ifcfg-eth0", to="/etc/ifcfg-rg-eth0")
     result = apply(tmp_path, move, Move(path="/etc/ifcfg-eth1", to="/etc/ifcfg-rg-eth0"))
     moved = folder / "ifcfg-rg-eth0"
     assert moved.read_text() == "KEY=secret\n" and moved.stat().st_mode & 0o777 == 0o600
+    assert (moved.stat().st_uid, moved.stat().st_gid) == (7, 8)
     assert not (folder / "ifcfg-eth0").exists() and (folder / "ifcfg-eth1").exists()
     kept = tmp_path / "var/lib/regraft/undo/etc/ifcfg-eth0"
     assert kept.stat().st_mode & 0o777 == 0o600
