@@ -291,6 +291,7 @@ def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
 def _convert(verb: str, fields: Mapping[str, Any]) -> AnyOperation:
     table = {key.replace("-", "_"): value for key, value in fields.items()}
     try:
+        # msgspec's stubs type what a class gives, not what a union does.
         return msgspec.convert({"type": verb, **table}, type=AnyOperation)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise PatchError(f"recipe verb ‘{verb}’: {error}", "correct the recipe") from error
