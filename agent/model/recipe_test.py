@@ -35,7 +35,7 @@ from agent.model.wording import printable
 
 PROVIDED = (  # items whose target is a component
     ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
-    ("add", "driver-package"), ("add", "loader-package"),
+    ("add", "driver-package"), ("add", "loader-package"), ("add", "loader-required"),
 )  # fmt: skip
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 
