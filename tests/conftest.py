@@ -10,11 +10,13 @@ import multiprocessing.util
 import os
 import socket
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
 import urllib3.util.connection  # noqa: F401 - opens a socket when first imported, to see whether there is IPv6
+
+from tests.thaw import sweep, thaw
 
 # Cheap before dear: a broken unit fails in seconds, not behind half an hour of virtual machines.
 TIERS = ("tools", "root", "frozen", "machine")
@@ -92,6 +94,14 @@ multiprocessing.util.spawnv_passfds = _audited_spawn
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "tools: starts programs such as linters; needs neither root nor devices")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _removable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """pytest removes the folders of tests that passed, and of runs long ago; what it cannot remove fills the disk."""
+    sweep(tmp_path_factory.getbasetemp())
+    yield
+    thaw(tmp_path_factory.getbasetemp())
 
 
 def tier(item: pytest.Item) -> int:

@@ -42,7 +42,7 @@ from agent.pe import ending, medium, settle
 from agent.pe.duplicate_address import find_duplicates
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
-from agent.restore.prepare import Prepared, prepare
+from agent.restore.prepare import Prepared, RestoreRequest, prepare
 
 CONFIG = Path("/etc/regraft/agent.toml")
 REPORT = Path("/run/regraft/report.json")
@@ -131,11 +131,10 @@ def restore_assigned(
 ) -> Report:
     with recorder.phase("plan", f"comparing {assignment.image} with this machine ({assignment.reason})"):
         access = Access(depot.location, config.token, config.trust)
-        ref = parse_image(assignment.image)
-        prepared = prepare(
-            depot, access.keys(depot), ref, target, assignment.disk, assignment.mode,
+        prepared = prepare(depot, access.keys(depot), RestoreRequest(
+            image=parse_image(assignment.image), target=target, selector=assignment.disk, mode=assignment.mode,
             trust_metadata=config.trust_metadata, nic_wishes=assignment.nic_wishes, wish=assignment.wish,
-        )  # fmt: skip
+        ))  # fmt: skip
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
     consent(prepared, assignment)
@@ -167,8 +166,8 @@ def is_alone(config: AgentConfig, assignment: Assignment, depot: Depot, target: 
 def capture_task(config: AgentConfig, recorder: Recorder) -> str:
     """Capture this machine's disk, unmounted, into the depot."""
     # The restore path never needs the engine's writer.
-    from agent.commands.capture import capture_disk, named  # noqa: PLC0415
-    from agent.probe.blocks import Choice  # noqa: PLC0415
+    from agent.commands.capture import capture_disk, named  # noqa: PLC0415 - as above
+    from agent.probe.blocks import Choice  # noqa: PLC0415 - as above
 
     connect(config, recorder)
     target = look_at_machine(recorder)

@@ -13,7 +13,8 @@ from agent.depot.catalogue import images as list_images
 from agent.depot.catalogue import with_time
 from agent.depot.components_check import component_problems
 from agent.depot.location import open_depot, open_local
-from agent.depot.store import Depot
+from agent.depot.recipe_bundle import bundle_problems
+from agent.depot.store import RECIPES_FILE, Depot
 from agent.errors import DamagedError
 from agent.image.check import CheckReport, Finding, catalogue_findings, check_images
 from agent.image.check_work import DEPTHS, PACKS, STRUCTURE
@@ -51,6 +52,7 @@ def check(
         beside = () if images else (
             *catalogue_findings(depot),
             *(Finding(path, said) for path, said in component_problems(depot, keys, digests=depth != STRUCTURE)),
+            *(Finding(RECIPES_FILE, said) for said in bundle_problems(depot, keys)),
         )  # fmt: skip
     findings = (*report.findings, *beside)
     if as_json:

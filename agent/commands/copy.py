@@ -8,6 +8,7 @@ from agent.commands.options import Access, console, depot_options, json_option, 
 from agent.console.recorder import Recorder
 from agent.depot.catalogue import images as list_images
 from agent.depot.catalogue import with_time
+from agent.depot.copy_recipes import copy_recipes
 from agent.depot.location import open_writable
 from agent.depot.store import Depot, read_info
 from agent.errors import UsageError
@@ -31,7 +32,8 @@ def copy(
     """Copy images from --depot to another depot; only what is missing there travels.
 
     Every signature of the source is checked, and every pack and listing on its way. The other depot signs what it
-    gets with its own key. A copy that is cut is continued by the same call. Components are not copied.
+    gets with its own key. A copy that is cut is continued by the same call. The site's recipes go with the images,
+    unless the other depot has newer ones or more; components are not copied.
     """
     access = Access(location, token, trust)
     depot = access.open()
@@ -46,8 +48,11 @@ def copy(
             results.append(copy_image(depot, keys, image, other, recorder))
         if not as_json:
             click.echo(outcome(results[-1]))
+    recipes = copy_recipes(depot, keys, other)
     if as_json:
-        print_json(results)
+        print_json({"images": results, "recipes": recipes})
+    elif recipes.said:
+        click.echo(recipes.said)
 
 
 def chosen(depot: Depot, images: tuple[str, ...], everything: bool) -> list[ImageRef]:

@@ -37,8 +37,8 @@ def forget(
     """Remove images that no rule keeps, or that are named as NAME@TIME.
 
     Without --delete it prints what would be kept and why, and what would go. Rules count for each MACHINE, or for all
-    machines when none is named. Pinned images, and the newest of each machine, are never removed by a rule. What only
-    removed images needed is deleted by ‘regraft prune’, later.
+    machines when none is named. Images that are pinned or that a job of this machine's server waits for, and the newest
+    of each machine, are never removed by a rule. What only removed images needed is deleted by ‘regraft prune’, later.
     """
     rules = Rules(keep_last, keep_daily, keep_weekly, keep_monthly, keep_within)
     machines, named = parted(what, rules)

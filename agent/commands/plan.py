@@ -23,15 +23,15 @@ from agent.console.report_text import difference_table, plan_text
 from agent.errors import UsageError
 from agent.model.choices import NONE, Choices, read_choices
 from agent.model.grow import LARGEST, parse_grow
-from agent.model.nic_map import NO_WISHES, ORDER, STOP, NicWishes, parse_wishes
+from agent.model.nic_map import ORDER, STOP, parse_wishes
 from agent.model.plan import digest
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
-from agent.model.spread import NO_WISH, Wish, parse_map
+from agent.model.spread import Wish, parse_map
 from agent.model.stack_layout import KEEP, PLAIN
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
-from agent.restore.prepare import Prepared, prepare
+from agent.restore.prepare import Prepared, RestoreRequest, prepare
 
 mode_option = click.option("--mode", type=click.Choice(["restore", "clone"]), default="restore", show_default=True,
                            help="restore keeps the identity of the machine, clone renews it.")  # fmt: skip
@@ -111,9 +111,10 @@ def diff(
     """Show how a target differs from the machine an image was made of, and what handles each difference."""
     wishes = parse_wishes(nics, on_nic_tie)
     access = Access(location, token, trust)
-    prepared = prepared_for(
-        access, image, read_profile(target), selector, mode, site_recipes, nic_wishes=wishes, choices=choices_of(edits)
-    )
+    prepared = prepared_for(access, RestoreRequest(
+        image=parse_image(image), target=read_profile(target), selector=selector, mode=mode, site_recipes=site_recipes,
+        nic_wishes=wishes, choices=choices_of(edits),
+    ))  # fmt: skip
     if html_path:
         html_path.write_text(difference_html(prepared.plan, prepared.difference), "utf-8")
     if as_json:
@@ -151,18 +152,11 @@ def plan(
     wishes = parse_wishes(nics, on_nic_tie)
     profile = read_profile(target) if target else probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(
-        access,
-        image,
-        profile,
-        selectors[0],
-        mode,
-        site_recipes,
-        trust_metadata,
-        wishes,
-        choices_of(edits),
-        wish_of(selectors, maps, grow, arrays),
-    )
+    prepared = prepared_for(access, RestoreRequest(
+        image=parse_image(image), target=profile, selector=selectors[0], mode=mode, site_recipes=site_recipes,
+        trust_metadata=trust_metadata, nic_wishes=wishes, choices=choices_of(edits),
+        wish=wish_of(selectors, maps, grow, arrays),
+    ))  # fmt: skip
     if template:
         write_template(
             template,
@@ -185,16 +179,9 @@ def read_profile(path: Path) -> Profile:
     return load_profile(path.read_bytes())
 
 
-def prepared_for(
-    access: Access, image: str, target: Profile, selector: str, mode: str, site_recipes: Path | None,
-    trust_metadata: bool = False, nic_wishes: NicWishes = NO_WISHES, choices: Choices = NONE,
-    wish: Wish = NO_WISH,
-) -> Prepared:  # fmt: skip
+def prepared_for(access: Access, request: RestoreRequest) -> Prepared:
     depot = access.open()
-    ref = parse_image(image)
-    return prepare(
-        depot, access.keys(depot), ref, target, selector, mode, site_recipes, trust_metadata, nic_wishes, choices, wish
-    )
+    return prepare(depot, access.keys(depot), request)
 
 
 def choices_of(path: Path | None) -> Choices:

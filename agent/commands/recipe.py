@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from agent.commands.options import Access, depot_options, json_option, optional_depot_options, print_json
+from agent.commands.options import Access, depot_options, json_option, optional_depot_options, parse_image, print_json
 from agent.commands.plan import mode_option, prepared_for, read_profile, recipes_option
 from agent.console.recipe_text import explained, here, recipe_list
 from agent.depot.recipe_bundle import read_bundle
@@ -19,6 +19,7 @@ from agent.model.recipe_draft import chosen_items, draft, file_name
 from agent.model.recipe_file import Recipe
 from agent.model.recipe_match import bind
 from agent.model.recipe_test import TestResult, run_tests
+from agent.restore.prepare import RestoreRequest
 from agent.restore.recipe_folder import count_text, read_recipes, recipe_texts
 
 folder_argument = click.argument("directory", type=click.Path(exists=True, path_type=Path))
@@ -92,7 +93,9 @@ def explain(
     click.echo(explained(wanted))
     if image is None or target is None:
         return
-    prepared = prepared_for(access, image, read_profile(target), selector, mode, site_recipes)
+    prepared = prepared_for(access, RestoreRequest(
+        image=parse_image(image), target=read_profile(target), selector=selector, mode=mode, site_recipes=site_recipes,
+    ))  # fmt: skip
     assert prepared.situation is not None
     bound = bind(wanted, prepared.difference, prepared.situation)
     click.echo(here(wanted, bound, prepared.difference, prepared.situation))

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from agent.commands.importing import work_option
-from agent.commands.options import Access, console, depot_options, json_option, print_json
+from agent.commands.options import Access, console, depot_options, json_option, parse_image, print_json
 from agent.commands.plan import choices_of, edits_option, mode_option, prepared_for, read_profile, recipes_option
 from agent.commands.restoring import report_json
 from agent.console.recorder import Recorder
@@ -18,7 +18,7 @@ from agent.console.report_html import report_html
 from agent.console.report_text import report_text
 from agent.model.report import Report
 from agent.model.target_disk import as_from_the_medium
-from agent.restore.prepare import Prepared
+from agent.restore.prepare import Prepared, RestoreRequest
 from agent.restore.rehearse import Extent, Rehearsal
 
 initramfs_option = click.option("--initramfs", "rebuild", is_flag=True,
@@ -63,7 +63,10 @@ def rehearse(
     access = Access(location, token, trust)
     profile = read_profile(target)
     profile = replace(profile, disks=as_from_the_medium(profile.disks))
-    prepared = prepared_for(access, image, profile, selector, mode, site_recipes, choices=choices_of(edits))
+    prepared = prepared_for(access, RestoreRequest(
+        image=parse_image(image), target=profile, selector=selector, mode=mode, site_recipes=site_recipes,
+        choices=choices_of(edits),
+    ))  # fmt: skip
     rehearsed(prepared, Extent(None if decisions else work, rebuild), Outputs(as_json, report_path, html_path))
 
 

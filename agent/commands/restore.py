@@ -9,7 +9,7 @@ import click
 
 from agent.commands.importing import work_option
 from agent.commands.luks_keys import key_source, luks_options
-from agent.commands.options import Access, console, depot_options, json_option, print_json
+from agent.commands.options import Access, console, depot_options, json_option, parse_image, print_json
 from agent.commands.plan import (
     choices_of,
     edits_option,
@@ -30,6 +30,7 @@ from agent.model.nic_map import parse_wishes
 from agent.model.plan import DiskIdentity, Plan, digest
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
+from agent.restore.prepare import RestoreRequest
 from agent.restore.rehearse import Extent
 
 
@@ -82,18 +83,11 @@ def restore(
     recorder = Recorder([console(as_json)])
     target = probe_machine("target")
     access = Access(location, token, trust)
-    prepared = prepared_for(
-        access,
-        image,
-        target,
-        selectors[0],
-        mode,
-        site_recipes,
-        trust_metadata,
-        wishes,
-        choices_of(edits),
-        wish_of(selectors, maps, grow, arrays),
-    )
+    prepared = prepared_for(access, RestoreRequest(
+        image=parse_image(image), target=target, selector=selectors[0], mode=mode, site_recipes=site_recipes,
+        trust_metadata=trust_metadata, nic_wishes=wishes, choices=choices_of(edits),
+        wish=wish_of(selectors, maps, grow, arrays),
+    ))  # fmt: skip
     if rehearse:
         rehearsed(prepared, Extent(work, rebuild), Outputs(as_json, report_path))
     if not as_json:

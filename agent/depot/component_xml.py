@@ -29,8 +29,8 @@ def dump_component(component: Component) -> bytes:
         component.id, component.version, component.kind, component.architecture, component.for_os,
         component.package_format, component.kernel_release, component.flavour,
     )  # fmt: skip
-    nsmap: dict[str | None, str] = {None: NAMESPACE}
-    root = etree.Element(_tag("component"), nsmap=nsmap)  # type: ignore[arg-type]
+    # lxml's stubs know no default name space (the prefix None); lxml does.
+    root = etree.Element(_tag("component"), nsmap={None: NAMESPACE})  # type: ignore[dict-item]
     for name, value in zip(_ATTRIBUTES, values, strict=True):
         if value:
             root.set(name, value)

@@ -9,12 +9,13 @@ for good: they are small, and each tells what its machine was at a time, which d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.depot import catalogue
 from agent.depot.local import LocalDepot, now_compact, settle
 from agent.depot.marks import MARKS_FILE, decode_marks, encode_marks
-from agent.depot.pins import read_pins
+from agent.depot.open_jobs import images_of_jobs
+from agent.depot.pins import PINNED, read_pins
 from agent.depot.store import CATALOGUE_FILE, image_path, needed_paths
 from agent.depot.stored import known_images, read_manifest, stored_images
 from agent.errors import DamagedError, NoImageError, RefusedError
@@ -26,22 +27,23 @@ def plan_forget(
     depot: LocalDepot, machines: Sequence[str], named: Sequence[ImageRef], rules: Rules, now: str
 ) -> tuple[Verdict, ...]:
     """A verdict for every image of ``machines`` by the rules (none named: of all machines, when there are rules),
-    and for those ``named``, which go. Raises NoImageError, and RefusedError for a named image that is pinned."""
+    and for those ``named``, which go. Raises NoImageError, and RefusedError for a named image that is pinned or that a
+    job of the server waits for."""
     images = known_images(depot)
     _refuse_unknown(depot, images, machines, named)
-    pinned = frozenset(each.image for each in read_pins(depot))
-    _refuse_pinned(named, pinned)
+    held = _held(depot)
+    _refuse_held(named, held)
     ruled = [
         image for image in images
         if rules and image not in named and (image.machine in machines or not (machines or named))
     ]  # fmt: skip
-    return (*(Verdict(image, named=True) for image in named), *decide(ruled, rules, pinned, now))
+    return (*(Verdict(image, named=True) for image in named), *decide(ruled, rules, held, now))
 
 
 def forget(depot: LocalDepot, images: Sequence[ImageRef], clock: Callable[[], str] = now_compact) -> None:
-    """Remove images. Raises RefusedError, and removes none, when one of them has been pinned meanwhile."""
+    """Remove images. Raises RefusedError, and removes none, when one of them is held meanwhile."""
     with depot.locked():
-        _refuse_pinned(images, frozenset(each.image for each in read_pins(depot)))
+        _refuse_held(images, _held(depot))
         needed = frozenset[str]().union(*(_needed(depot, image) for image in images))
         index = catalogue.read_catalogue(depot)
         for image in images:
@@ -96,7 +98,15 @@ def _refuse_unknown(
             )
 
 
-def _refuse_pinned(images: Sequence[ImageRef], pinned: frozenset[ImageRef]) -> None:
+def _held(depot: LocalDepot) -> dict[ImageRef, str]:
+    """Images that no rule takes, and why."""
+    jobs = {image: f"job {job} waits for it" for image, job in images_of_jobs(depot).items()}
+    return {**jobs, **{each.image: PINNED for each in read_pins(depot)}}
+
+
+def _refuse_held(images: Sequence[ImageRef], held: Mapping[ImageRef, str]) -> None:
     for image in images:
-        if image in pinned:
-            raise RefusedError(f"image {image} is pinned", f"take the pin away first: ‘regraft unpin {image}’")
+        if image in held:
+            unpin = f"take the pin away first: ‘regraft unpin {image}’"
+            act = unpin if held[image] == PINNED else "let the job end first"
+            raise RefusedError(f"image {image} is not removed: {held[image]}", act)

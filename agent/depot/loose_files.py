@@ -17,6 +17,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -143,7 +144,7 @@ def _of_archive(path: Path) -> Iterator[_Entry]:
                         check_link(name, member.linkname, place, own=True)
                         yield _Entry(name, member.linkname, bytes)
                     elif member.isfile():
-                        yield _Entry(name, "", lambda member=member: _content(archive, member, place))  # type: ignore[misc]
+                        yield _Entry(name, "", partial(_content, archive, member, place))
                     else:
                         raise DamagedError(f"{place}: ‘{name}’ is a device node, a pipe or a hard link", "leave it out")
     except UNPACKING_ERRORS as error:

@@ -13,6 +13,7 @@ from agent.model.image import ImageRef
 from agent.model.undecodable import UNDECODABLE
 
 PINS_FILE = "pins.json"
+PINNED = "pinned"  # why such an image is kept
 FORMAT = 1
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from agent.depot.signing import RECIPES, SIGNATURE_LIMIT_BYTES, TrustedKeys, read_signed
 from agent.depot.store import RECIPES_FILE, Depot
-from agent.errors import NotTrustedError
+from agent.errors import DamagedError, NotTrustedError, UsageError
 from agent.model.recipe_bundle import LIMIT_BYTES, RecipeBundle, decode
+from agent.model.recipe_set import load_all
 
 
 def read_bundle(depot: Depot, trust: TrustedKeys) -> RecipeBundle | None:
@@ -20,6 +23,15 @@ def read_bundle(depot: Depot, trust: TrustedKeys) -> RecipeBundle | None:
             ) from None
         return None
     return decode(data, RECIPES_FILE)
+
+
+def bundle_problems(depot: Depot, trust: TrustedKeys) -> Iterator[str]:
+    """What is wrong with the bundle: signature, form, or a recipe in it that no restore would take."""
+    try:
+        bundle = read_bundle(depot, trust)
+        load_all({}, depot=bundle.recipes if bundle else {})
+    except (NotTrustedError, DamagedError, UsageError) as error:
+        yield error.message
 
 
 def _read(depot: Depot, trust: TrustedKeys) -> bytes:

@@ -10,49 +10,14 @@ uapi-group.org, specifications/specs/boot_loader_specification; GRUB keeps its e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from agent.model.edits import words_at
 from agent.model.tree import Tree, read_text
 
 ENTRIES = "/boot/loader/entries"
 ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
-GRUBENV_BYTES = 1024
-_OPTIONS = re.compile(r"^(options[ \t]+)(.*)$", re.MULTILINE)
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
-Change = Callable[[list[str]], list[str]]
-
-
-def is_entry(path: str) -> bool:
-    return "/loader/entries/" in path and path.endswith(".conf")
-
-
-def is_environment(path: str) -> bool:
-    return path.endswith("/grubenv")
-
-
-def change_options(text: str, change: Change) -> str:
-    """An entry with other words on its kernel command line; ``$kernelopts`` and its like stay."""
-
-    def rewritten(found: re.Match[str]) -> str:
-        words = found[2].split()
-        new = change(words)
-        return found[0] if new == words else f"{found[1]}{' '.join(new)}"
-
-    return _OPTIONS.sub(rewritten, text)
-
-
-def change_environment(text: str, key: str, change: Change) -> str:
-    """A GRUB environment block with other words in ``key``, as long as it was; as it is where ``key`` is not set."""
-    found = re.search(rf"^{re.escape(key)}=(.*)$", text, re.MULTILINE)
-    if not found:
-        return text
-    words = found[1].split()
-    new = change(words)
-    if new == words:
-        return text
-    plain = f"{text[: found.start()]}{key}={' '.join(new)}{text[found.end() :]}".rstrip("#")
-    room = GRUBENV_BYTES - len(plain.encode())
-    return plain + "#" * room if room >= 0 else text  # GRUB refuses a longer block; the recipe's check tells
 
 
 def entries(tree: Tree) -> Iterator[tuple[str, str]]:
@@ -69,14 +34,13 @@ def entry_words(tree: Tree) -> list[str]:
 
 def options(entry: str, tree: Tree) -> str:
     """The command line of one entry, variables of GRUB's environment filled in."""
-    words = [word for line in _OPTIONS.findall(entry) for word in line[1].split()]
+    words = words_at(f"{ENTRIES}/", entry, "options")
     kept = _environment(tree) if "$kernelopts" in words else []
     return " ".join([*(word for word in words if not word.startswith("$")), *kept])
 
 
 def _environment(tree: Tree) -> list[str]:
-    values = (re.search(r"^kernelopts=(.*)$", read_text(tree, path), re.MULTILINE) for path in ENVIRONMENTS)
-    return [word for value in values if value for word in value[1].split()]
+    return [word for path in ENVIRONMENTS for word in words_at(path, read_text(tree, path), "kernelopts")]
 
 
 def entry_machine_id(tree: Tree) -> str:

@@ -46,7 +46,7 @@ def compare(situation: Situation) -> Difference:
         *compare_hardware.platform_items(situation),
         *(boot_items(situation, choice) if choice else ()),
         *(compare_firmware.firmware_items(situation, choice) if choice else ()),
-        *compare_loader.loader_package_items(situation),
+        *compare_loader.loader_items(situation),
         *compare_network.network_items(situation, choice),
         *compare_storage.storage_items(situation),
         *root_items(situation),

@@ -1,6 +1,7 @@
 """Packages of the boot loader that the image lacks on this machine's firmware, where the depot has them.
 
 Without them the medium's own GRUB and shim make the disk boot; with them the system owns its loader, and its updates.
+A menu of boot entries as files (the RHEL family) is the exception: the medium's GRUB does not understand it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.model import bls, efi_loaders
 from agent.model.component_fit import unfit
 from agent.model.difference import Item, Op, Tier
 from agent.model.image import Component
@@ -33,6 +35,47 @@ PARTS = {
         ("grub-efi-amd64-bin", "shim-unsigned", "shim-helpers-amd64-signed", "shim-signed-common"),
     ),
 }
+
+
+# Packages that hold signed shim and GRUB for UEFI, of systems whose menu is boot entries as files.
+_OF_ENTRIES = ("shim-x64", "grub2-efi-x64")
+_OF_ENTRIES_SUSE = ("shim", "grub2-x86_64-efi")
+
+
+def loader_items(situation: Situation) -> Iterator[Item]:
+    """What makes the disk boot on this firmware, where the image does not bring it."""
+    yield from required_items(situation) if _needs_its_own(situation) else loader_package_items(situation)
+
+
+def required_items(situation: Situation) -> Iterator[Item]:
+    """The image's own loaders, from the depot; a block that names those that the depot lacks."""
+    os = situation.source.os
+    wanted = _OF_ENTRIES_SUSE if os.id.startswith(("opensuse", "sle")) else _OF_ENTRIES
+    lacking = [name for name in wanted if _newest(name, situation) is None]
+    why = "the image has no signed shim and GRUB for UEFI, and the medium's do not understand its boot entries"
+    if not lacking:
+        for name in wanted:
+            yield Item(id="", op=Op.ADD, kind="loader-required", key=name, tier=Tier.MUST, target=name, reason=why)
+        return
+    unfitting = [f"{c.id} {c.version}: {unfit(c, situation)}" for c in situation.components if c.id in lacking]
+    yield Item(
+        id="", op=Op.BLOCK, kind="loader-required", key=" ".join(lacking), tier=Tier.MUST,
+        reason=f"{why}; add {' and '.join(lacking)} of {os.name or os.id} {os.version} to the depot with ‘regraft "
+        "component add’, or install them on the source and capture again"
+        + "".join(f"; {said}" for said in unfitting),
+    )  # fmt: skip
+
+
+def _needs_its_own(situation: Situation) -> bool:
+    """Boot entries as files, for UEFI, and no pair of loaders that one maker has signed."""
+    tree = situation.tree
+    if situation.target.platform.firmware is not Firmware.UEFI or default_kernel(situation.source) is None:
+        return False
+    if not any(bls.entries(tree)):
+        return False
+    return not any(
+        any(map(tree.is_file, shims)) and any(map(tree.is_file, grubs)) for shims, grubs, _ in efi_loaders.places()
+    )
 
 
 def loader_package_items(situation: Situation) -> Iterator[Item]:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
-from agent.model import bls, network_edits
+from agent.errors import PatchError
+from agent.model import network_edits
 from agent.model.recipe import (
     AddTo,
     AnyOperation,
@@ -24,6 +25,7 @@ from agent.model.recipe import (
 )
 
 MARK = "# regraft: "
+Change = Callable[[list[str]], list[str]]
 FileEdit = Write | SetValue | DropFrom | AddTo | EditMounts | EditNetwork | Replace | Truncate
 
 
@@ -48,9 +50,9 @@ def edit(operation: FileEdit, text: str | None) -> str | None:
 def _edit_existing(operation: AnyOperation, text: str) -> str:
     match operation:
         case DropFrom(word=glob):
-            return _edit_words(operation, text, lambda words: [w for w in words if not fnmatchcase(w, glob)])
+            return _change_words(operation, text, lambda words: [w for w in words if not fnmatchcase(w, glob)])
         case AddTo(word=word):
-            return _edit_words(operation, text, lambda words: words if word in words else [*words, word])
+            return _change_words(operation, text, lambda words: words if word in words else [*words, word])
         case EditMounts():
             return edit_mounts(text, operation)
         case EditNetwork(action="rebind", path=path, name=name, value=value):
@@ -108,59 +110,62 @@ def _quoted(value: str, quote: str) -> str:
 GRUBENV_BYTES = 1024  # GRUB, grub-core/lib/envblk.c: the block is padded with # and never grows
 
 
-def change_words(text: str, key: str, kind: str, change: Callable[[list[str]], list[str]]) -> str:
-    """Change the words of a value; ``kind`` is the format that `recipe.DropFrom` describes."""
-    if kind == "shell":
-        return _change_words(text, key, change)
-    head = rf"{re.escape(key)}=" if kind == "grubenv" else rf"{re.escape(key)}[ \t]+"
-
-    def rewritten(found: re.Match[str]) -> str:
-        words = found[2].split()
-        new = change(words)
-        return found[0] if new == words else found[1] + " ".join(new)
-
-    after = re.sub(rf"^({head})(.*)$", rewritten, text, flags=re.MULTILINE)
-    if kind != "grubenv" or after == text:
-        return after
-    body = after.rstrip("#")
-    padding = GRUBENV_BYTES - len(body.encode("utf-8", "surrogateescape"))
-    return body + "#" * padding if padding >= 0 else text
+def words_at(path: str, text: str, key: str) -> list[str]:
+    """The words of a value of the file at ``path``, as `recipe.DropFrom` sees them."""
+    if _is_entry(path) or _is_environment(path):
+        return [word for found in re.finditer(_assigned(path, key), text, re.MULTILINE) for word in found[2].split()]
+    values = shell_values(text, key)[-1:] if key else [text]
+    return [word for value in values for word in value.split()]
 
 
-def edit_words(text: str, key: str, kind: str) -> list[str]:
-    """The words of a value as `change_words` sees them."""
-    found: list[str] = []
-
-    def noted(words: list[str]) -> list[str]:
-        found.extend(words)
-        return words
-
-    if kind == "shell" and key:
-        return [word for value in shell_values(text, key)[-1:] for word in value.split()]
-    change_words(text, key, kind, noted)
-    return found
+def _is_entry(path: str) -> bool:
+    return "/loader/entries/" in path
 
 
-def _edit_words(operation: DropFrom | AddTo, text: str, change: bls.Change) -> str:
-    """Boot entries and GRUB's environment have forms of their own, which their places tell."""
-    if operation.format == "shell" and bls.is_entry(operation.path):
-        return bls.change_options(text, change)
-    if operation.format == "shell" and bls.is_environment(operation.path):
-        return bls.change_environment(text, operation.key, change)
-    return change_words(text, operation.key, operation.format, change)
+def _is_environment(path: str) -> bool:
+    return path.endswith("/grubenv")
 
 
-def _change_words(text: str, key: str, change: Callable[[list[str]], list[str]]) -> str:
+def _assigned(path: str, key: str) -> str:
+    """How a boot entry, or GRUB's environment, says (1: the key, 2: its words); neither knows quotes."""
+    between = r"[ \t]+" if _is_entry(path) else "="
+    return rf"^({re.escape(key)}{between})(.*)$"
+
+
+def _change_words(operation: DropFrom | AddTo, text: str, change: Change) -> str:
+    """Change the words of a value, in the form that the file's place tells."""
+    path, key = operation.path, operation.key
+    if not (_is_entry(path) or _is_environment(path)):
+        return _change_shell_words(text, key, change)
+    after = re.sub(_assigned(path, key), lambda found: found[1] + _changed(found[2], change), text, flags=re.MULTILINE)
+    return _as_block(after, text) if _is_environment(path) and after != text else after
+
+
+def _changed(value: str, change: Change) -> str:
+    """The value as it is, spaces and all, unless its words change."""
+    words = value.split()
+    new = change(words)
+    return value if new == words else " ".join(new)
+
+
+def _as_block(after: str, before: str) -> str:
+    """GRUB's environment, padded to the size it had. Raises PatchError where that is too small."""
+    body = after.rstrip("#").encode("utf-8", "surrogateescape")
+    size_bytes = max(GRUBENV_BYTES, len(before.encode("utf-8", "surrogateescape")))
+    if len(body) > size_bytes:
+        raise PatchError(
+            f"GRUB's environment block has {size_bytes:,} bytes, and {len(body):,} would be needed",
+            "shorten kernelopts on the source machine: grub2-editenv - set kernelopts=…",
+        )
+    return body.ljust(size_bytes, b"#").decode("utf-8", "surrogateescape")
+
+
+def _change_shell_words(text: str, key: str, change: Change) -> str:
     """Change the words of a shell-style value; with key "" the whole file is one line of words (kernel/cmdline)."""
-
-    def rewritten(value: str) -> str:
-        words = value.split()
-        new = change(words)
-        return value if new == words else " ".join(new)
-
     if key:
-        return set_shell(text, key, rewritten) if shell_values(text, key) or change([]) else text
-    new = rewritten(text.rstrip("\n"))
+        known = shell_values(text, key) or change([])
+        return set_shell(text, key, lambda value: _changed(value, change)) if known else text
+    new = _changed(text.rstrip("\n"), change)
     return new + "\n" if text.endswith("\n") else new
 
 

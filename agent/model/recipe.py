@@ -55,23 +55,21 @@ class SetValue(Operation, tag="set", frozen=True, kw_only=True):
 class DropFrom(Operation, tag="drop-from", frozen=True, kw_only=True):
     """Remove words equal to ``word`` (glob) from a value, e.g. a kernel command line.
 
-    ``format``: shell (KEY="a b"; key "" is a file of words only), entry (``key a b``, as boot entries have it),
-    grubenv (KEY=a b in GRUB's block of 1024 bytes).
+    The file's place tells its form: KEY="a b" of a shell (key "" is a file of words only), ``key a b`` of boot entries
+    (/loader/entries/), KEY=a b in GRUB's block of 1024 bytes (grubenv).
     """
 
     path: str
     key: str
     word: str
-    format: str = "shell"
 
 
 class AddTo(Operation, tag="add-to", frozen=True, kw_only=True):
-    """Add a word to the end of a value where it is not there yet; ``format`` as for DropFrom."""
+    """Add a word to the end of a value where it is not there yet; forms as for DropFrom."""
 
     path: str
     key: str
     word: str
-    format: str = "shell"
 
 
 class EditMounts(Operation, tag="mounts", frozen=True, kw_only=True):
@@ -102,10 +100,24 @@ class EditNetwork(Operation, tag="network", frozen=True, kw_only=True):
 
 
 class Move(Operation, tag="move", frozen=True, kw_only=True):
-    """Give a file another name; nothing happens where it is not there, or the name is taken."""
+    """Give the file ``path`` the name ``to``; or files their own names with ``old`` replaced by ``new``.
+
+    In the second form ``path`` is a glob. Nothing happens to a file whose new name another file has.
+    """
 
     path: str
-    to: str
+    to: str = ""
+    old: str = ""
+    new: str = ""
+
+    def target_of(self, path: str) -> str:
+        """The new path of one of the files; in the second form it stays in its folder."""
+        folder, _, name = path.rpartition("/")
+        return self.to or f"{folder}/{name.replace(self.old, self.new.replace('/', '_'))}"
+
+
+class Rename(Move, tag="rename", frozen=True, kw_only=True):
+    """What plans made before `Move` did both call its second form."""
 
 
 class Replace(Operation, tag="replace", frozen=True, kw_only=True):
@@ -121,14 +133,6 @@ class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):
 
     path: str
     keep: bool = True
-
-
-class Rename(Operation, tag="rename", frozen=True, kw_only=True):
-    """Replace a text in the names of the files that match the glob."""
-
-    path: str
-    old: str
-    new: str
 
 
 class Truncate(Operation, tag="truncate", frozen=True, kw_only=True):

@@ -49,10 +49,10 @@ VERBS: Mapping[str, Verb] = {
     "add-to": Verb({"path": str, "key": str, "word": str}),
     "mounts": Verb({"action": str, "device": str}, {"path": str, "mountpoint": str, "value": str}),
     "network": Verb({"action": str, "path": str, "name": str}, {"value": str}),
-    "move": Verb({"path": str, "to": str}),
+    "move": Verb({"path": str}, {"to": str, "old": str, "new": str}),
     "replace": Verb({"path": str, "pattern": str, "text": str}),
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
-    "rename": Verb({"path": str, "old": str, "new": str}),
+    "rename": Verb({"path": str, "old": str, "new": str}),  # what older files call the second form of move
     "truncate": Verb({"path": str}, alone="path"),
     "install": Verb({"component": str}, alone="component"),
     "remove": Verb({}, {"package": str, "packages": list, "on-failure": str}, alone="package"),
@@ -83,6 +83,8 @@ CHOICES = (  # of these verbs and checks, either the one key or the other
     (("disable", "mask", "unit-off"), "unit", "units"),
     (("remove",), "package", "packages"),
     (("cmdline",), "add", "drop"),
+    (("move",), "to", "old"),
+    (("move",), "to", "new"),
 )
 # Words that become arguments of programs or names of links: never an option, never a path. Globs are allowed.
 _WORD = re.compile(r"[A-Za-z0-9*?\[_][A-Za-z0-9*?\[\]!@:._+~-]*")

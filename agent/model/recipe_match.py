@@ -236,6 +236,8 @@ def _operation(verb: str, fields: dict[str, Any], situation: Situation) -> Itera
             paths = expand(situation.tree, fields["path"]) if "*" in fields["path"] else (fields["path"],)
             for path in paths:
                 yield _convert(verb, {**fields, "path": path})
+        case "rename":
+            yield _convert("move", fields)
         case "install":
             for component in _components(fields["component"], situation):
                 yield _convert(verb, {"component": component[0], "version": component[1]})
@@ -263,7 +265,7 @@ def _command_line_edits(fields: Mapping[str, str], tree: Tree) -> Iterable[AnyOp
     verb, word = ("add-to", fields["add"]) if "add" in fields else ("drop-from", fields["drop"])
     for place in command_lines(tree):
         if verb == "drop-from" or place.main:
-            yield _convert(verb, {"path": place.path, "key": place.key, "format": place.format, "word": word})
+            yield _convert(verb, {"path": place.path, "key": place.key, "word": word})
 
 
 def _any(name: str, globs: Iterable[str]) -> bool:
@@ -289,6 +291,7 @@ def _components(wanted: str, situation: Situation) -> Iterable[tuple[str, str]]:
 def _convert(verb: str, fields: Mapping[str, Any]) -> AnyOperation:
     table = {key.replace("-", "_"): value for key, value in fields.items()}
     try:
+        # msgspec's stubs type what a class gives, not what a union does.
         return msgspec.convert({"type": verb, **table}, type=AnyOperation)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise PatchError(f"recipe verb ‘{verb}’: {error}", "correct the recipe") from error

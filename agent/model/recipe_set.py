@@ -43,8 +43,8 @@ def load_all(
             seen[recipe.id] = name
             replaced = chosen[recipe.id].origin if recipe.id in chosen else ""
             chosen[recipe.id] = replace(recipe, origin=origin, replaces=replaced)
-    order = {phase: number for number, phase in enumerate(PHASES)}
-    recipes = tuple(sorted(chosen.values(), key=lambda r: (order[r.phase], r.file)))  # type: ignore[index]
+    order: dict[str, int] = {phase: number for number, phase in enumerate(PHASES)}
+    recipes = tuple(sorted(chosen.values(), key=lambda r: (order[r.phase], r.file)))
     refuse_conflicts(recipes)
     return recipes
 

@@ -24,7 +24,6 @@ from agent.model.recipe import (
     Move,
     MoveAside,
     RemovePackage,
-    Rename,
     Request,
     RunCommand,
 )
@@ -36,7 +35,7 @@ from agent.model.wording import printable
 
 PROVIDED = (  # items whose target is a component
     ("add", "kernel"), ("add", "package"), ("add", "firmware-file"), ("add", "software"), ("change", "shim"),
-    ("add", "driver-package"), ("add", "loader-package"),
+    ("add", "driver-package"), ("add", "loader-package"), ("add", "loader-required"),
 )  # fmt: skip
 _NOT_FILES = Install | RemovePackage | Request | RunCommand | EnableUnit | DisableUnit | MaskUnit
 
@@ -91,16 +90,19 @@ def apply(operations: Iterable[AnyOperation], files: Mapping[str, str]) -> dict[
             if text is not None:
                 after[operation.path] = text
         elif isinstance(operation, Move):
-            if operation.path in after and operation.to not in after:
-                after[operation.to] = after.pop(operation.path)
+            for path in _moved(operation, after):
+                if operation.target_of(path) not in after:
+                    after[operation.target_of(path)] = after.pop(path)
         elif isinstance(operation, MoveAside):
             for path in [path for path in after if fnmatchcase(path, operation.path)]:
                 del after[path]
-        elif isinstance(operation, Rename):
-            for path in [path for path in after if fnmatchcase(path, operation.path)]:
-                folder, _, name = path.rpartition("/")
-                after[f"{folder}/{name.replace(operation.old, operation.new)}"] = after.pop(path)
     return after
+
+
+def _moved(operation: Move, files: Mapping[str, str]) -> list[str]:
+    if operation.to:
+        return [operation.path] if operation.path in files else []
+    return [path for path in files if fnmatchcase(path, operation.path)]
 
 
 def _compare(golden: Golden, before: dict[str, str], after: dict[str, str], bound: BoundRecipe) -> Iterable[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.model.bls import entry_words
-from agent.model.edits import edit_words, mount_fields, shell_values
+from agent.model.edits import mount_fields, shell_values, words_at
 from agent.model.plan import PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Disk, FileSystem
 from agent.model.situation import Situation
@@ -147,7 +147,6 @@ class CommandLine:
 
     path: str
     key: str
-    format: str = "shell"
     main: bool = False
 
 
@@ -168,10 +167,10 @@ def command_lines(tree: Tree) -> tuple[CommandLine, ...]:
     for name in tree.list_dir(ENTRIES):
         if name.endswith(".conf"):
             inherits = "$kernelopts" in read_text(tree, f"{ENTRIES}/{name}")
-            places.append(CommandLine(f"{ENTRIES}/{name}", "options", "entry", main=not inherits))
+            places.append(CommandLine(f"{ENTRIES}/{name}", "options", main=not inherits))
     for folder in ("/boot/grub2", "/boot/grub"):
         if "kernelopts=" in read_text(tree, f"{folder}/grubenv"):
-            places.append(CommandLine(f"{folder}/grubenv", "kernelopts", "grubenv", main=True))
+            places.append(CommandLine(f"{folder}/grubenv", "kernelopts", main=True))
     return tuple(places)
 
 
@@ -179,7 +178,7 @@ def all_command_line_words(tree: Tree) -> tuple[str, ...]:
     """Words of every place, each once; values of a shell's variables are not looked into."""
     words: list[str] = []
     for place in command_lines(tree):
-        words += edit_words(read_text(tree, place.path), place.key, place.format)
+        words += words_at(place.path, read_text(tree, place.path), place.key)
     return tuple(dict.fromkeys(words))
 
 

@@ -9,7 +9,7 @@ future are kept and count for no rule, because whoever can publish could otherwi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -46,8 +46,11 @@ class Verdict:
         return bool(self.reasons)
 
 
-def decide(images: Iterable[ImageRef], rules: Rules, pinned: Collection[ImageRef], now: str) -> tuple[Verdict, ...]:
-    """A verdict for each image, by machine, newest first. ``now`` is a time as names carry it."""
+def decide(images: Iterable[ImageRef], rules: Rules, held: Mapping[ImageRef, str], now: str) -> tuple[Verdict, ...]:
+    """A verdict for each image, by machine, newest first. ``held``: image → why no rule takes it, such as a pin.
+
+    ``now`` is a time as names carry it.
+    """
     by_machine: dict[str, list[ImageRef]] = {}
     for image in images:
         by_machine.setdefault(image.machine, []).append(image)
@@ -55,7 +58,7 @@ def decide(images: Iterable[ImageRef], rules: Rules, pinned: Collection[ImageRef
         verdict
         for machine in sorted(by_machine)
         for verdict in _of_machine(sorted(by_machine[machine], key=lambda each: each.time, reverse=True), rules,
-                                   pinned, now)
+                                   held, now)
     )  # fmt: skip
 
 
@@ -76,15 +79,15 @@ def age_s(time: str, now: str) -> int:
 
 
 def _of_machine(
-    newest_first: list[ImageRef], rules: Rules, pinned: Collection[ImageRef], now: str
+    newest_first: list[ImageRef], rules: Rules, held: Mapping[ImageRef, str], now: str
 ) -> Iterator[Verdict]:
     reasons: dict[str, list[str]] = {image.time: [] for image in newest_first}
     reasons[newest_first[0].time].append("newest")
     dated: list[tuple[str, datetime]] = []
     for image in newest_first:
         when = moment(image.time)
-        if image in pinned:
-            reasons[image.time].append("pinned")
+        if image in held:
+            reasons[image.time].append(held[image])
         if when is None:
             reasons[image.time].append("its time is no date")
         elif image.time > now:

@@ -129,7 +129,9 @@ def package_xml(header: RpmHeader, wanted_files: frozenset[str] = frozenset()) -
 
     Of the files those in folders of programs and in /etc, as createrepo does, and those in ``wanted_files``.
     """
-    package = etree.Element("package", {"type": "rpm"}, nsmap={None: COMMON, "rpm": RPM})  # type: ignore[dict-item]
+    namespaces = {None: COMMON, "rpm": RPM}
+    # lxml's stubs know no default name space (the prefix None); lxml does.
+    package = etree.Element("package", {"type": "rpm"}, nsmap=namespaces)  # type: ignore[arg-type]
     try:
         etree.SubElement(package, f"{{{COMMON}}}name").text = header.name
         etree.SubElement(package, f"{{{COMMON}}}arch").text = header.architecture

@@ -30,7 +30,7 @@ class Links:
 def read_links() -> Links:
     """Asks the kernel; where it does not answer, sysfs still knows the cards but not their addresses."""
     from pyroute2 import IPRoute  # noqa: PLC0415 - 70 ms, and a tree or an image has no links
-    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - loads all of pyroute2, too
 
     try:
         with IPRoute() as route:

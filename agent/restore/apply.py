@@ -27,7 +27,7 @@ from agent.model.situation import RESTORE, Situation
 from agent.restore import initramfs, patch
 from agent.restore.dependencies import resolve
 from agent.restore.preflight import fetch_file
-from agent.restore.prepare import prepare
+from agent.restore.prepare import RestoreRequest, prepare
 from agent.restore.sandbox import Sandbox
 
 NO_DISK = Disk("", 0, 512, 512)
@@ -78,9 +78,10 @@ def for_the_image(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, recipe:
 def for_a_target(depot: Depot, trust: TrustedKeys, loaded: LoadedImage, path: Path, machine: Machine) -> Application:
     """The recipe as a restore onto that target would apply it. Raises RefusedError when it would not."""
     recipe = read_recipe(path)
-    plan = prepare(
-        depot, trust, loaded.manifest.ref, machine.target, machine.selector, recipe.mode or RESTORE, path
-    ).plan
+    plan = prepare(depot, trust, RestoreRequest(
+        image=loaded.manifest.ref, target=machine.target, selector=machine.selector, mode=recipe.mode or RESTORE,
+        site_recipes=path,
+    )).plan  # fmt: skip
     own = [step for step in plan.steps if isinstance(step, ApplyRecipe) and step.recipe.id == recipe.id]
     if not own:
         raise RefusedError(

@@ -20,17 +20,25 @@ from typing import Any
 
 import msgspec
 
+from agent.errors import RefusedError, TemporaryError
 from agent.model.component_fit import DEB_ARCHITECTURE, FILES
 from agent.model.image import Component
 from agent.model.recipe import BoundRecipe, Install, RemovePackage
 from agent.model.rpm_header import COMMON, RPM, package_xml
 from agent.model.situation import Situation
+from agent.model.wording import printable
 from agent.probe.rpm_packages import read_headers
-from agent.process import run
+from agent.process import Completed, ProcessError, run
 
 SOLVE_S = 120.0
 _INSTALLED = re.compile(r"^(Inst|Conf|Remv) (\S+?)(?::\w+)? (?:\[([^\]]*)\] ?)?(?:\((\S+) )?", re.MULTILINE)
 _WHY = re.compile(r"^ (\S+ : .+(?:\n {2,}.+)*)", re.MULTILINE)
+_ERROR = re.compile(r"^E: (.+(?:\n {2,}.+)*)", re.MULTILINE)
+# What apt says of packages, not of itself: not known, not of that version, it would harm the system, apt 3's proof.
+_OF_PACKAGES = re.compile(
+    r"Unable to locate package|Version '.*' for '.*' was not found|Unable to satisfy dependencies|has no installation "
+    r"candidate|held broken packages|[Ee]ssential packages|Held packages were changed"
+)
 _GOING = re.compile(r"^(?:erase|obsoleted?) (\S+)", re.MULTILINE)
 _COMING = re.compile(r"(\S+)@components")
 _TOOLS = {"deb": ("apt-get",), "rpm": ("rpmmd2solv", "testsolv")}
@@ -138,15 +146,41 @@ class _Apt:
         self.options = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
     def solve(self, wanted: Sequence[str], removed: Sequence[str]) -> list[list[str]] | str:
-        words = [*wanted, *(f"{name}-" for name in removed)]
-        done = run(
-            ["apt-get", *self.options, "--simulate", "--assume-yes", "--allow-downgrades", "install", *words],
-            environment={"APT_CONFIG": f"{self.folder}/apt.conf"}, timeout_s=SOLVE_S, accept=(0, 100),
+        words = ["--simulate", "--assume-yes", "--allow-downgrades", "install", *wanted]
+        done = _run(
+            "apt-get", ["apt-get", *self.options, *words, *(f"{name}-" for name in removed)],
+            environment={"APT_CONFIG": f"{self.folder}/apt.conf"}, accept=(0, 100),
         )  # fmt: skip
-        if done.status:
-            why = "; ".join(" ".join(text.split()) for text in _WHY.findall(done.stdout + done.stderr))
-            return f"apt cannot install it: {why or done.stderr.strip().splitlines()[-1:]}"
-        return _batches(done.stdout, removed)
+        if not done.status:
+            return _batches(done.stdout, removed)
+        errors = _ERROR.findall(done.stderr)
+        reasons = _WHY.findall(done.stdout) or [text for text in errors if _OF_PACKAGES.search(text)]
+        if not reasons:
+            raise _could_not_run("apt-get", errors or done.stderr.splitlines()[-1:])
+        return f"apt cannot install it: {_joined(reasons)}"
+
+
+def _run(program: str, argv: Sequence[str], **more: Any) -> Completed:
+    """Start a program of a solver; that it cannot do its work says nothing of the packages."""
+    try:
+        return run(argv, timeout_s=SOLVE_S, **more)
+    except ProcessError as error:
+        said = error.stderr.strip() or error.stdout.strip() or f"status {error.status}"
+        raise _could_not_run(program, _ERROR.findall(said) or said.splitlines()[-1:]) from error
+    except TemporaryError as error:
+        raise _could_not_run(program, [f"it did not end within {SOLVE_S:.0f} s"]) from error
+
+
+def _could_not_run(program: str, said: Iterable[str]) -> RefusedError:
+    return RefusedError(
+        f"{program} could not work out what the components need: {_joined(said) or 'it did not say why'}",
+        "nothing was written; if this names the image's list of packages, mend that on the source machine; else "
+        f"install {program} anew here, or plan on the boot medium, which carries it",
+    )
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return printable("; ".join(" ".join(text.split()) for text in texts), 500)
 
 
 def _paragraph(component: Component) -> str:
@@ -200,7 +234,7 @@ class _Libsolv:
     def _convert(self, text: str, solv: Path) -> None:
         source = solv.with_suffix(".xml")
         source.write_text(text, "utf-8")
-        run(["sh", "-c", 'exec rpmmd2solv < "$1" > "$2"', "sh", str(source), str(solv)], timeout_s=SOLVE_S)
+        _run("rpmmd2solv", ["sh", "-c", 'exec rpmmd2solv < "$1" > "$2"', "rpmmd2solv", str(source), str(solv)])
 
     def solve(self, wanted: Sequence[str], removed: Sequence[str]) -> list[list[str]] | str:
         lines = [
@@ -214,10 +248,13 @@ class _Libsolv:
             "result transaction,problems <inline>",
         ]
         (self.folder / "case.t").write_text("\n".join([*lines, ""]))
-        said = run(["testsolv", "-r", "case.t"], cwd=self.folder, timeout_s=SOLVE_S, accept=(0, 1)).stdout
+        done = _run("testsolv", ["testsolv", "-r", "case.t"], cwd=self.folder, accept=(0, 1))
+        if done.stderr.strip():  # it ends with 0 where it cannot read its files, too
+            raise _could_not_run("testsolv", done.stderr.splitlines()[-2:])
+        said = done.stdout
         problems = re.findall(r"^problem \S+ info (.+)$", said, re.MULTILINE)
         if problems:
-            return f"dnf cannot install it: {'; '.join(problems)}"
+            return f"dnf cannot install it: {_joined(problems)}"
         return self._batch(said, wanted, removed)
 
     def _batch(self, said: str, wanted: Sequence[str], removed: Sequence[str]) -> list[list[str]] | str:

@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import PatchError
+from agent.model import efi_loaders
 from agent.restore.inside import InsideRoot
 
-# Where openSUSE keeps the signed loaders; the RHEL family has them on the EFI system partition only, in its own folder.
-_SUSE = ("/usr/share/efi/x86_64", "/usr/lib64/efi")
-_FOLDERS = ("redhat", "rocky", "almalinux", "centos", "fedora", "opensuse", "sles", "ol")
-# Where Debian and Ubuntu keep the signed loaders; names without .signed are links or copies of other distributions.
-_SHIM = ("/usr/lib/shim/shimx64.efi.signed", "/usr/lib/shim/shimx64.efi.signed.latest", "/usr/lib/shim/shimx64.efi")
-_MANAGER = ("/usr/lib/shim/mmx64.efi.signed", "/usr/lib/shim/mmx64.efi")
-_GRUB = ("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",)
 _PREFIX = re.compile(rb"/EFI/([A-Za-z0-9_-]{1,32})\0")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _UUID = re.compile(r"[0-9A-Fa-f-]{4,36}")
@@ -56,7 +50,7 @@ def find_loaders(root: Path, medium: Path = Path("/")) -> Loaders:
     """Those of the image if it has them, else those of the medium that runs now."""
     for place, origin in ((root, "the image"), (medium, "the medium")):
         inside = InsideRoot(place)
-        for shims, grubs, managers in _places():
+        for shims, grubs, managers in efi_loaders.places():
             shim, grub = _first(inside, shims), _first(inside, grubs)
             if shim and grub:
                 return Loaders(shim, grub, _first(inside, managers), origin)
@@ -67,23 +61,9 @@ def find_loaders(root: Path, medium: Path = Path("/")) -> Loaders:
                 "install them by a recipe",
             )
     raise PatchError(
-        f"neither the image nor the medium has {_SHIM[0]} and {_GRUB[0]}",
+        f"neither the image nor the medium has {efi_loaders.SHIM[0]} and {efi_loaders.GRUB[0]}",
         "add shim-signed and grub-efi-amd64-signed to the source, or use a medium that carries them",
     )
-
-
-def _places() -> Iterator[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
-    """(shims, GRUBs, MOK managers) that one maker has signed."""
-    yield _SHIM, _GRUB, _MANAGER
-    for folder in _SUSE:
-        yield (f"{folder}/shim.efi",), (f"{folder}/grub.efi",), (f"{folder}/MokManager.efi",)
-    for name in _FOLDERS:
-        own = f"/boot/efi/EFI/{name}"
-        yield (
-            (f"{own}/shimx64.efi", f"{own}/shim.efi"),
-            (f"{own}/grubx64.efi", f"{own}/grub.efi"),
-            (f"{own}/mmx64.efi",),
-        )
 
 
 def _first(inside: InsideRoot, paths: Iterable[str]) -> bytes:

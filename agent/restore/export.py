@@ -29,7 +29,7 @@ from agent.model.profile import Disk, Profile
 from agent.model.situation import RESTORE
 from agent.probe.disks import read_disk
 from agent.process import ProcessError, run
-from agent.restore.prepare import Decided, Prepared, prepare, prepared
+from agent.restore.prepare import Decided, Prepared, RestoreRequest, prepare, prepared
 
 FILESYSTEMS = Path("/proc/filesystems")
 SUFFIXES = {
@@ -77,11 +77,10 @@ def disk_for(wish: Wish, depot: Depot, trust: TrustedKeys, raw: Path) -> Iterato
         if wish.target is None:
             made = as_it_was(depot, wish.loaded, target, name)
         else:
-            ref = wish.loaded.manifest.ref
-            made = prepare(
-                depot, trust, ref, target, f"name={name}", wish.mode, wish.site_recipes,
-                choices=msgspec.structs.replace(wish.choices, disks={}),
-            )  # fmt: skip
+            made = prepare(depot, trust, RestoreRequest(
+                image=wish.loaded.manifest.ref, target=target, selector=f"name={name}", mode=wish.mode,
+                site_recipes=wish.site_recipes, choices=msgspec.structs.replace(wish.choices, disks={}),
+            ))  # fmt: skip
         refuse_unmountable(made.plan)
         yield replace(made, plan=msgspec.structs.replace(for_a_file(made.plan, meant), choices=wish.choices))
 

@@ -25,7 +25,6 @@ from agent.model.recipe import (
     Move,
     MoveAside,
     RemovePackage,
-    Rename,
     Request,
     RunCommand,
     Write,
@@ -144,10 +143,9 @@ class _Work:
                     else:
                         self.journal.note("removed-secret", path)
                     self._remove(path)
-            case Rename(path=pattern, old=old, new=new):
-                self._rename(pattern, old, new)
-            case Move(path=path, to=to):
-                self._move(path, to)
+            case Move(path=pattern, to=to):
+                for path in (pattern,) if to else self.inside.glob(pattern):
+                    self._move(path, operation.target_of(path))
             case EnableUnit() | DisableUnit() | MaskUnit():
                 self._set_unit(operation)
             case Install() | RemovePackage() | RunCommand():
@@ -191,11 +189,15 @@ class _Work:
 
     def _move(self, path: str, to: str) -> None:
         data = self.inside.read(path)
-        if data is None or self.inside.lexists(to):
+        if to == path or data is None:
+            return
+        if self.inside.lexists(to) and self.inside.read(to) != data:  # the same: a move that was cut half-way
             return
         self._keep(path)
         self._keep(to)  # which is absent: undone, it goes
-        self.inside.write(to, data, self.inside.mode(path))
+        mode = self.inside.mode(path)
+        self.inside.write(to, data, mode)
+        self.inside.set_owner(to, *self.inside.owner(path), mode)
         self._remove(path)
         self._note(to, to.rpartition("/")[0])
 
@@ -258,23 +260,6 @@ class _Work:
         if self.inside.lexists(path):
             self.inside.remove(path)
             self._note(path, path.rpartition("/")[0])
-
-    def _disable(self, unit: str) -> None:
-        for path in self.inside.glob(f"{_UNITS}/*"):
-            if path.endswith((".wants", ".requires")):
-                self._remove(f"{path}/{unit}")
-
-    def _rename(self, pattern: str, old: str, new: str) -> None:
-        for path in self.inside.glob(pattern):
-            folder, _, name = path.rpartition("/")
-            renamed = f"{folder}/{name.replace(old, new)}"
-            data = self.inside.read(path)
-            if renamed == path or data is None or "/" in new:
-                continue
-            self._keep(path)
-            self.inside.write(renamed, data, self.inside.mode(path))
-            self._remove(path)
-            self._note(renamed)
 
     def _link(self, path: str, target: str) -> None:
         if self.inside.read_link(path) == target:

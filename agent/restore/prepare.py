@@ -38,6 +38,21 @@ from agent.restore.adapt import adapt
 from agent.restore.recipe_folder import read_recipes, told
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """What an operator, a job or a medium asks for: which image goes where, and what was decided otherwise."""
+
+    image: ImageRef
+    target: Profile
+    selector: str  # of the disk that boots; further ones in ``wish``
+    mode: str = RESTORE
+    site_recipes: Path | None = None
+    trust_metadata: bool = False
+    nic_wishes: NicWishes = NO_WISHES
+    choices: Choices = NONE
+    wish: Wish = NO_WISH
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Everything a restore needs to know before it writes."""
@@ -69,26 +84,15 @@ class Decided:
     grow: str = ""
 
 
-def prepare(  # noqa: PLR0913 - the inputs of a plan
-    depot: Depot,
-    trust: TrustedKeys,
-    ref: ImageRef,
-    target: Profile,
-    selector: str,
-    mode: str,
-    site_recipes: Path | None = None,
-    trust_metadata: bool = False,
-    nic_wishes: NicWishes = NO_WISHES,
-    choices: Choices = NONE,
-    wish: Wish = NO_WISH,
-) -> Prepared:
+def prepare(depot: Depot, trust: TrustedKeys, request: RestoreRequest) -> Prepared:
     """Decide everything. Raises what stands in the way of a plan; blocking differences are left to the preflight."""
-    loaded = find_image(depot, trust, ref)
+    loaded = find_image(depot, trust, request.image)
+    target, choices, wish = request.target, request.choices, request.wish
     components = chosen_components(choices, list_components(depot, trust))
     bundle = read_bundle(depot, trust)
-    known = read_recipes(site_recipes, bundle)
-    recipes, told_of = wanted_recipes(choices, known), told(known, site_recipes, bundle)
-    first = chosen_selector(choices, selector, [disk.name for disk in loaded.manifest.disks])
+    known = read_recipes(request.site_recipes, bundle)
+    recipes, told_of = wanted_recipes(choices, known), told(known, request.site_recipes, bundle)
+    first = chosen_selector(choices, request.selector, [disk.name for disk in loaded.manifest.disks])
     divided = spread(loaded.manifest, chosen_disks(first, wish, target.disks), wish)
     tree, live = ImageTree(depot, loaded), running_kernel()
 
@@ -101,12 +105,12 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
             target=target,
             tree=tree,
             disk=disk,
-            mode=mode,
+            mode=request.mode,
             components=components,
             partitions=tuple(part for _, each in layouts for part in each.partitions),
             filesystems=all_filesystems(layouts),
             stack=layout.stack,
-            nic_wishes=nic_wishes,
+            nic_wishes=request.nic_wishes,
             live=live,
             choices=choices,
             receives=divided.receives,
@@ -114,8 +118,8 @@ def prepare(  # noqa: PLR0913 - the inputs of a plan
         )
         adaptation = adapt(recipes, situation)
         decided = Decided(
-            disk=disk, layout=layout, recipes=adaptation.recipes, components=components, mode=mode,
-            trust_metadata=trust_metadata, choices=choices, site_recipes=told_of, also=layouts[1:],
+            disk=disk, layout=layout, recipes=adaptation.recipes, components=components, mode=request.mode,
+            trust_metadata=request.trust_metadata, choices=choices, site_recipes=told_of, also=layouts[1:],
             notes=(*divided.notes, *adaptation.notes), ties=divided.ties, grow=str(wish.grow),
         )  # fmt: skip
         return adaptation.difference, decided, adaptation.situation

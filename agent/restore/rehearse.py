@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -105,13 +106,13 @@ class Rehearsal:
             match step:
                 case ApplyRecipe(recipe=recipe):
                     self.recorder.message(describe(step), "patch")
-                    self._try(lambda recipe=recipe: self._apply(root, folder, recipe, sandbox))  # type: ignore[misc]
+                    self._try(partial(self._apply, root, folder, recipe, sandbox))
                 case InstallBootloader():
                     self.recorder.message("make the boot loader’s configuration", "patch")
                     self._try(lambda: boot.make_configuration(InsideRoot(root), sandbox))
                 case RebuildInitramfs() if self.extent.rebuild:
                     self.recorder.message(describe(step), "patch")
-                    self._try(lambda step=step: self._rebuild(root, sandbox, step))  # type: ignore[misc]
+                    self._try(partial(self._rebuild, root, sandbox, step))
                 case RebuildInitramfs(release=release):
                     self._stand_for_initramfs(root, release)
 

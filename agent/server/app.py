@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import Depends, FastAPI
 
 from agent.depot.local import LocalDepot
+from agent.depot.open_jobs import DATABASE_FILE
 from agent.server import pages, problems
 from agent.server.api import Services, files, router
 from agent.server.auth import Guard, Tokens, check_need
@@ -19,7 +20,6 @@ from agent.server.rehearsals import Rehearsals
 from agent.server.targets import Targets
 from agent.version import VERSION
 
-DATABASE_FILE = "state.sqlite"
 AUDIT_FILE = "audit.jsonl"
 EDITS_FOLDER = "edits"
 REHEARSALS_FOLDER = "rehearsals"

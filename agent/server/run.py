@@ -13,7 +13,7 @@ from typing import TextIO
 import uvicorn
 
 from agent.depot.local import LocalDepot
-from agent.depot.signing import regraft_home
+from agent.depot.open_jobs import state_folder
 from agent.depot.store import DEPOT_FILE
 from agent.errors import UsageError
 from agent.server.app import create_app
@@ -94,7 +94,7 @@ def open_or_make(directory: Path) -> LocalDepot:
 
 def prepare_state(depot: LocalDepot, options: ServeOptions) -> Path:
     """The state directory, readable for its owner only."""
-    place = options.state_dir or regraft_home() / "servers" / depot.id
+    place = options.state_dir or state_folder(depot.id)
     if place.resolve().is_relative_to(depot.root.resolve()):
         raise UsageError(
             f"the state directory {place} lies inside the depot {depot.root}, which is served to others",

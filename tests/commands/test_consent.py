@@ -12,16 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 from agent.commands.agent import Assignment, consent, wish_of
+from agent.commands.options import Access
 from agent.commands.restore import refuse_wrong_consent, restore
 from agent.console.report_text import plan_text
 from agent.errors import RefusedError, UsageError
 from agent.model.agent_config import AgentConfig, read_config
 from agent.model.difference import Difference
 from agent.model.grow import Grow
+from agent.model.image import ImageRef
 from agent.model.plan import DiskIdentity, Plan, decode, encode
 from agent.model.spread import Wish
 from agent.model.stack_layout import KEEP
-from agent.restore.prepare import Prepared
+from agent.restore.prepare import Prepared, RestoreRequest
 
 
 def disk(name: str, serial: str) -> DiskIdentity:
@@ -103,10 +105,10 @@ def test_a_plan_of_an_older_version_is_read() -> None:
 
 
 def test_a_rehearsal_asks_for_no_consent_and_gets_what_was_wished(monkeypatch: pytest.MonkeyPatch) -> None:
-    wishes: list[Wish] = []
+    requests: list[RestoreRequest] = []
 
-    def reached(*given: Any) -> Prepared:
-        wishes.append(given[-1])
+    def reached(_access: Access, request: RestoreRequest) -> Prepared:
+        requests.append(request)
         raise RefusedError("as far as the plan")
 
     module = sys.modules["agent.commands.restore"]
@@ -114,6 +116,7 @@ def test_a_rehearsal_asks_for_no_consent_and_gets_what_was_wished(monkeypatch: p
     monkeypatch.setattr(module, "prepared_for", reached)
     words = ["web1", "--disk", "name=sda", "--depot", "/d", "--arrays", "keep", "--rehearse"]
     assert "as far as the plan" in str(CliRunner().invoke(restore, words).exception)
-    assert wishes == [Wish(arrays=KEEP)]
+    (request,) = requests
+    assert (request.image, request.selector, request.wish) == (ImageRef("web1"), "name=sda", Wish(arrays=KEEP))
     refused = CliRunner().invoke(restore, [*words, "--erase", "S1"]).exception
     assert isinstance(refused, UsageError) and "--rehearse touches no disk" in str(refused)

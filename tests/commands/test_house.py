@@ -161,7 +161,8 @@ def test_images_are_copied(regraft: Regraft, depot: Path, three: list[str], tmp_
         rest = regraft.json("copy", "--all", "--to", other, *reading)
         assert regraft.json("stats", *reading)["depot"]["unreferenced_bytes"] is None
         assert regraft.json("check", "--depth", "decode", *reading)["good"]
-    assert [each["already_there"] for each in rest] == [False, True, False]
+    assert [each["already_there"] for each in rest["images"]] == [False, True, False]
+    assert rest["recipes"]["outcome"] == "none"
     assert listed(regraft, other) == three
     assert regraft.json("check", "--depth", "decode", "--depot", other)["good"]
     assert f"{three[1]} is there already" in regraft("copy", three[1], "--to", other, "--depot", depot).stdout

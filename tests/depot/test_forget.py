@@ -6,18 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from agent.depot.catalogue import find_image, images, read_catalogue
 from agent.depot.forget import forget, plan_forget
 from agent.depot.local import LocalDepot
 from agent.depot.marks import MARKS_FILE, decode_marks
+from agent.depot.open_jobs import DATABASE_FILE, state_folder
 from agent.depot.pins import pin, read_pins, unpin
 from agent.depot.signing import trusted_keys
 from agent.depot.store import image_path
 from agent.depot.stored import known_images, stored_images
 from agent.errors import DamagedError, NoImageError, RefusedError
 from agent.model.image import ImageRef
+from agent.model.jobs import Job, JobMatch, JobRequest, State
 from agent.model.retention import Rules
+from agent.server.database import AttemptRow, Database
+from agent.server.jobs import Jobs
 from tests.depot.small_images import path_of, publish
 
 TIMES = ("20261121T000000Z", "20261122T000000Z", "20261123T000000Z")
@@ -183,3 +188,46 @@ def test_an_image_whose_manifest_is_damaged_can_go(depot: LocalDepot, refs: list
     (depot.root / image_path("web-1", TIMES[2])).write_text("{")
     forget(depot, [refs[2]])
     assert listed(depot) == list(stored_images(depot)) == refs[:2]
+
+
+def queue(depot: LocalDepot, *images: str) -> tuple[Database, Job]:
+    """Jobs in the database that this user's server would have for the depot; the database, and the first of them."""
+    folder = state_folder(depot.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    database = Database(f"sqlite:///{folder / DATABASE_FILE}")
+    made = [Jobs(database).create(JobRequest(match=JobMatch(any=True), image=image))[0] for image in images]
+    return database, made[0]
+
+
+def test_an_image_that_a_job_waits_for_stays_until_the_job_has_ended(depot: LocalDepot, refs: list[ImageRef]) -> None:
+    database, job = queue(depot, str(refs[0]), "no-such-machine")
+    verdicts = plan_forget(depot, (), (), Rules(last=1), NOW)
+    assert [each.image for each in verdicts if not each.keep] == [refs[1]]
+    assert verdicts[-1].reasons == (f"job {job.id} waits for it",)
+    with pytest.raises(RefusedError, match=rf"{refs[0]} is not removed: job {job.id} waits for it \(let the job end"):
+        plan_forget(depot, (), [refs[0]], Rules(), NOW)
+    with pytest.raises(RefusedError, match="waits for it"):
+        forget(depot, refs[:2])
+    assert listed(depot) == refs
+    for state in State:
+        with database.transaction() as session:
+            session.execute(update(AttemptRow).values(state=state))
+        kept = plan_forget(depot, (), (), Rules(last=1), NOW)[-1].keep
+        assert kept is (state in (State.QUEUED, State.CLAIMED, State.RUNNING)), state
+    forget(depot, refs[:2])
+    assert listed(depot) == refs[2:]
+
+
+def test_a_job_that_names_a_machine_waits_for_its_newest_image(depot: LocalDepot, refs: list[ImageRef]) -> None:
+    queue(depot, refs[0].machine)
+    with pytest.raises(RefusedError, match=rf"{refs[2]} is not removed"):
+        plan_forget(depot, (), [refs[2]], Rules(), NOW)
+
+
+def test_where_the_jobs_cannot_be_read_nothing_is_removed(depot: LocalDepot, refs: list[ImageRef]) -> None:
+    folder = state_folder(depot.id)
+    folder.mkdir(parents=True)
+    (folder / DATABASE_FILE).write_bytes(b"no database" * 100)
+    with pytest.raises(DamagedError, match=r"which images jobs wait for is not known: .*state\.sqlite"):
+        plan_forget(depot, (), (), Rules(last=1), NOW)
+    assert listed(depot) == refs

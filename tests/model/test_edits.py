@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from agent.model.edits import FileEdit, edit, shell_values
+from agent.errors import PatchError
+from agent.model.edits import FileEdit, edit, shell_values, words_at
 from agent.model.recipe import AddTo, DropFrom, EditMounts, Replace, SetValue, Truncate, Write
 
+ENTRY = "/boot/loader/entries/0a-5.14.conf"
+GRUBENV = "/boot/grub2/grubenv"
 GRUB = "# comment\nGRUB_CMDLINE_LINUX=\"quiet resume=UUID=1  splash\"\nexport X='a b'\n"
 
 
@@ -65,3 +69,45 @@ def test_bytes_that_are_not_text_survive() -> None:
 
 def test_the_last_assignment_counts() -> None:
     assert shell_values("A=1\n A='2 3'\nexport A=\"4\"\n", "A") == ["1", "2 3", "4"]
+
+
+@pytest.mark.adapts("B20", "T1")
+def test_one_edit_serves_every_form_of_the_kernel_command_line() -> None:
+    """The place tells the form: neither entries nor GRUB's environment know quotes, and the latter has a size."""
+    entry = "title options\noptions\troot=UUID=1  ro $kernelopts\noption x\n"
+    block = "# GRUB Environment Block\nsaved_entry=a\nkernelopts=root=UUID=1 ro\n".ljust(1024, "#")
+    assert words_at(ENTRY, entry, "options") == ["root=UUID=1", "ro", "$kernelopts"]
+    assert words_at(GRUBENV, block, "kernelopts") == ["root=UUID=1", "ro"]
+    assert words_at("/etc/kernel/cmdline", "a b\n", "") == ["a", "b"]
+    dropped = edit(DropFrom(path=ENTRY, key="options", word="r[o]"), entry)
+    assert dropped == "title options\noptions\troot=UUID=1 $kernelopts\noption x\n"
+    assert edit(DropFrom(path=ENTRY, key="options", word="absent"), entry) == entry, "spaces stay, too"
+    fewer = edit(DropFrom(path=GRUBENV, key="kernelopts", word="root=*"), block)
+    assert fewer == "# GRUB Environment Block\nsaved_entry=a\nkernelopts=ro\n".ljust(1024, "#")
+
+
+def test_grubs_environment_is_counted_in_bytes_whatever_they_are() -> None:
+    odd = b"# GRUB Environment Block\nname=\xff\xc3\xa9\nkernelopts=ro\n".ljust(1024, b"#")
+    more = edit(AddTo(path=GRUBENV, key="kernelopts", word="quiet"), odd.decode("utf-8", "surrogateescape"))
+    assert more is not None
+    data = more.encode("utf-8", "surrogateescape")
+    assert len(data) == 1024 and b"name=\xff\xc3\xa9\nkernelopts=ro quiet\n#" in data
+
+
+def test_grubs_environment_never_grows() -> None:
+    """GRUB writes the block where it lies on the disk, and refuses one of another size."""
+    head = "# GRUB Environment Block\nkernelopts=ro "
+    full = f"{head}{'x' * (1024 - len(head) - 7)}\n".ljust(1024, "#")
+    fits = edit(AddTo(path=GRUBENV, key="kernelopts", word="quiet"), full)
+    assert fits is not None and len(fits) == 1024 and fits.endswith("x quiet\n"), "the last byte of padding is used"
+    with pytest.raises(PatchError, match=r"has 1,024 bytes, and 1,025 would be needed"):
+        edit(AddTo(path=GRUBENV, key="kernelopts", word="quiet6"), full)
+    fewer = edit(DropFrom(path=GRUBENV, key="kernelopts", word="xx*"), fits)
+    assert fewer == f"{head}quiet\n".ljust(1024, "#")
+
+
+def test_a_plan_that_still_names_the_form_is_read() -> None:
+    older = (
+        b'{"type": "drop-from", "path": "/grubenv", "key": "kernelopts", "word": "x", "format": "grubenv"}'
+    )
+    assert msgspec.json.decode(older, type=DropFrom) == DropFrom(path="/grubenv", key="kernelopts", word="x")

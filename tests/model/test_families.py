@@ -13,7 +13,7 @@ from agent.model.difference import Item, Op
 from agent.model.image import Component
 from agent.model.planner import EFI_FOLDERS
 from agent.model.profile import Firmware, Kernel, OperatingSystem, Package, Platform
-from agent.model.recipe import AddTo, DropFrom, Request
+from agent.model.recipe import AddTo, DropFrom, Install, Request
 from agent.model.recipe_match import bind_all
 from agent.model.recipe_test import apply
 from agent.model.situation import CLONE, Situation
@@ -116,6 +116,51 @@ def test_a_new_kernels_entry_gets_the_images_command_line_not_that_of_the_medium
     assert {"kernel.command-line", "kernel.install-flavour"} <= set(recipes)
     assert after["/etc/kernel/cmdline"].startswith(f"root=UUID={ROOT_UUID} ro ")
     assert "resume=" not in after["/etc/kernel/cmdline"]
+
+
+# --- the loader -------------------------------------------------------------------------------------------------------
+
+
+def loader(name: str, **more: Any) -> Component:
+    given = {"kind": "other", "version": "15.8-4", "architecture": "x86_64", "package_format": "rpm",
+             "for_os": "rocky 9", "kernel_release": "", "modules": (), "modaliases": (), "depends": ()}  # fmt: skip
+    return component(name, **{**given, **more})
+
+
+@pytest.mark.adapts("B12", "T1")
+def test_from_bios_to_uefi_without_the_loaders_is_blocked_with_what_to_add() -> None:
+    """Late it would fail with the disk erased: the medium's GRUB does not read boot entries as files."""
+    _, difference = bind_all(SHIPPED, compare(el()), el())
+    (blocker,) = (item for item in difference.blockers if item.kind == "loader-required")
+    assert "add shim-x64 and grub2-efi-x64 of rocky 9.4 to the depot with ‘regraft component add’" in blocker.reason
+    half = el(components=(loader("shim-x64"), loader("grub2-efi-x64", for_os="rocky 8")))
+    (blocker,) = (item for item in compare(half).blockers if item.kind == "loader-required")
+    assert blocker.key == "grub2-efi-x64" and "grub2-efi-x64 15.8-4: it is for rocky 8" in blocker.reason
+
+
+@pytest.mark.adapts("B12", "T1")
+def test_from_bios_to_uefi_the_loaders_come_from_the_depot() -> None:
+    case = el(components=(loader("shim-x64"), loader("grub2-efi-x64")))
+    bound, difference = bind_all(SHIPPED, compare(case), case)
+    assert not [item for item in difference.blockers if item.kind == "loader-required"]
+    (own,) = (one for one in bound if one.id == "loader.required")
+    assert [op.component for op in own.operations if isinstance(op, Install)] == ["shim-x64", "grub2-efi-x64"]
+
+
+@pytest.mark.adapts("B12", "T1")
+def test_nothing_is_required_where_the_image_has_loaders_or_bios_starts_it() -> None:
+    folder = "/boot/efi/EFI/rocky"
+    case = el()
+    assert isinstance(case.tree, MemoryTree)
+    files = {path: case.tree.read_bytes(path) for path in FILES}
+    with_own = replace(case, tree=MemoryTree({**files, f"{folder}/shimx64.efi": b"x", f"{folder}/grubx64.efi": b"x"}))
+    assert not items(with_own, "loader-required")
+    alone = replace(case, tree=MemoryTree({**files, f"{folder}/shimx64.efi": b"x", "/usr/lib64/efi/grub.efi": b"x"}))
+    assert items(alone, "loader-required"), "shim and GRUB of different makers do not trust each other"
+    bios = replace(case, target=replace(case.target, platform=Platform(firmware=Firmware.BIOS, cpu_level=2)))
+    assert not items(bios, "loader-required")
+    entries = {path: data for path, data in files.items() if "/loader/entries/" not in path}
+    assert not items(replace(case, tree=MemoryTree(entries)), "loader-required"), "the medium's GRUB starts it"
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

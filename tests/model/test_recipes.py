@@ -10,7 +10,7 @@ import pytest
 from agent.errors import RefusedError, UsageError
 from agent.model.difference import Difference, Item, Op, Tier
 from agent.model.profile import Unit
-from agent.model.recipe import Replace, Request, Write
+from agent.model.recipe import Move, Replace, Request, Write
 from agent.model.recipe_file import load_recipe
 from agent.model.recipe_match import bind, bind_all
 from agent.model.recipe_set import load_all
@@ -103,6 +103,19 @@ def test_a_test_that_expects_something_else_fails() -> None:
     assert result.failures == ("does not apply",)
     untested = load_recipe(GOOD[: GOOD.index("[test]")], "r.toml")
     assert not run_tests([untested])[0].ok
+
+
+def test_older_files_call_the_second_form_of_move_rename() -> None:
+    write = 'write = { path = "/etc/scale", line = "port @to@", each = "diff" }'
+    keys = 'path = "/etc/*.conf", old = "@key@", new = "@to@", each = "diff"'
+    items = (Item(id="d1", op=Op.ADD, kind="device", key="a", target="b", tier=Tier.MUST, reason="x"),)
+    for verb in ("move", "rename"):
+        recipe = load_recipe(GOOD.replace(write, f"{verb} = {{ {keys} }}"), "r.toml")
+        bound = bind(recipe, Difference("a", "b", items), situation())
+        assert bound is not None and bound.operations == (Move(path="/etc/*.conf", old="a", new="b"),)
+    for fields in ('path = "/a"', 'path = "/a", old = "x"', 'path = "/a", to = "/b", new = "x"'):
+        with pytest.raises(UsageError, match="either to or"):
+            load_recipe(GOOD.replace(write, f"move = {{ {fields} }}"), "r.toml")
 
 
 def test_a_site_recipe_replaces_the_shipped_one_of_its_id() -> None:

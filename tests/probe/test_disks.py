@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ size=16MiB, type=82
 """
 ROOT_UUID = "0b0b0b0b-0001-4001-8001-000000000001"
 XFS_UUID = "0b0b0b0b-0002-4002-8002-000000000002"
-BTRFS_UUID = "0b0b0b0b-0003-4003-8003-000000000003"
+BTRFS_UUID = str(uuid.uuid4())  # mkfs.btrfs refuses one that another run of the tests has attached
 SWAP_UUID = "0b0b0b0b-0004-4004-8004-000000000004"
 
 

@@ -19,7 +19,7 @@ from agent.model.profile import Firmware, Platform, Profile
 from agent.probe.disks import read_disk
 from agent.probe.source import offline_source
 from agent.process import run
-from agent.restore.prepare import Prepared, prepare
+from agent.restore.prepare import Prepared, RestoreRequest, prepare
 from agent.restore.run import Execution
 from tests.image.source_tree import no_events
 from tests.probe.loop import LoopDisk
@@ -52,7 +52,8 @@ class Carrying:
         machine = replace(machine, disks=tuple(read_disk(disk.name) for disk in disks))
         keys = trusted_keys(self.depot, ())
         selector = f"name={disks[0].name}"
-        return prepare(self.depot, keys, ImageRef("web-1"), machine, selector, "restore", **more)
+        request = RestoreRequest(image=ImageRef("web-1"), target=machine, selector=selector, **more)
+        return prepare(self.depot, keys, request)
 
     def restore(self, loaded: LoadedImage, plan: Plan) -> Execution:
         execution = Execution(plan, loaded, self.depot, QUIET, self.folder / "root")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +10,9 @@ from pathlib import Path
 from agent.model.plan import DiskIdentity
 from agent.model.target_disk import identity
 from agent.probe.disks import read_disk
+from tests.probe.loop import attached, detach
 
 MIB = 1 << 20
-
-
-def attached(image: Path, sector_bytes: int) -> Path:
-    """A free loop device; another program may take the one that was found, so that it is tried again."""
-    words = ["losetup", "--find", "--show", "--sector-size", str(sector_bytes), str(image)]
-    for _ in range(20):
-        result = subprocess.run(words, capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            return Path(result.stdout.strip())
-        time.sleep(0.1)
-    raise RuntimeError(f"losetup: {result.stderr}")
 
 
 @contextmanager
@@ -37,6 +25,5 @@ def loop_disk(folder: Path, size_bytes: int, sector_bytes: int = 512) -> Iterato
     try:
         yield identity(read_disk(node.name))
     finally:
-        subprocess.run(["partx", "--delete", str(node)], capture_output=True, check=False)
-        subprocess.run(["losetup", "--detach", str(node)], check=True)
+        detach(node, image)
         os.unlink(image)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from agent.depot.rpm_package import read_rpm
+from agent.errors import RefusedError
 from agent.model.image import Component
 from agent.model.profile import Firmware, Kernel, OperatingSystem, Package, Platform
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
+from agent.restore import dependencies
 from agent.restore.adapt import adapt
 from agent.restore.dependencies import resolve
 from agent.restore.recipe_folder import read_recipes
@@ -86,6 +88,41 @@ def test_what_a_component_needs_comes_with_it_in_apts_order() -> None:
 def test_what_cannot_be_installed_is_known_beforehand(fields: dict[str, str], says: str) -> None:
     found = resolve([recipe(Install(component="foo", version="1"))], case(deb("foo", **fields)))
     assert says in found.unmet["foo"]
+
+
+def test_several_reasons_are_a_sentence() -> None:
+    around = case(deb("foo", Depends="bar, nowhere"), deb("bar", Depends="elsewhere (>= 2)"))
+    found = resolve([recipe(Install(component="foo", version="1"))], around)
+    why = found.unmet["foo"]
+    assert why.startswith("apt cannot install it: foo : Depends: ") and "nowhere" in why
+    assert not set("[]\n") & set(why)
+    unknown = resolve([recipe(Install(component="zoo", version="1"))], case(deb("foo")))
+    assert unknown.unmet["zoo"] == "apt cannot install it: Unable to locate package zoo"
+    other = resolve([recipe(Install(component="foo", version="9"))], case(deb("foo")))
+    assert other.unmet["foo"] == "apt cannot install it: Version '9' for 'foo' was not found"
+
+
+def test_an_apt_that_cannot_work_is_no_verdict_on_packages() -> None:
+    around = situation({"/var/lib/dpkg/status": "Package: a\nVersion\n"}, components=(deb("foo"),))
+    with pytest.raises(RefusedError, match=r"apt-get could not work out .*Unable to parse package file") as caught:
+        resolve([recipe(Install(component="foo", version="1"))], around)
+    assert "[" not in caught.value.message and "list of packages" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [("echo loading: libapt.so.6 is absent >&2; exit 127", "apt-get could not work out .*libapt.so.6 is absent"),
+     ("kill -11 $$", "apt-get could not work out .*status -11"),
+     ("echo \"E: Can't call external solver 'x'\" >&2; exit 100", "could not work out .*external solver")],
+)  # fmt: skip
+def test_a_broken_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, says: str) -> None:
+    program = tmp_path / "apt-get"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    real = dependencies.run
+    monkeypatch.setattr(dependencies, "run", lambda argv, **more: real([program, *argv[1:]], **more))
+    with pytest.raises(RefusedError, match=says):
+        resolve([recipe(Install(component="foo", version="1"))], case(deb("foo")))
 
 
 def test_what_the_recipe_removes_may_go() -> None:
@@ -177,6 +214,19 @@ def test_an_rpm_that_cannot_be_installed(tmp_path: Path, head: str, says: str) -
     found = resolve([recipe(Install(component="alpha", version="1-1"))],
                     rpm_case(tmp_path, built(tmp_path, "alpha", head=head)))  # fmt: skip
     assert says in found.unmet["alpha"]
+
+
+def test_a_libsolv_that_cannot_work_is_no_verdict_on_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """testsolv ends with 0 where it cannot read what it was given, and then installs nothing."""
+    around = rpm_case(tmp_path, built(tmp_path, "alpha"))
+    asked = [recipe(Install(component="alpha", version="1-1"))]
+    convert = dependencies._Libsolv._convert
+    with monkeypatch.context() as patched, pytest.raises(RefusedError, match=r"rpmmd2solv could not work out .*"):
+        patched.setattr(dependencies._Libsolv, "_convert", lambda self, text, solv: convert(self, text[:-20], solv))
+        resolve(asked, around)
+    monkeypatch.setattr(dependencies._Libsolv, "_convert", lambda self, text, solv: solv.write_bytes(b"x" * 100))
+    with pytest.raises(RefusedError, match=r"testsolv could not work out .*not a SOLV file"):
+        resolve(asked, around)
 
 
 def modules(tmp_path: Path, name: str, head: str = "", version: str = "5.14.0", release: str = "427.el9",

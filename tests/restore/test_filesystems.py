@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from agent.restore import filesystems
 from tests.restore.loop_disk import MIB, loop_disk
 
 pytestmark = pytest.mark.root
-UUID = "b1f0c7d4-6a3e-4d5b-9d0e-7f1e5a2c9a71"  # nobody else's: mkfs.btrfs refuses one that is attached already
+UUID = str(uuid.uuid4())  # mkfs.btrfs refuses one that another run of the tests has attached
 EXT4 = (
     "has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super",
     "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum",
@@ -141,7 +142,7 @@ def test_a_kind_that_nobody_can_make(tmp_path: Path) -> None:
 
 def test_a_result_that_is_not_what_was_asked_for_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = PlannedFilesystem(kind="ext4", uuid=UUID)
-    other = ["mke2fs", "-q", "-F", "-U", UUID.replace("b1f0", "0000")]
+    other = ["mke2fs", "-q", "-F", "-U", f"00000000{UUID[8:]}"]
     monkeypatch.setattr(filesystems, "_command", lambda node, _: [*other, str(node)])
     with device(tmp_path, 100 * MIB) as node, pytest.raises(TargetIOError, match="UUID is 0000"):
         filesystems.make_filesystem(node, planned)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from agent.errors import PatchError
 from agent.model.recipe import (
+    AddTo,
     BoundRecipe,
     Check,
     EditNetwork,
@@ -119,6 +121,18 @@ def test_a_failed_check_stops_a_must_recipe_and_warns_of_a_lesser_one(tmp_path: 
     assert apply(tmp_path, checks=(check,), tier="should").result == "warned"
 
 
+def test_a_word_that_grubs_environment_has_no_room_for_stops_a_must_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "boot/grub2/grubenv"
+    file.parent.mkdir(parents=True)
+    full = "# GRUB Environment Block\nkernelopts=".ljust(1023, "x") + "\n"
+    file.write_text(full)
+    add = AddTo(path="/boot/grub2/grubenv", key="kernelopts", word="root=UUID=1")
+    with pytest.raises(PatchError, match=r"test.recipe: GRUB's environment block has 1,024 bytes"):
+        apply(tmp_path, add)
+    result = apply(tmp_path, add, tier="should")
+    assert (result.result, file.read_text()) == ("warned", full)
+
+
 def test_a_component_that_was_not_fetched_is_named(tmp_path: Path) -> None:
     with pytest.raises(PatchError, match=r"linux-image-1 6\.1 is not on this machine"):
         apply(tmp_path, Install(component="linux-image-1", version="6.1"))
@@ -155,11 +169,13 @@ def test_a_file_moves_with_its_mode_once_and_never_over_another(tmp_path: Path) 
     folder.mkdir()
     (folder / "ifcfg-eth0").write_text("KEY=secret\n")
     (folder / "ifcfg-eth0").chmod(0o600)
+    os.chown(folder / "ifcfg-eth0", 7, 8)
     (folder / "ifcfg-eth1").write_text("one\n")
     move = Move(path="/etc/ifcfg-eth0", to="/etc/ifcfg-rg-eth0")
     result = apply(tmp_path, move, Move(path="/etc/ifcfg-eth1", to="/etc/ifcfg-rg-eth0"))
     moved = folder / "ifcfg-rg-eth0"
     assert moved.read_text() == "KEY=secret\n" and moved.stat().st_mode & 0o777 == 0o600
+    assert (moved.stat().st_uid, moved.stat().st_gid) == (7, 8)
     assert not (folder / "ifcfg-eth0").exists() and (folder / "ifcfg-eth1").exists()
     kept = tmp_path / "var/lib/regraft/undo/etc/ifcfg-eth0"
     assert kept.stat().st_mode & 0o777 == 0o600

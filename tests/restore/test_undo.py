@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from agent.cli import cli
 from agent.errors import RegraftError
-from agent.model.recipe import BoundRecipe, DisableUnit, DropFrom, MaskUnit, MoveAside, Replace, Write
+from agent.model.recipe import BoundRecipe, DisableUnit, DropFrom, MaskUnit, Move, MoveAside, Rename, Replace, Write
 from agent.restore.patch import UNDO, apply_recipe
 from agent.restore.sandbox import Sandbox
 
@@ -87,6 +87,25 @@ def test_everything_comes_back_as_it_was(root: Path, undo: Callable[..., Result]
     assert result.exit_code == 0, result.output
     assert state(root) == before
     assert undo().output.startswith("‘regraft undo RECIPE’"), "nothing is left to undo"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_files_with_other_names_get_their_own_back(root: Path, undo: Callable[..., Result], older: bool) -> None:
+    entries = root / "boot/loader/entries"
+    entries.mkdir(parents=True)
+    for name in ("0a-5.14.conf", "0a-6.1.conf", "ff-6.1.conf", "rescue.conf"):
+        (entries / name).write_text(f"title {name}\n")
+    before = state(root)
+    verb = Rename if older else Move
+    adapt(root, recipe("identity.entries", verb(path="/boot/loader/entries/*.conf", old="0a-", new="ff-"),
+                       Move(path="/etc/lvm/devices", to="/etc/lvm/more/devices")))  # fmt: skip
+    assert sorted(path.name for path in entries.iterdir()) == [
+        "0a-6.1.conf", "ff-5.14.conf", "ff-6.1.conf", "rescue.conf",
+    ], "what has the name already is not overwritten"  # fmt: skip
+    assert (entries / "ff-6.1.conf").read_text() == "title ff-6.1.conf\n"
+    result = undo("--all")
+    assert result.exit_code == 0 and "put back /boot/loader/entries/ff-5.14.conf" in result.output, result.output
+    assert state(root) == before
 
 
 def test_one_recipe_is_undone_alone(root: Path, undo: Callable[..., Result]) -> None:

@@ -27,7 +27,7 @@ from agent.probe.disks import read_disk
 from agent.probe.restored import node_of_volume
 from agent.probe.source import offline_source
 from agent.process import run
-from agent.restore.prepare import prepare
+from agent.restore.prepare import RestoreRequest, prepare
 from agent.restore.run import Execution
 from tests.image.source_tree import no_events
 from tests.probe.loop import LoopDisk, loop_disk, mounted
@@ -74,7 +74,8 @@ def target_disk(tmp_path: Path, size_bytes: int) -> Iterator[LoopDisk]:
 def planned(depot: LocalDepot, disk: LoopDisk, firmware: Firmware = Firmware.UEFI) -> Plan:
     machine = Profile("t", "2026-01-01T00:00:00Z", platform=Platform(firmware=firmware))
     machine = replace(machine, disks=(read_disk(disk.name),))
-    return prepare(depot, trusted_keys(depot, ()), ImageRef("win"), machine, f"name={disk.name}", "restore").plan
+    request = RestoreRequest(image=ImageRef("win"), target=machine, selector=f"name={disk.name}")
+    return prepare(depot, trusted_keys(depot, ()), request).plan
 
 
 def restore(depot: LocalDepot, loaded: LoadedImage, plan: Plan, tmp_path: Path) -> Execution:
