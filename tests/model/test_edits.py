@@ -107,7 +107,5 @@ def test_grubs_environment_never_grows() -> None:
 
 
 def test_a_plan_that_still_names_the_form_is_read() -> None:
-    older = (
-        b'{"type": "drop-from", "path": "/grubenv", "key": "kernelopts", "word": "x", "format": "grubenv"}'
-    )
+    older = b'{"type": "drop-from", "path": "/grubenv", "key": "kernelopts", "word": "x", "format": "grubenv"}'
     assert msgspec.json.decode(older, type=DropFrom) == DropFrom(path="/grubenv", key="kernelopts", word="x")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.model.image import ComponentFile
 from agent.model.layout import Layout
 from agent.model.plan import (
     ApplyRecipe,
@@ -127,6 +128,16 @@ def test_components_are_pinned_and_other_disks_named() -> None:
     assert len(plan.untouched) == 1
     assert "S2" in plan.untouched[0]
     assert plan.warnings == LAYOUT.notes
+
+
+def test_what_no_recipe_installs_is_no_part_of_a_plan_and_so_never_fetched() -> None:
+    """Preflight and execution read a depot's components by this list alone; a removed package brings none."""
+    file = ComponentFile("x.deb", "0" * 64, 1)
+    all_there = (KERNEL, component("tools"), component(f"linux-image-{THIN}"))
+    offered = tuple(replace(one, payload=(file,)) for one in all_there)
+    plan = make_plan(decisions(INSTALL, REMOVE, components=offered))
+    assert [c.files for c in plan.components] == [((f"components/{KERNEL.id}/{KERNEL.version}/x.deb", "0" * 64, 1),)]
+    assert make_plan(decisions(REMOVE, components=offered)).components == ()
 
 
 def test_a_tree_without_a_kernel_gets_no_loader() -> None:

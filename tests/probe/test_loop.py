@@ -22,7 +22,13 @@ def test_a_disk_that_somebody_looks_at_is_waited_for(tmp_path: Path) -> None:
     with loop_disk(tmp_path / "one.img", size, TABLE) as disk:
         run(["mkfs.btrfs", "--quiet", "--uuid", UUID, disk.part(1)])
         held = [disk.node.open("rb"), disk.part(1).open("rb")]
-        closing = threading.Thread(target=lambda: (time.sleep(0.4), [each.close() for each in held]))
+
+        def let_go() -> None:
+            time.sleep(0.4)
+            for each in held:
+                each.close()
+
+        closing = threading.Thread(target=let_go)
         closing.start()
     closing.join()
     assert not Path("/sys/block", disk.name, "loop").exists() and not disk.part(1).exists()

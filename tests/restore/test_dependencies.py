@@ -15,6 +15,7 @@ from agent.model.profile import Firmware, Kernel, OperatingSystem, Package, Plat
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.model.situation import Situation
 from agent.model.tree import MemoryTree
+from agent.process import run
 from agent.restore import dependencies
 from agent.restore.adapt import adapt
 from agent.restore.dependencies import resolve
@@ -119,7 +120,7 @@ def test_a_broken_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: s
     program = tmp_path / "apt-get"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    real = dependencies.run
+    real = run
     monkeypatch.setattr(dependencies, "run", lambda argv, **more: real([program, *argv[1:]], **more))
     with pytest.raises(RefusedError, match=says):
         resolve([recipe(Install(component="foo", version="1"))], case(deb("foo")))
