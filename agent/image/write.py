@@ -28,11 +28,12 @@ from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, Entry
 from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.kept import Kept
-from agent.image.listing import Listing, open_listing
+from agent.image.listing import Listing, Sliceable, open_listing
 from agent.image.metadata import apply_xattrs, looks_right
 from agent.image.pack import check_table
 from agent.image.settle import Settler
-from agent.image.survey import EVERY_NAME, Marks, holds_something, survey
+from agent.image.survey import holds_something, survey
+from agent.image.survey_marks import EVERY_NAME
 from agent.image.target import LOST_AND_FOUND, Target, remove
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
@@ -141,11 +142,11 @@ class _Run:
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
-    _marks: Marks | None = None  # what has to be looked at, where not all has to
+    _marks: Sliceable | None = None  # what has to be looked at, where not all has to
     _whole: set[bytes] = field(default_factory=set)  # marked directories of which all names come
     _told: float = 0.0
 
-    def skip(self, marks: Marks) -> None:
+    def skip(self, marks: Sliceable) -> None:
         """Go on with what is marked, all else is right."""
         self._marks = marks
 

@@ -12,9 +12,9 @@ import pytest
 
 from agent.depot.local import LocalDepot
 from agent.image import survey
-from agent.image.entry import PART_BYTES, Entry
+from agent.image.entry import PART_BYTES
 from agent.image.listing import open_listing
-from agent.image.survey import EVERY_NAME, Marks
+from agent.image.survey_marks import EVERY_NAME, Marks
 from agent.image.survey_work import DIFFERS, Seen
 from agent.image.write import WriteResult, write_volume
 from tests.image.source_tree import Carried, carry, describe, no_events, plain_tree, random_bytes
@@ -134,7 +134,7 @@ def test_nothing_is_fetched_and_written_but_what_differs(carried: Carried, targe
 
 def add(marks: Marks, *folders: tuple[str, int]) -> None:
     for path, line in folders:
-        marks.directory(Entry(path, "dir"), line)
+        marks.directory(path.encode(), line)
 
 
 TREE = (("", 0), ("a", 2), ("a/b", 4), ("a/c", 6), ("d", 8))  # each with one file behind it
