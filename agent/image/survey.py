@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,9 +71,9 @@ def look_at_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) ->
     """What the looking process does."""
     marks = Marks(elsewhere)
     try:
-        with disk_behind(root) as (disk, top, covered), listing.apart() as own:
+        with disk_behind(root) as (disk, top, covered), listing.apart() as own, closing(Target(root)) as target:
             disk.read_ahead()
-            DiskSurveyor(disk, root, top, covered, marks).run(own)
+            DiskSurveyor(disk, target, top, covered, marks).run(own)
     except (StrangeError, OSError, *UNDECODABLE):
         return None
     marks.finish()

@@ -35,10 +35,10 @@ _PLACES = tuple(text.encode() for text in NOT_CARRIED)
 class DiskSurveyor:
     """Looks at a tree as its listing comes. ``covered``: names at which something else is mounted."""
 
-    def __init__(self, disk: Ext4Disk, root: Path, top: int, covered: frozenset[bytes], marks: Marks) -> None:
+    def __init__(self, disk: Ext4Disk, target: Target, top: int, covered: frozenset[bytes], marks: Marks) -> None:
         self._disk = disk
         self._told = marks
-        self._target = Target(root)
+        self._target = target
         self._top = top
         self._covered = [(parent, last) for parent, _, last in (each.rpartition(b"/") for each in covered)]
         self._open: list[tuple[bytes, Names | None]] = []  # directories on the way; of those looked at by calls: None

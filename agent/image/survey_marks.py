@@ -10,6 +10,9 @@ from agent.image.survey_work import DIFFERS, RIGHT, Seen
 from agent.image.target import LOST_AND_FOUND
 
 EVERY_NAME = 2  # a directory in which something is that does not belong: all that lies directly in it is marked
+NAMED = 3  # is right, and listed in such a directory: only its name is asked for
+_IS_RIGHT = (RIGHT, NAMED)
+_NAMES_OF_RIGHT = bytes([NAMED, *range(1, 256)])
 
 
 @dataclass(slots=True)
@@ -22,7 +25,7 @@ class _Folder:
 
 
 class Marks:
-    """A byte a line: 0, it is right; DIFFERS; EVERY_NAME. Some sixteen bytes a directory besides."""
+    """A byte a line: 0, it is right; DIFFERS; EVERY_NAME; NAMED. Some sixteen bytes a directory besides."""
 
     def __init__(self, elsewhere: frozenset[bytes]) -> None:
         self._elsewhere = elsewhere
@@ -74,15 +77,15 @@ class Marks:
         marks, ends = self._marks, array("Q", [*self._lines[1:], len(self._marks)])
         for number, (line, end) in enumerate(zip(self._lines, ends, strict=True)):
             if number and marks[self._lines[self._above[number]]] == EVERY_NAME:
-                marks[line] = marks[line] or DIFFERS
+                marks[line] = marks[line] or NAMED
             if marks[line] == EVERY_NAME:
-                marks[line + 1 : end] = bytes([DIFFERS]) * (end - line - 1)
+                marks[line + 1 : end] = marks[line + 1 : end].translate(_NAMES_OF_RIGHT)
         for number in reversed(range(len(self._lines))):
             line, above = self._lines[number], self._lines[self._above[number]]
-            if marks[line] == RIGHT and marks.find(DIFFERS, line + 1, ends[number]) >= 0:
+            if marks[line] in _IS_RIGHT and marks.find(DIFFERS, line + 1, ends[number]) >= 0:
                 marks[line] = DIFFERS
-            if marks[line] != RIGHT:
-                marks[above] = marks[above] or DIFFERS
+            if marks[line] not in _IS_RIGHT and marks[above] in _IS_RIGHT:
+                marks[above] = DIFFERS
 
     def _close(self) -> None:
         folder = self._open.pop()

@@ -1,0 +1,194 @@
+"""What is read from an ext4's block device against what the kernel says by system calls: always the same answer."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.depot.local import LocalDepot
+from agent.image import ext4, ext4_behind, survey, survey_ext4
+from agent.image.ext4 import StrangeError
+from agent.image.ext4_behind import disk_behind
+from agent.image.listing import Listing, open_listing
+from agent.image.survey_work import Folder
+from agent.process import run
+from tests.image.drifting_tree import drift, ext4_tree, set_flags
+from tests.image.source_tree import Carried, carry, plain_tree
+
+IMAGE_BYTES = 48 << 20
+FEATURES = {
+    "4 KiB blocks": ["-b", "4096"],
+    "1 KiB blocks": ["-b", "1024"],
+    "inodes of 128 bytes": ["-b", "4096", "-I", "128"],
+    "inodes of 1024 bytes": ["-b", "2048", "-I", "1024"],
+    "as ext3": ["-b", "4096", "-O", "^extent,^64bit,^flex_bg,^metadata_csum,^huge_file,^dir_nlink,^extra_isize"],
+    "as ext3, 1 KiB blocks": ["-b", "1024", "-O", "^extent,^64bit,^metadata_csum"],
+    "inline data": ["-b", "4096", "-O", "inline_data"],
+    "32 bits, no index": ["-b", "4096", "-O", "^64bit,^dir_index,^metadata_csum,uninit_bg"],
+    "nothing of what came later": ["-b", "1024", "-O", "^filetype,^dir_index,^has_journal,^metadata_csum,^uninit_bg"],
+    "all that is known": ["-b", "4096", "-O", "large_dir,metadata_csum,metadata_csum_seed"],
+}
+# Where so little is known that the kernel is asked for some directories; elsewhere it is asked for single lines only.
+ASKED = {"inline data", "as ext3, 1 KiB blocks", "nothing of what came later"}
+
+
+@contextmanager
+def mounted(image: Path, place: Path, options: str = "loop") -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    run(["mount", "-t", "ext4", "-o", options, image, place])
+    try:
+        yield place
+    finally:
+        run(["umount", "--recursive", place])
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    def made(*options: str) -> Path:
+        image = tmp_path / "ext4.img"
+        with image.open("wb") as file:
+            file.truncate(IMAGE_BYTES)
+        run(["mkfs.ext4", "-q", "-F", "-N", "8000", *options, image])
+        return image
+
+    return made
+
+
+@contextmanager
+def listing_of(carried: Carried) -> Iterator[Listing]:
+    with open_listing(carried.depot, carried.loaded.manifest, carried.loaded.manifest.volumes[0]) as listing:
+        yield listing
+
+
+def both_ways(carried: Carried, tree: Path) -> bytes:
+    """The marks, which are the same by the disk and by system calls."""
+    with listing_of(carried) as listing:
+        by_tables = survey.survey_by_tables(listing, tree, frozenset())
+        assert by_tables is not None, "the disk is read"
+        assert by_tables == survey.survey_by_calls(listing, tree, frozenset(), 2)[:]
+        return by_tables
+
+
+def unlock(tree: Path) -> None:
+    for path in tree.glob("owned/flags-*"):
+        set_flags(path, 0)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_disk_says_what_system_calls_say(
+    name: str, make: Callable[..., Path], depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_ext4, "SEEN_LINES", 50)
+    asked: list[bytes] = []
+    enter = Folder.enter
+    monkeypatch.setattr(Folder, "enter", lambda self, line: asked.append(line.path) or enter(self, line))
+    chance = random.Random(name)
+    with mounted(make(*FEATURES[name]), tmp_path / "tree") as tree:
+        ext4_tree(tree, 128 if name == "inodes of 128 bytes" else 256)
+        carried = carry(tree, depot)
+        with listing_of(carried) as listing:
+            marks = survey.look_at_tables(listing, tree, frozenset())
+            assert marks is not None
+            directories = carried.result.entries
+        few = sum(map(bool, marks))
+        assert 0 < few < directories / 10, "only what is asked for always: devices, hard links, what is locked"
+        assert len(asked) < (500 if name in ASKED else 8), asked
+        before = both_ways(carried, tree)
+        assert before == marks
+        for _ in range(4):
+            drift(tree, chance)
+            before, marks = marks, both_ways(carried, tree)
+            assert marks != before or sum(map(bool, marks)) > few
+        unlock(tree)
+
+
+@pytest.mark.root
+def test_what_is_mounted_below_is_not_looked_through(
+    make: Callable[..., Path], depot: LocalDepot, tmp_path: Path
+) -> None:
+    with mounted(make(), tmp_path / "file system") as top:
+        tree = top / "a root below the root"
+        plain_tree(tree)
+        (tree / "boot/grub").mkdir(parents=True)
+        (tree / "boot/grub/grub.cfg").write_text("menu")
+        carried = carry(tree, depot)
+        (tree / "other").mkdir()
+        right = both_ways(carried, tree)
+        run(["mount", "-t", "tmpfs", "none", tree / "boot/grub"])
+        run(["mount", "--bind", "/dev/null", tree / "etc/hostname"])
+        run(["mount", "--bind", tree / "usr/bin", tree / "usr/bin"])
+        hidden = both_ways(carried, tree)
+        assert sum(map(bool, hidden)) >= sum(map(bool, right)) + 3
+        (tmp_path / "bound").mkdir()
+        run(["mount", "--bind", tree / "usr", tmp_path / "bound"])
+        try:
+            with disk_behind(tmp_path / "bound") as (disk, number, covered):
+                assert "large" in {os.fsdecode(name) for name in disk.names(*disk.inode(number))}
+                assert not covered, "a bind mount does not bring along what is mounted below"
+        finally:
+            run(["umount", tmp_path / "bound"])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", ["loop,ro", "loop,lazytime", "loop,data=journal", "loop,nodelalloc"])
+def test_however_it_is_mounted(options: str, make: Callable[..., Path], depot: LocalDepot, tmp_path: Path) -> None:
+    image = make()
+    with mounted(image, tmp_path / "tree", options.replace(",ro", "")) as tree:
+        plain_tree(tree)
+        carried = carry(tree, depot)
+        (tree / "usr/bin/tool").write_bytes(b"t" * (40 + (tree / "usr/bin/tool").stat().st_size))
+        os.utime(tree / "etc/empty")
+        marks = both_ways(carried, tree)
+        assert any(marks)
+    with mounted(image, tmp_path / "tree", options) as tree:
+        assert both_ways(carried, tree) == marks
+
+
+@pytest.mark.root
+def test_a_view_that_the_disk_does_not_show_is_left_to_the_kernel(make: Callable[..., Path], tmp_path: Path) -> None:
+    with (
+        mounted(make(), tmp_path / "tree", "loop,nouid32") as tree,
+        pytest.raises(StrangeError, match="another view"),
+        disk_behind(tree),
+    ):
+        pass
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("features", ["meta_bg,^resize_inode", "casefold", "encrypt", "ea_inode", "bigalloc"])
+def test_features_that_are_not_known_are_left_to_the_kernel(
+    features: str, make: Callable[..., Path], depot: LocalDepot, tmp_path: Path
+) -> None:
+    image = make("-O", features)
+    with image.open("rb") as file, pytest.raises(StrangeError, match="features"):
+        ext4.read_layout(os.pread(file.fileno(), 1024, 1024))
+
+
+@pytest.mark.root
+def test_a_device_that_cannot_be_read_is_left_to_the_kernel(
+    make: Callable[..., Path], depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> int:
+        raise PermissionError(1, "not yours", str(number))
+
+    with mounted(make(), tmp_path / "tree") as tree:
+        plain_tree(tree)
+        carried = carry(tree, depot)
+        with listing_of(carried) as listing:
+            expected = survey.survey(listing, tree, frozenset(), 2)[:]
+            monkeypatch.setattr(ext4_behind, "_open_device", refuse)
+            assert survey.survey_by_tables(listing, tree, frozenset()) is None
+            assert survey.survey(listing, tree, frozenset(), 2)[:] == expected
+
+
+@pytest.mark.root
+def test_another_file_system_is_left_to_the_kernel(tmp_path: Path, file_system: Callable[[str, str], Path]) -> None:
+    for place in (Path("/dev/shm"), Path("/proc"), file_system("xfs", "xfs"), file_system("btrfs", "btrfs")):
+        with pytest.raises((StrangeError, OSError)), disk_behind(place):
+            pass
