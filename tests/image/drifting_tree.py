@@ -1,4 +1,4 @@
-"""A tree with everything that ext4 writes to its disk in more than one way, and changes to it at places nobody chose."""
+"""A tree with everything that ext4 writes to its disk in more than one way, and changes to it at random places."""
 
 from __future__ import annotations
 

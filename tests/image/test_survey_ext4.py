@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from agent.depot.local import LocalDepot
 from agent.image import ext4, ext4_behind, survey, survey_ext4
 from agent.image.ext4 import StrangeError
 from agent.image.ext4_behind import disk_behind
+from agent.image.ext4_disk import Ext4Disk
 from agent.image.listing import Listing, open_listing
 from agent.image.survey_work import Folder
 from agent.process import run
@@ -192,3 +194,112 @@ def test_another_file_system_is_left_to_the_kernel(tmp_path: Path, file_system: 
     for place in (Path("/dev/shm"), Path("/proc"), file_system("xfs", "xfs"), file_system("btrfs", "btrfs")):
         with pytest.raises((StrangeError, OSError)), disk_behind(place):
             pass
+
+
+# --- damage, on file systems that nobody mounts -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def populated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of an ext4 with some directories, small and large, all bytes."""
+    folder = tmp_path_factory.mktemp("populated")
+    for number in range(600):
+        path = folder / f"tree/d{number % 7}/{number}-{'n' * 60}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x") if number % 5 else path.symlink_to("elsewhere")
+    for number in range(400):
+        (folder / f"tree/large-{number}-{'n' * 60}").touch()
+    image = folder / "ext4.img"
+    with image.open("wb") as file:
+        file.truncate(4 << 20)
+    run(["mkfs.ext4", "-q", "-F", "-b", "1024", "-N", "1200", "-O", "^has_journal", "-d", folder / "tree", image])
+    return image.read_bytes()
+
+
+def everything_on(image: Path) -> int:
+    """Reads all directories from the root on as the survey does; how many names there are."""
+    device = os.open(image, os.O_RDONLY)
+    try:
+        disk = Ext4Disk(device, ext4.read_layout(os.pread(device, 1024, 1024)))
+        disk.read_ahead()
+        count, left = 0, [ext4.ROOT_INODE]
+        while left and count < LIMIT:
+            inode, fields = disk.inode(left.pop())
+            disk.attributes(inode, fields)
+            if fields[0] >> 12 == 4:
+                names = disk.names(inode, fields)
+                count += len(names)
+                left += names.values()
+            elif fields[0] >> 12 == 10:
+                ext4.link_text(inode, fields)
+        return count
+    finally:
+        os.close(device)
+
+
+LIMIT = 5000
+
+
+@pytest.mark.root
+def test_all_names_are_found_without_mounting(populated: bytes, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(populated)
+    assert everything_on(tmp_path / "image") == 600 + 7 + 400 + 1  # lost+found
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("seed", range(60))
+def test_damage_is_strange_and_nothing_worse(seed: int, populated: bytes, tmp_path: Path) -> None:
+    """Bytes changed anywhere in the metadata: either an answer, or StrangeError."""
+    chance = random.Random(seed)
+    damaged = bytearray(populated)
+    layout = ext4.read_layout(populated[1024:2048])
+    tables, used = ext4.inode_tables(layout, populated[layout.descriptors_at :])
+    places = [(1024, 1024), (layout.descriptors_at, 64), (tables[0], used[0] * layout.inode_bytes), (0, len(damaged))]
+    start, size = places[seed % len(places)]
+    for _ in range(chance.choice((1, 20, 400))):
+        at = start + chance.randrange(size)
+        damaged[at] = chance.choice((0, 1, 0x2F, 0x7F, 0xFF, chance.randrange(256)))
+    if seed % 10 == 9:
+        del damaged[chance.randrange(2048, len(damaged)) :]
+    (tmp_path / "image").write_bytes(damaged)
+    with suppress(StrangeError):
+        everything_on(tmp_path / "image")
+
+
+RECORD = b"\x0c\0\0\0\x0c\0\x01\x02.\0\0\0\x0c\0\0\0\x0c\0\x02\x02..\0\0"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"\x0d\0\0\0\0\0\x01\x01a\0\0\0",  # a length of nothing: the walk would never end
+        b"\x0d\0\0\0\x28\0\x03\x01a/b\0" + bytes(28),
+        b"\x0d\0\0\0\x28\0\x00\x01" + bytes(32),  # no name at all
+        b"\x0d\0\0\0\x28\0\x02\x01a\0" + bytes(30),
+        b"\x0d\0\0\0\x0c\0\x09\x01long name" + bytes(23),
+        b"\x0d\0\0\0\x80\0\x01\x01a" + bytes(31),  # beyond the block
+        b"\x0d\0\0\0\x27\0\x01\x01a" + bytes(31),
+        b"\x0d\0\0\0\x0c\0\x01\x01a\0\0\0\x0e\0\0\0\x1c\0\x01\x01a" + bytes(19),  # twice
+    ],
+)
+def test_a_directory_that_cannot_be_is_strange(record: bytes) -> None:
+    names: dict[bytes, int] = {}
+    with pytest.raises(StrangeError):
+        ext4.names_in(RECORD + record, names, True)
+        ext4.check_names(names)
+
+
+@pytest.mark.root
+def test_a_tree_of_extents_that_leads_to_itself_ends(populated: bytes, tmp_path: Path) -> None:
+    """A directory whose index block names itself, at a depth that goes down only once."""
+    layout = ext4.read_layout(populated[1024:2048])
+    tables, _ = ext4.inode_tables(layout, populated[layout.descriptors_at :])
+    at = tables[0] + layout.inode_bytes + ext4.BLOCK_AT
+    block = len(populated) // layout.block_bytes - 1
+    root = struct.pack("<HHHHI", 0xF30A, 1, 4, 2, 0) + struct.pack("<IIHH", 0, block, 0, 0)
+    damaged = bytearray(populated)
+    damaged[at : at + len(root)] = root
+    damaged[block * layout.block_bytes :] = root.ljust(layout.block_bytes, b"\0")
+    (tmp_path / "image").write_bytes(damaged)
+    with pytest.raises(StrangeError):
+        everything_on(tmp_path / "image")
