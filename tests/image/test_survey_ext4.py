@@ -17,7 +17,7 @@ from agent.image.ext4 import StrangeError
 from agent.image.ext4_behind import disk_behind
 from agent.image.ext4_disk import Ext4Disk
 from agent.image.listing import Listing, open_listing
-from agent.image.survey_work import Folder
+from agent.image.survey_work import Folder, Line
 from agent.process import run
 from tests.image.drifting_tree import drift, ext4_tree, set_flags
 from tests.image.source_tree import Carried, carry, plain_tree
@@ -87,9 +87,14 @@ def test_the_disk_says_what_system_calls_say(
     name: str, make: Callable[..., Path], depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survey_ext4, "SEEN_LINES", 50)
-    asked: list[bytes] = []
+    asked: list[str] = []
     enter = Folder.enter
-    monkeypatch.setattr(Folder, "enter", lambda self, line: asked.append(line.path) or enter(self, line))
+
+    def noted(folder: Folder, line: Line) -> int:
+        asked.append(line.path)
+        return enter(folder, line)
+
+    monkeypatch.setattr(Folder, "enter", noted)
     chance = random.Random(name)
     with mounted(make(*FEATURES[name]), tmp_path / "tree") as tree:
         ext4_tree(tree, 128 if name == "inodes of 128 bytes" else 256)
