@@ -45,7 +45,6 @@ from agent.depot.unfinished import decode_lines, encode_line, unfinished_path
 from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import NAME, TIME_IN_NAMES, ObjectRef
-from agent.model.recipe_bundle import decode as decode_bundle
 from agent.model.wording import printable, size_text
 
 LOCK_FILE = "catalogue.lock"  # in tmp/
@@ -211,7 +210,9 @@ class LocalDepot:
 
     def publish_recipes(self, bundle: bytes) -> None:
         """Sign the site's recipes. What no reader would take is refused here, before anybody meets it."""
-        decode_bundle(bundle, "the bundle of recipes")
+        from agent.model.recipe_bundle import decode  # noqa: PLC0415 - dear to import, and of no use to a restore
+
+        decode(bundle, "the bundle of recipes")
         signature = self._signing_key().sign(RECIPES, bundle)
         with self.locked():
             self.write(f"{RECIPES_FILE}.sig", signature)

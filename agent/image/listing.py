@@ -18,7 +18,7 @@ import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import IO, Protocol, TypeVar
 
@@ -82,7 +82,7 @@ class Listing:
         """The same, each block with the lines it was made of."""
         check = EntryCheck(self.name, self.frames, self.kind)
         decoder = msgspec.json.Decoder(Entry)
-        for first, lines in self._entry_lines():
+        for first, lines in self.entry_lines():
             entries = _decode(decoder, lines, self.name, first)
             check.entries(entries, first + 1)
             if check.count > self.head.entries:
@@ -98,19 +98,25 @@ class Listing:
         """
         decoder = msgspec.json.Decoder(Entry)
         begin = 1 + self.head.frames
-        for first, lines in self._entry_lines():
+        for first, lines in self.entry_lines():
             block = marks[first - begin : first - begin + len(lines)]
             chosen = list(compress(lines, block))
             if chosen:
                 yield _decode(decoder, chosen, self.name, first), chosen, block.replace(b"\0", b"")
 
-    def _entry_lines(self) -> Iterator[tuple[int, list[bytes]]]:
+    def entry_lines(self) -> Iterator[tuple[int, list[bytes]]]:
         """Blocks of lines behind the frames, each with the number of its first line (from 0)."""
         begin = 1 + self.head.frames
         for first, block in _line_blocks(self._file, self.name):
             start = max(0, begin - first)
             if start < len(block):
                 yield first + start, block[start:] if start else block
+
+    @contextmanager
+    def apart(self) -> Iterator[Listing]:
+        """The same for another process: with a place of its own where it is read."""
+        with open(f"/proc/self/fd/{self._file.fileno()}", "rb") as file:
+            yield replace(self, _file=file)
 
     def hard_links(self) -> Iterator[Entry]:
         """The hard links alone, unchecked: a look at the lines, which is cheaper than reading them."""

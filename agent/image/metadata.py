@@ -22,7 +22,7 @@ _BY_BYTES = "base64:"  # no namespace of attributes is called so: they end in a 
 _NOT_TAKEN = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EACCES)
 _NO_XATTRS = (errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM, errno.EACCES)
 # Made by the kernel or of no meaning elsewhere: overlayfs's own marks, NFS's ACL view, how XFS keeps POSIX ACLs.
-_NOT_CARRIED = ("system.nfs4_acl", "trusted.overlay.", "system.data", "trusted.SGI_ACL_")
+NOT_CARRIED = ("system.nfs4_acl", "trusted.overlay.", "system.data", "trusted.SGI_ACL_")
 
 
 def mtime_of(found: os.stat_result) -> int:
@@ -43,7 +43,7 @@ def read_xattrs(where: int | str | bytes) -> dict[str, str] | None:
         return None
     found: dict[str, str] = {}
     for name in names:
-        if name.startswith(_NOT_CARRIED):
+        if name.startswith(NOT_CARRIED):
             continue
         try:
             value = os.getxattr(where, name) if follow else os.getxattr(where, name, follow_symlinks=False)
@@ -73,7 +73,7 @@ def attribute_name(key: str) -> str:
 
 def _carried(entry: Entry) -> dict[str, str]:
     """What a listing says, less what older versions carried and should not have."""
-    return {name: text for name, text in (entry.xattrs or {}).items() if not name.startswith(_NOT_CARRIED)}
+    return {name: text for name, text in (entry.xattrs or {}).items() if not name.startswith(NOT_CARRIED)}
 
 
 def apply_xattrs(where: int | str | bytes, entry: Entry, replace: bool) -> Iterator[str]:

@@ -9,22 +9,24 @@ Nothing is changed here. What is marked is written the usual way; the rest is as
 from __future__ import annotations
 
 import os
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 
-from agent.image.entry import DIRECTORY, Entry
-from agent.image.listing import Listing
-from agent.image.survey_work import DIFFERS, RIGHT, Seen, Surveyor, encode_task
+from agent.image.entry import DIRECTORY
+from agent.image.ext4 import StrangeError
+from agent.image.ext4_behind import disk_behind
+from agent.image.listing import Listing, Sliceable
+from agent.image.survey_ext4 import DiskSurveyor
+from agent.image.survey_marks import Marks
+from agent.image.survey_work import Seen, Surveyor, encode_task
 from agent.image.target import LOST_AND_FOUND, Target
 from agent.image.workers import Ask, pool
+from agent.model.undecodable import UNDECODABLE
 
-EVERY_NAME = 2  # a directory in which something is that does not belong: all that lies directly in it is marked
 TASK_LINES = 1500
 TASK_BYTES = 512 << 10
 # Without a new directory for so long, the open one is not looked at as a whole, but marked.
@@ -37,11 +39,49 @@ def holds_something(root: Path) -> bool:
         return any(os.fsencode(child.name) != LOST_AND_FOUND for child in scan)
 
 
-def survey(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Marks:
-    """Look at every entry; what is in the directories ``elsewhere`` is not asked for.
+def survey(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Sliceable:
+    """Look at every entry; what is in the directories ``elsewhere`` is not asked for. Marks, a byte a line.
 
     Raises DamagedError where the listing is not sound: all of it has been checked afterwards.
     """
+    marks = survey_by_tables(listing, root, elsewhere)
+    return marks if marks is not None else survey_by_calls(listing, root, elsewhere, jobs)
+
+
+def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) -> bytes | None:
+    """The same on ext4, by what its block device holds; None where that cannot be read, or is not as known.
+
+    One process looks while this one checks the listing: what it found counts only after that.
+    """
+
+    def work(_number: int, ask: Ask) -> None:
+        ask(look_at_tables(listing, root, elsewhere) or b"")
+
+    with pool(work, 1) as workers:
+        for _ in listing.entries():
+            pass
+        found = b""
+        for worker, message in workers.requests():
+            found = message
+            workers.reply(worker, b"")
+    return found or None
+
+
+def look_at_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) -> bytes | None:
+    """What the looking process does."""
+    marks = Marks(elsewhere)
+    try:
+        with disk_behind(root) as (disk, top, covered), listing.apart() as own, closing(Target(root)) as target:
+            disk.read_ahead()
+            DiskSurveyor(disk, target, top, covered, marks).run(own)
+    except (StrangeError, OSError, *UNDECODABLE):
+        return None
+    marks.finish()
+    return marks[:]
+
+
+def survey_by_calls(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Marks:
+    """The same by system calls, on any file system."""
 
     def work(_number: int, ask: Ask) -> None:
         Surveyor(Target(root), ask).run()
@@ -68,95 +108,10 @@ def _tasks(listing: Listing, marks: Marks) -> Iterator[bytes]:
                 yield encode_task(first, task)
                 first, task, size = reached + start, [], 0
             if is_directory:
-                marks.directory(entries[start], reached + start)
+                marks.directory(entries[start].name, reached + start)
             task += lines[start:stop]
             size += sum(map(len, lines[start:stop]))
         reached += len(lines)
     marks.end(reached)
     if task:
         yield encode_task(first, task)
-
-
-@dataclass(slots=True)
-class _Folder:
-    """A directory on the way from the root to where the listing is read."""
-
-    name: bytes
-    number: int
-    below: set[bytes] = field(default_factory=set)  # the directories listed in it
-
-
-class Marks:
-    """A byte a line: 0, it is right; DIFFERS; EVERY_NAME. Some sixteen bytes a directory besides."""
-
-    def __init__(self, elsewhere: frozenset[bytes]) -> None:
-        self._elsewhere = elsewhere
-        self._marks = bytearray()
-        self._lines = array("Q")  # of each directory its line
-        self._above = array("Q")  # and the number of the directory it lies in
-        self._open: list[_Folder] = []
-        self._split: set[int] = set()
-        # Of each directory what is listed and what was found in it, until both are known; None: not to be compared.
-        self._listed: dict[int, set[bytes] | None] = {}
-        self._found: dict[int, list[bytes] | None] = {}
-
-    def __getitem__(self, lines: slice) -> bytes:
-        return bytes(self._marks[lines])
-
-    def directory(self, entry: Entry, line: int) -> None:
-        """The next one of the listing, in order."""
-        number, name = len(self._lines), entry.name
-        parent, _, last = name.rpartition(b"/")
-        while len(self._open) > 1 and self._open[-1].name != parent:
-            self._close()
-        if self._open and name != LOST_AND_FOUND:
-            self._open[-1].below.add(last)
-        self._lines.append(line)
-        self._above.append(self._open[-1].number if self._open else number)
-        self._open.append(_Folder(name, number))
-
-    def split(self) -> None:
-        """The lines of the open directory go on in another task: no worker knows all of its names."""
-        self._split.add(self._open[-1].number)
-
-    def end(self, lines: int) -> None:
-        """There are so many lines."""
-        while self._open:
-            self._close()
-        self._marks.extend(bytes(lines - len(self._marks)))
-
-    def seen(self, seen: Seen) -> None:
-        """The result of a task."""
-        end = seen.first + len(seen.marks)
-        self._marks.extend(bytes(max(0, end - len(self._marks))))
-        self._marks[seen.first : end] = seen.marks
-        for number, found in enumerate(seen.folders, bisect_left(self._lines, seen.first)):
-            self._found[number] = found
-            self._compare(number)
-
-    def finish(self) -> None:
-        """Mark what must go with what is marked."""
-        marks, ends = self._marks, array("Q", [*self._lines[1:], len(self._marks)])
-        for number, (line, end) in enumerate(zip(self._lines, ends, strict=True)):
-            if number and marks[self._lines[self._above[number]]] == EVERY_NAME:
-                marks[line] = marks[line] or DIFFERS
-            if marks[line] == EVERY_NAME:
-                marks[line + 1 : end] = bytes([DIFFERS]) * (end - line - 1)
-        for number in reversed(range(len(self._lines))):
-            line, above = self._lines[number], self._lines[self._above[number]]
-            if marks[line] == RIGHT and marks.find(DIFFERS, line + 1, ends[number]) >= 0:
-                marks[line] = DIFFERS
-            if marks[line] != RIGHT:
-                marks[above] = marks[above] or DIFFERS
-
-    def _close(self) -> None:
-        folder = self._open.pop()
-        self._listed[folder.number] = None if folder.name in self._elsewhere else folder.below
-        self._compare(folder.number)
-
-    def _compare(self, number: int) -> None:
-        if number not in self._found or number not in self._listed:
-            return
-        found, listed = self._found.pop(number), self._listed.pop(number)
-        if found is not None and listed is not None and (number in self._split or listed != set(found)):
-            self._marks[self._lines[number]] = EVERY_NAME

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -52,86 +51,102 @@ def encode_task(first: int, lines: list[bytes]) -> bytes:
     return first.to_bytes(_FIRST_BYTES, "big") + b"\n".join(lines)
 
 
-@dataclass(slots=True)
+class Folder:
+    """A directory and its files, looked at one after the other by system calls."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._open = -1  # descriptor of the directory whose files come
+        self._names: set[bytes] = set()  # that are in it, and were not listed so far
+
+    def enter(self, line: Line) -> int:
+        """Go into a directory; DIFFERS where anything but the names in it is not as listed."""
+        name = decoded_name(line.path, line.raw)
+        try:
+            self._open = self._target.open_directory(name)
+            found = os.fstat(self._open)
+            if found.st_dev == self._target.device:
+                self._names = set(os.listdir(b"/proc/self/fd/%d" % self._open))
+                if not name:
+                    self._names.discard(LOST_AND_FOUND)
+                right = looks_right(line, found) and read_flags(self._open) == line.flags & ~LOCKING
+                return RIGHT if right and read_xattrs(self._open) == line.xattrs else DIFFERS
+        except (OSError, RegraftError):  # whoever makes it right says what is wrong with it
+            pass
+        self.leave()
+        return DIFFERS
+
+    def file(self, line: Line) -> int:
+        """How a file of it is."""
+        if self._open < 0:
+            return DIFFERS
+        last = decoded_name(line.path, line.raw).rpartition(b"/")[2]
+        self._names.discard(last)
+        return look_at(self._open, line, last)
+
+    def leave(self) -> list[bytes] | None:
+        """The names that were not listed as files; None where no such directory was entered."""
+        if self._open < 0:
+            return None
+        os.close(self._open)
+        self._open = -1
+        return list(self._names)
+
+
+def look_at(folder: int, line: Line, last: bytes) -> int:
+    """How a file is, in an open directory."""
+    if line.flags & LOCKING:
+        return DIFFERS  # the lock is set last, and anew
+    try:
+        if line.type in (FILE, SYMLINK):
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            right = looks_right(line, found) and (line.type == FILE or _is_link(folder, line, last))
+            return RIGHT if right else DIFFERS
+    except OSError:
+        pass
+    return DIFFERS
+
+
+def _is_link(folder: int, line: Line, last: bytes) -> bool:
+    return (
+        os.readlink(last, dir_fd=folder) == decoded_name(line.target, line.raw_target)
+        and read_xattrs(b"/proc/self/fd/%d/%s" % (folder, last)) == line.xattrs
+    )
+
+
 class Surveyor:
     """State of one worker."""
 
-    target: Target
-    ask: Ask
-    seen: Seen = field(default_factory=Seen)
-    _folder: int = -1  # descriptor of the directory whose files come
-    _names: set[bytes] = field(default_factory=set)  # that are in it, and were not listed so far
+    def __init__(self, target: Target, ask: Ask) -> None:
+        self._ask = ask
+        self._folder = Folder(target)
+        self._seen = Seen()
 
     def run(self) -> None:
         """Ask for lines until there are none."""
         decoder = msgspec.json.Decoder(Line)
         encoder = msgspec.msgpack.Encoder()
-        for task in self.ask.tasks(lambda: encoder.encode(self._take_result())):
+        for task in self._ask.tasks(lambda: encoder.encode(self._take_result())):
             view = memoryview(task)
-            self.seen.first = int.from_bytes(view[:_FIRST_BYTES], "big")
+            self._seen.first = int.from_bytes(view[:_FIRST_BYTES], "big")
             self._look(decoder.decode_lines(view[_FIRST_BYTES:]))
 
     def _take_result(self) -> Seen:
-        done, self.seen = self.seen, Seen()
+        done, self._seen = self._seen, Seen()
         return done
 
     def _look(self, lines: list[Line]) -> None:
         marks = bytearray(len(lines))
         mark = DIFFERS
+        inside = False
         for number, line in enumerate(lines):
             if line.type == DIRECTORY:
-                mark = self._directory(line)
+                if inside:
+                    self._seen.folders.append(self._folder.leave())
+                mark, inside = self._folder.enter(line), True
             elif line.type != MORE:  # which is as the file that it continues
-                mark = self._file(line)
+                mark = self._folder.file(line)
             marks[number] = mark
-        self._leave()
-        self.seen.marks = bytes(marks)
-
-    def _leave(self) -> None:
-        if self._folder >= 0:
-            os.close(self._folder)
-            self._folder = -1
-            self.seen.folders.append(list(self._names))
-
-    def _directory(self, line: Line) -> int:
-        """Go into a directory; DIFFERS where anything but the names in it is not as listed."""
-        self._leave()
-        name = decoded_name(line.path, line.raw)
-        try:
-            self._folder = self.target.open_directory(name)
-            found = os.fstat(self._folder)
-            if found.st_dev == self.target.device:
-                self._names = set(os.listdir(b"/proc/self/fd/%d" % self._folder))
-                if not name:
-                    self._names.discard(LOST_AND_FOUND)
-                right = looks_right(line, found) and read_flags(self._folder) == line.flags & ~LOCKING
-                return RIGHT if right and read_xattrs(self._folder) == line.xattrs else DIFFERS
-        except (OSError, RegraftError):  # whoever makes it right says what is wrong with it
-            pass
-        if self._folder >= 0:
-            os.close(self._folder)
-            self._folder = -1
-        self.seen.folders.append(None)
-        return DIFFERS
-
-    def _file(self, line: Line) -> int:
-        if self._folder < 0:
-            return DIFFERS
-        last = decoded_name(line.path, line.raw).rpartition(b"/")[2]
-        self._names.discard(last)
-        if line.flags & LOCKING:
-            return DIFFERS  # the lock is set last, and anew
-        try:
-            if line.type in (FILE, SYMLINK):
-                found = os.stat(last, dir_fd=self._folder, follow_symlinks=False)
-                right = looks_right(line, found) and (line.type == FILE or self._is_link(line, last))
-                return RIGHT if right else DIFFERS
-        except OSError:
-            pass
-        return DIFFERS
-
-    def _is_link(self, line: Line, last: bytes) -> bool:
-        return (
-            os.readlink(last, dir_fd=self._folder) == decoded_name(line.target, line.raw_target)
-            and read_xattrs(b"/proc/self/fd/%d/%s" % (self._folder, last)) == line.xattrs
-        )
+        if inside:
+            self._seen.folders.append(self._folder.leave())
+        self._seen.marks = bytes(marks)

@@ -28,11 +28,12 @@ from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, Entry
 from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.kept import Kept
-from agent.image.listing import Listing, open_listing
+from agent.image.listing import Listing, Sliceable, open_listing
 from agent.image.metadata import apply_xattrs, looks_right
 from agent.image.pack import check_table
 from agent.image.settle import Settler
-from agent.image.survey import EVERY_NAME, Marks, holds_something, survey
+from agent.image.survey import holds_something, survey
+from agent.image.survey_marks import EVERY_NAME, NAMED
 from agent.image.target import LOST_AND_FOUND, Target, remove
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
@@ -41,6 +42,7 @@ from agent.model.image import Volume
 
 TASK_BYTES = 4 << 20
 TASK_ENTRIES = 1024
+MARKED_ENTRIES = 48  # of what differs here and there: each of them costs a frame
 PROGRESS_S = 0.5
 KEPT_NOTES = 200
 
@@ -141,11 +143,11 @@ class _Run:
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
-    _marks: Marks | None = None  # what has to be looked at, where not all has to
+    _marks: Sliceable | None = None  # what has to be looked at, where not all has to
     _whole: set[bytes] = field(default_factory=set)  # marked directories of which all names come
     _told: float = 0.0
 
-    def skip(self, marks: Marks) -> None:
+    def skip(self, marks: Sliceable) -> None:
         """Go on with what is marked, all else is right."""
         self._marks = marks
 
@@ -195,6 +197,7 @@ class _Run:
     def _tasks(self, listing: Listing) -> Iterator[tuple[list[bytes], bool]]:
         """Lines for the workers, cut where one frame ends and the next begins; whether nothing is there of them."""
         task: list[bytes] = []
+        most = TASK_ENTRIES if self._marks is None else MARKED_ENTRIES
         size = 0
         all_new = True
         frame = -1
@@ -208,7 +211,7 @@ class _Run:
             if not own:
                 continue
             elsewhere = not entry.chunks or entry.chunks[0].frame != frame
-            if (size >= TASK_BYTES or len(task) >= TASK_ENTRIES) and elsewhere:
+            if (size >= TASK_BYTES or len(task) >= most) and elsewhere:
                 yield task, all_new
                 task, size, all_new = [], 0, True
             task.append(line)
@@ -230,6 +233,10 @@ class _Run:
         taken = 0
         for entries, lines, marks in listing.marked(self._marks):
             for entry, line, mark in zip(entries, lines, marks, strict=True):
+                if mark == NAMED:
+                    if entry.type != MORE:
+                        self._arrive(entry.name)
+                    continue
                 if mark == EVERY_NAME:
                     self._whole.add(entry.name)
                 taken += sum(chunk.size for chunk in entry.chunks)
@@ -333,9 +340,7 @@ class _Run:
             return
         descriptor = self.target.open_directory(name)
         try:
-            with os.scandir(descriptor) as scan:
-                found = [os.fsencode(child.name) for child in scan]
-            for last in found:
+            for last in os.listdir(b"/proc/self/fd/%d" % descriptor):
                 if last not in names and not (name == b"" and last == LOST_AND_FOUND):
                     if os.stat(last, dir_fd=descriptor, follow_symlinks=False).st_dev != self.target.device:
                         continue

@@ -12,9 +12,9 @@ import pytest
 
 from agent.depot.local import LocalDepot
 from agent.image import survey
-from agent.image.entry import PART_BYTES, Entry
+from agent.image.entry import PART_BYTES
 from agent.image.listing import open_listing
-from agent.image.survey import EVERY_NAME, Marks
+from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
 from agent.image.survey_work import DIFFERS, Seen
 from agent.image.write import WriteResult, write_volume
 from tests.image.source_tree import Carried, carry, describe, no_events, plain_tree, random_bytes
@@ -111,9 +111,9 @@ def test_what_is_right_is_not_marked(carried: Carried, target: Path) -> None:
             for entry, mark in zip(entries, chosen, strict=True)
             if entry.type != "hardlink"
         }
-    names = {path: EVERY_NAME if path == "d1/e1/f1" else DIFFERS for path in marked}
-    assert marked == names
     inside = {f"d1/e1/f1/{path.name}" for path in (target / "d1/e1/f1").iterdir() if path.name != "new"}
+    names = {path: EVERY_NAME if path == "d1/e1/f1" else NAMED if path in inside else DIFFERS for path in marked}
+    assert marked == names
     # The directory of the hard link, and those that lead to what differs, come along.
     assert set(marked) == {"", "d0", "d0/own-0", "d1", "d1/e1", "d1/e1/f1", "d2", "d2/e2", "usr", "usr/bin"} | inside
 
@@ -134,7 +134,7 @@ def test_nothing_is_fetched_and_written_but_what_differs(carried: Carried, targe
 
 def add(marks: Marks, *folders: tuple[str, int]) -> None:
     for path, line in folders:
-        marks.directory(Entry(path, "dir"), line)
+        marks.directory(path.encode(), line)
 
 
 TREE = (("", 0), ("a", 2), ("a/b", 4), ("a/c", 6), ("d", 8))  # each with one file behind it
@@ -163,7 +163,7 @@ def test_what_differs_brings_the_directories_that_lead_to_it() -> None:
 
 def test_where_a_name_does_not_belong_all_names_come() -> None:
     found: list[list[bytes] | None] = [ALL[0], [b"b", b"c", b"more"], *ALL[2:]]
-    assert marked(bytes(10), found) == bytes([1, 0, EVERY_NAME, 1, 1, 0, 1, 0, 0, 0])
+    assert marked(bytes(10), found) == bytes([1, 0, EVERY_NAME, NAMED, NAMED, 0, NAMED, 0, 0, 0])
 
 
 def test_what_is_in_another_volume_s_directory_is_not_asked_for() -> None:
