@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.lab.machine import Machine, empty_nvram, qemu_words
-from tests.lab.programs import LabError, end_group, start
+from tests.lab.programs import PATIENCE, LabError, end_group, start
 
 # Emulated machines are slow, and so are loaded build servers: no wait of the lab is longer than this.
-LIFETIME_S = 3600.0
+LIFETIME_S = 3600.0 * PATIENCE
 
 
 class Console:
@@ -58,6 +58,7 @@ class Console:
     def expect(self, *patterns: str, timeout_s: float) -> re.Match[str]:
         """Wait until one of the regular expressions appears behind the last match."""
         compiled = [re.compile(pattern, re.MULTILINE) for pattern in patterns]
+        timeout_s *= PATIENCE
         deadline = time.monotonic() + timeout_s
         with self.changed:
             while True:
@@ -147,7 +148,7 @@ class RunningMachine:
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _connect(self, path: Path) -> socket.socket:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 30 * PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             line = socket.socket(socket.AF_UNIX)
             try:
@@ -161,7 +162,7 @@ class RunningMachine:
 
     def _wait_for_devices(self) -> None:
         """QEMU takes the serial connection before it looks at its devices: it may still refuse one."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 self.qmp("query-status")
@@ -182,6 +183,7 @@ class RunningMachine:
 
     def wait_end(self, timeout_s: float) -> float:
         """Wait until the machine powers itself off; returns its seconds since power-on."""
+        timeout_s *= PATIENCE
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:

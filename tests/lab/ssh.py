@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.programs import LabError, run
+from tests.lab.programs import PATIENCE, LabError, run
 
 OPTIONS = (
     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
@@ -31,7 +31,7 @@ class Ssh:
 
     def wait(self, timeout_s: float) -> None:
         """Until somebody may log in."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while True:
             tried = self.run("true", accept=None, timeout_s=150)
             if tried.returncode == 0:
