@@ -37,7 +37,7 @@ from agent.model.profile import (
     VolumeGroup,
 )
 from agent.model.references import Planned
-from agent.model.spread import NO_WISH, Share, Spread, Wish, spread
+from agent.model.spread import NO_WISH, Wish, spread
 from agent.model.stack import (
     all_below,
     bases,
@@ -487,14 +487,21 @@ def test_a_boot_that_is_a_logical_volume_gets_room_for_a_larger_initramfs(size: 
         assert {**sizes(layout), "boot": 0} == {**sizes(plain), "boot": 0}, "what was free in the group served"
 
 
+def over_two_disks() -> Manifest:
+    """A volume group with a physical volume on each of two disks."""
+    first, second = disk(size=12 * GIB), disk("vdb", 12 * GIB, first=50)
+    size = first.partitions[2].size_bytes
+    vg = group("vda:3", size, PhysicalVolume(lvm_uuid(9), "vdb:3", size, MIB))
+    return image(Stack(groups=(vg,)), ("/", ROOT, GIB), ("/home", HOME, GIB), disks=(first, second))
+
+
 def test_a_stack_goes_to_one_disk() -> None:
     disks = (Disk("nvme0n1", 30 * GIB, 512, 512, serial="T1"), Disk("nvme1n1", 30 * GIB, 512, 512, serial="T2"))
     told = r"the image has LUKS vda3_crypt, volume group debian-vg, and 2 disks .*\(nvme0n1, nvme1n1\)"
     with pytest.raises(RefusedError, match=told):
         spread(on_luks(), disks, Wish(also=("serial=T2",)))
-    divided = Spread(tuple(Share(each, on_luks()) for each in disks), {})
-    with pytest.raises(RefusedError, match=told):
-        layouts_of(divided, profile(), Firmware.UEFI, NO_WISH)
+    with pytest.raises(RefusedError, match="carries LVM, LUKS or md RAID and would go to nvme1n1"):
+        spread(over_two_disks(), disks, Wish(also=("serial=T2",), arrays=KEEP))
     ((_, layout),) = layouts_of(spread(on_luks(), disks[:1], NO_WISH), profile(), Firmware.UEFI, NO_WISH)
     assert layout.stack
 
