@@ -75,9 +75,7 @@ def fit(  # noqa: PLR0913 - four of them have defaults
     wanted = with_boot_room(wanted, boot_free_bytes)
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
-        wanted = with_boot_partitions(
-            wanted, table, target_firmware, manifest, disk.logical_sector_bytes, beside.apart
-        )
+        wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes, beside.apart)
     if table == "gpt":
         wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
     placed, left_out = place(wanted, main, table, disk, grow)
@@ -180,7 +178,7 @@ def _table_id(main: Disk | None, table: str, manifest: Manifest, apart: str) -> 
     return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
 
 
-def _with_identities(
+def _with_identities(  # noqa: PLR0913
     placed: Sequence[Placed], main: Disk | None, table: str, table_id: str, manifest: Manifest, apart: str
 ) -> tuple[PlannedPartition, ...]:
     parts: list[PlannedPartition] = []

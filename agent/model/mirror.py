@@ -114,7 +114,9 @@ def _as_member(want: Wanted, member: Member, apart: str) -> Wanted:
     )  # fmt: skip
 
 
-def starts_alone(main: Disk, members: Iterable[Member], manifest: Manifest, source: Profile, firmware: Firmware) -> bool:
+def starts_alone(
+    main: Disk, members: Iterable[Member], manifest: Manifest, source: Profile, firmware: Firmware
+) -> bool:
     """Whether a further disk is made to start the system: it has a member of what /boot lies on, and its like in the
     image could start too, or the firmware asks only for a boot sector."""
     trees = {volume.filesystem.mountpoint or "/": volume for volume in manifest.trees}

@@ -151,9 +151,7 @@ def _unlike(source: Disk, disk: Disk) -> tuple[bool, int]:
     return disk.size_bytes < source.size_bytes, abs(disk.size_bytes - source.size_bytes)
 
 
-def _share(
-    manifest: Manifest, disk: Disk, receives: Mapping[str, Disk], elsewhere: Mapping[str, Disk]
-) -> Share:
+def _share(manifest: Manifest, disk: Disk, receives: Mapping[str, Disk], elsewhere: Mapping[str, Disk]) -> Share:
     """What one disk receives. What stands on a mirror comes with the disk that boots."""
     part = _part(manifest, disk, receives, elsewhere)
     if manifest.stack == NO_STACK or next(iter(receives.values()), disk) == disk:

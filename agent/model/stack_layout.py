@@ -5,8 +5,8 @@
 
 Everything that the image's disks carry goes onto one disk. Physical volumes of other disks go, when their group has one
 on the disk that is taken over; else their partition comes along. An array becomes what lies on it, plainly on the
-partition, or is kept (KEEP): its other members are on further disks (`agent.model.mirror`), or missing. Identities are kept, so that fstab, crypttab,
-mdadm.conf and the boot loader name what is there.
+partition, or is kept (KEEP): its other members are on further disks (`agent.model.mirror`), or missing. Identities
+are kept, so that fstab, crypttab, mdadm.conf and the boot loader name what is there.
 """
 
 from __future__ import annotations

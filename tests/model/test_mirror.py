@@ -61,11 +61,13 @@ def image(*disks: Disk, lvm: bool = False, esp_volume: bool = True) -> Manifest:
                   device=ROOT if lvm else PLACE)  # fmt: skip
     volumes = [root]
     if lvm:
-        volumes.append(replace(root, id="home", filesystem=replace(ext4(13, size, "/home"), used_bytes=GIB), device=HOME))
+        held = replace(ext4(13, size, "/home"), used_bytes=GIB)
+        volumes.append(replace(root, id="home", filesystem=held, device=HOME))
     if esp_volume:
         held = FileSystem("vfat", ESP_UUID, "ESP", size_bytes=128 * MIB, mountpoint="/boot/efi", used_bytes=4 * MIB)
         volumes.append(Volume("boot-efi", "tree", held, ObjectRef("0", 0), 9, 4 * MIB, (), "vda", 1))
-    return Manifest(1, "m", "20260101T000000Z", "", "m", ProfileRef("", "ab", ""), disks, tuple(volumes), (), stack=stack)
+    profile = ProfileRef("", "ab", "")
+    return Manifest(1, "m", "20260101T000000Z", "", "m", profile, disks, tuple(volumes), (), stack=stack)
 
 
 def pair() -> Manifest:
@@ -171,7 +173,7 @@ def test_on_the_other_firmware_both_disks_get_what_it_starts_from() -> None:
 
 def test_a_disk_that_has_no_member_is_not_written() -> None:
     wish = Wish(also=("name=sdb", "name=sdc"), arrays=KEEP)
-    with pytest.raises(RefusedError, match="disk sdc .* would be erased, and nothing of the image goes to it"):
+    with pytest.raises(RefusedError, match=r"disk sdc .* would be erased, and nothing of the image goes to it"):
         laid(pair(), 20 * GIB, 20 * GIB, 20 * GIB, wish=wish)
 
 
@@ -194,7 +196,8 @@ def test_data_beside_a_member_comes_along() -> None:
     data = Partition(3, last.start_bytes + last.size_bytes, 4 * GIB, LINUX, guid(53), "", (), ext4(20, 4 * GIB, "/srv"))
     second = replace(second, size_bytes=24 * GIB + MIB, partitions=(*second.partitions, data))
     manifest = image(disk("vda", mounted="/boot/efi"), second)
-    srv = Volume("srv", "tree", replace(ext4(20, 4 * GIB, "/srv"), used_bytes=MIB), ObjectRef("0", 0), 9, MIB, (), "vdb", 3)
+    held = replace(ext4(20, 4 * GIB, "/srv"), used_bytes=MIB)
+    srv = Volume("srv", "tree", held, ObjectRef("0", 0), 9, MIB, (), "vdb", 3)
     layouts = laid(replace(manifest, volumes=(*manifest.volumes, srv)), 20 * GIB, 25 * GIB)
     (_, first), (_, other) = layouts
     assert other.volumes == {"srv": 3}
@@ -208,13 +211,14 @@ def test_the_plan_writes_every_table_before_the_array_and_makes_every_disk_boot(
     profile = source()
     (_, first), (_, second) = layouts_of(spread(manifest, disks, TWO), profile, Firmware.UEFI, TWO)
     machine = replace(profile, disks=disks)
+    also = ((disks[1], second),)
     plan = make_plan(
-        Decisions(manifest, "", profile, machine, "", "", disks[0], first, (), (), "restore", also=((disks[1], second),))
+        Decisions(manifest, "", profile, machine, "", "", disks[0], first, (), (), "restore", also=also),
     )
     kinds = [type(step) for step in plan.steps]
     assert kinds[:5] == [ClearDisk, WriteTable, ClearDisk, WriteTable, MakeArray]
-    esps = [(step.disk, step.partition) for step in plan.steps if isinstance(step, MakeFilesystem) and step.partition == 1]
-    assert esps == [("", 1), ("sdb", 1)]
+    made = [(step.disk, step.partition) for step in plan.steps if isinstance(step, MakeFilesystem)]
+    assert made == [("", 1), ("", the_array(first).place), ("sdb", 1)]
     (install,) = (step for step in plan.steps if isinstance(step, InstallBootloader))
     (proof,) = (step for step in plan.steps if isinstance(step, VerifyBoot))
     assert [(each.disk.name, each.esp_partition) for each in install.also] == [("sdb", 1)]
