@@ -57,8 +57,8 @@ class Console:
 
     def expect(self, *patterns: str, timeout_s: float) -> re.Match[str]:
         """Wait until one of the regular expressions appears behind the last match."""
-        compiled = [re.compile(pattern, re.MULTILINE) for pattern in patterns]
         timeout_s *= PATIENCE
+        compiled = [re.compile(pattern, re.MULTILINE) for pattern in patterns]
         deadline = time.monotonic() + timeout_s
         with self.changed:
             while True:
@@ -148,7 +148,7 @@ class RunningMachine:
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _connect(self, path: Path) -> socket.socket:
-        deadline = time.monotonic() + 30 * PATIENCE
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.process.poll() is None:
             line = socket.socket(socket.AF_UNIX)
             try:
@@ -162,7 +162,7 @@ class RunningMachine:
 
     def _wait_for_devices(self) -> None:
         """QEMU takes the serial connection before it looks at its devices: it may still refuse one."""
-        deadline = time.monotonic() + 60 * PATIENCE
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 self.qmp("query-status")

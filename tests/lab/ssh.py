@@ -27,11 +27,12 @@ class Ssh:
     def run(
         self, command: str, *, timeout_s: float = 120, accept: tuple[int, ...] | None = (0,), stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return run(self.words(command), timeout_s=timeout_s, accept=accept, stdin=stdin)
+        return run(self.words(command), timeout_s=timeout_s * PATIENCE, accept=accept, stdin=stdin)
 
     def wait(self, timeout_s: float) -> None:
         """Until somebody may log in."""
-        deadline = time.monotonic() + timeout_s * PATIENCE
+        timeout_s *= PATIENCE
+        deadline = time.monotonic() + timeout_s
         while True:
             tried = self.run("true", accept=None, timeout_s=150)
             if tried.returncode == 0:
