@@ -168,7 +168,7 @@ def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader,
 
     On BIOS it is told of these disks; on UEFI of none, so that an upgrade weeks from now does not end half-configured.
     """
-    tell_suse(inside, step, disks)
+    tell_suse(inside, step, *disks)
     if not inside.exists("/var/lib/dpkg/info/grub-pc.postinst") or not inside.exists("/usr/bin/debconf-set-selections"):
         return
     bios = step.firmware != Firmware.UEFI
@@ -188,7 +188,7 @@ def known_names(step: InstallBootloader, disks: Sequence[DiskHandle]) -> list[st
     return [step.known_as] if step.known_as else [stable_name(disk) for disk in disks]
 
 
-def tell_suse(inside: InsideRoot, step: InstallBootloader, disks: Sequence[DiskHandle]) -> None:
+def tell_suse(inside: InsideRoot, step: InstallBootloader, *disks: DiskHandle) -> None:
     """perl-Bootloader writes to the devices of this file whenever grub2 is upgraded; its other words stay."""
     path = "/etc/default/grub_installdevice"
     text = inside.read(path)
