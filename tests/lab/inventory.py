@@ -28,7 +28,13 @@ FS_IOC_GETFLAGS = 0x80086601
 # journal-data 4000, no-tail 8000, dirsync 10000, top-dir 20000, no-cow 800000, project-inherit 20000000.
 SETTABLE_FLAGS = 0x2083C0FB
 # "lazytime" and friends do not change what is there; the journal must not be replayed by looking at it.
-MOUNT_OPTIONS = {"ext4": "ro,noload", "ext3": "ro,noload", "ext2": "ro", "xfs": "ro,norecovery,nouuid", "btrfs": "ro,subvolid=5"}
+MOUNT_OPTIONS = {
+    "ext4": "ro,noload",
+    "ext3": "ro,noload",
+    "ext2": "ro",
+    "xfs": "ro,norecovery,nouuid",
+    "btrfs": "ro,subvolid=5",
+}
 
 
 @dataclass(frozen=True, slots=True)

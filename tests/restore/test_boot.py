@@ -317,7 +317,9 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Disk
 def test_both_disks_of_a_mirror_get_loaders_and_entries_and_the_first_is_the_first_choice(
     tmp_path: Path, pair: tuple[DiskHandle, DiskHandle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, ran, entries = tmp_path / "root", [], []
+    root = tmp_path / "root"
+    ran: list[list[str]] = []
+    entries: list[tuple[Path, int, str, str, str]] = []
     own = root / "boot/efi"
     own.mkdir(parents=True)
     lay(root, "/usr/lib/shim/shimx64.efi.signed", data=b"MZ shim")
@@ -330,8 +332,12 @@ def test_both_disks_of_a_mirror_get_loaders_and_entries_and_the_first_is_the_fir
             shutil.copytree(ran[-1][-1], tmp_path / "copy")
         return Completed(0, "", "")
 
+    def registered(disk: Path, partition: int, label: str, loader: str, own: str) -> tuple[str, ...]:
+        entries.append((disk, partition, label, loader, own))
+        return ()
+
     monkeypatch.setattr(boot, "run", program)
-    monkeypatch.setattr(nvram, "write_entry", lambda *words: entries.append(words) or ())
+    monkeypatch.setattr(nvram, "write_entry", registered)
     step = InstallBootloader(firmware="uefi", disk=IDENTITY, esp_partition=1, boot_filesystem_uuid=UUID, label="debian")
     installed = boot.install_bootloader(root, Sandbox(), step, pair[0], [(pair[1], 1)])  # type: ignore[arg-type]
     for place in (own, tmp_path / "copy"):

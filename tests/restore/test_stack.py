@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -67,9 +68,10 @@ def test_an_array_keeps_uuid_and_name_and_its_other_members_are_missing() -> Non
     words = raid.create_words(Path("/dev/md0"), ARRAY, [Path("/dev/sda3")])
     pairs = dict(pairwise(words))
     assert words[-2:] == ["/dev/sda3", "missing"]
-    assert (pairs["--uuid"], pairs["--name"], pairs["--level"], pairs["--raid-devices"]) == (
-        ARRAY.uuid, "debian:0", "1", "2",
+    assert (pairs["--uuid"], pairs["--homehost"], pairs["--name"], pairs["--level"], pairs["--raid-devices"]) == (
+        ARRAY.uuid, "debian", "0", "1", "2",
     )  # fmt: skip
+    assert raid.name_words("data") == ["--name", "data"]
     assert (pairs["--data-offset"], pairs["--bitmap"], pairs["--metadata"]) == ("2048", "internal", "1.2")
 
 
@@ -77,7 +79,12 @@ def test_an_array_keeps_uuid_and_name_and_its_other_members_are_missing() -> Non
 def test_a_mirror_has_a_member_on_each_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[list[str]] = []
     monkeypatch.setattr(stack, "partition_node", lambda disk, number: Path(f"{disk.node}{number}"))
-    monkeypatch.setattr(raid, "make_array", lambda _, nodes, __: made.append([*map(str, nodes)]) or Path("/dev/md0"))
+
+    def make_array(_: PlannedArray, nodes: Sequence[Path], __: ExitStack) -> Path:
+        made.append([*map(str, nodes)])
+        return Path("/dev/md0")
+
+    monkeypatch.setattr(raid, "make_array", make_array)
     first, second = (
         DiskHandle(DiskIdentity(name=name, model="", serial="", wwn="", size_bytes=1, logical_sector_bytes=512), -1,
                    Path(f"/dev/{name}"), tmp_path)

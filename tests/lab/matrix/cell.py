@@ -151,9 +151,7 @@ def restored_on(
     return result
 
 
-def compare(
-    cell: Cell, machine: Machine, source: Captured, out: Path, result: Restored, outcome: Outcome
-) -> None:
+def compare(cell: Cell, machine: Machine, source: Captured, out: Path, result: Restored, outcome: Outcome) -> None:
     """Before the first boot: what runs, writes."""
     for number, disk in enumerate(() if cell.arrays else machine.disks[1:], 1):
         path = out / f"disk{number}-{disk.bus}.img"
