@@ -174,7 +174,7 @@ def capture_task(config: AgentConfig, recorder: Recorder) -> str:
     choice = Choice(named(config.without), named(config.whole))
     access = Access(config.depot, config.token, config.trust)
     excludes = tuple(exclude(glob, "the boot medium") for glob in config.exclude)
-    captured = capture_disk(access, config.name, config.disk, target, recorder, choice, excludes)
+    captured = capture_disk(access, config.name, (config.disk, *config.also), target, recorder, choice, excludes)
     click.echo(f"RESULT captured {captured.ref} exit 0")
     return config.on_success
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,10 +41,11 @@ SHOWN = 20
 )
 @click.option(
     "--disk",
-    "selector",
-    default="",
+    "selectors",
+    multiple=True,
     metavar="SELECTOR",
-    help="Capture a disk whose system does not run: serial=…, wwn=…, path=… or name=….",
+    help="Capture a disk whose system does not run: serial=…, wwn=…, path=… or name=…. Again: a further disk of the "
+    "same system; those with members of its arrays and volume groups come along by themselves.",
 )
 @click.option(
     "--without", multiple=True, metavar="PARTITION", help="Leave this partition out (sda3); may be given again."
@@ -70,7 +72,7 @@ SHOWN = 20
 def capture(
     name: str,
     root: Path | None,
-    selector: str,
+    selectors: tuple[str, ...],
     without: tuple[str, ...],
     whole: tuple[str, ...],
     globs: tuple[str, ...],
@@ -91,15 +93,15 @@ def capture(
     snapshot that goes at the end.
     """  # fmt: skip
     excludes = tuple(exclude(glob, "--exclude") for glob in globs)
-    refuse_contradictions(name, root, selector, (*without, *whole))
+    refuse_contradictions(name, root, bool(selectors), (*without, *whole))
     name = name or machine_name(LiveTree(root or Path("/")))
     refuse_bad_name(name)
     recorder = Recorder([] if as_json else [console(as_json)])
     access, choice = Access(location, token, trust), Choice(named(without), named(whole))
-    if selector:
+    if selectors:
         key_of = key_source(luks_passphrases, luks_key_files)
         machine = probe_hardware(name)
-        result = capture_disk(access, name, selector, machine, recorder, choice, excludes, read_all, key_of)
+        result = capture_disk(access, name, selectors, machine, recorder, choice, excludes, read_all, key_of)
     else:
         with recorder.phase("profile", "looking at this machine" if root is None else f"looking at {root}"):
             source = directory_source(root, name) if root else live_source(name, choice)
@@ -112,10 +114,10 @@ def capture(
     refuse_silence(result)
 
 
-def refuse_contradictions(name: str, root: Path | None, selector: str, partitions: tuple[str, ...]) -> None:
-    if root and (selector or partitions):
+def refuse_contradictions(name: str, root: Path | None, disks: bool, partitions: tuple[str, ...]) -> None:
+    if root and (disks or partitions):
         raise UsageError("--root captures the files of a directory; --disk, --without and --whole are about disks")
-    if selector and not name:
+    if disks and not name:
         raise UsageError("--disk captures another system than this one, and needs a name for it", "give --name")
 
 
@@ -146,7 +148,7 @@ def capture_source(access: Access, source: CaptureSource, recorder: Recorder, re
 def capture_disk(
     access: Access,
     name: str,
-    selector: str,
+    selectors: Sequence[str],
     machine: Profile,
     recorder: Recorder,
     choice: Choice = NO_CHOICE,
@@ -154,10 +156,12 @@ def capture_disk(
     read_all: bool = False,
     key_of: KeyOf = no_keys,
 ) -> CaptureResult:
-    """Capture a disk whose own system does not run; the PE's way."""
+    """Capture the disks of a system that does not run, the one that boots first; the PE's way."""
     refuse_bad_name(name)
-    disk = select_disk(selector or "only-eligible", machine.disks, for_reading=True)
-    with offline_source(disk.name, name, MOUNT_ROOT, choice, key_of) as source:
+    disks = [select_disk(each or "only-eligible", machine.disks, for_reading=True).name for each in selectors]
+    if len(set(disks)) < len(disks):
+        raise UsageError(f"disk {', '.join(disks)}: one is selected twice", "name each disk once")
+    with offline_source(disks[0], name, MOUNT_ROOT, choice, key_of, disks[1:]) as source:
         return capture_source(access, leaving_out(source, excludes), recorder, read_all)
 
 

@@ -105,7 +105,7 @@ def _disk_source(name: str, machine: str, work: Path, *, replay: bool) -> Iterat
         except RefusedError as error:  # it names the loop device, of which nobody knows
             said = error.message.replace(f"on {name}", "in the image")
             raise RefusedError(said, "name another image") from error
-        profile = replace(probe_root(system.tree, machine), disks=(system.disk,))
+        profile = replace(probe_root(system.tree, machine), disks=system.disks)
         source = source_of(profile, system.volumes)
         yield _of_image(replace(source, left_out=system.left_out, excludes=system.excludes))
 

@@ -26,7 +26,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     task: str = "restore"  # restore, capture, hold
     image: str = ""
     disk: str = ""  # disk selector
-    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written
+    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written, or captured
     map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
     grow: str = ""  # who gets the space of a larger disk; "" the largest volume
     mode: str = "restore"  # restore, clone

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 
 from agent.model.bound_software import virt
+from agent.model.clashes import uuids_on
 from agent.model.difference import Item, Op, Tier
+from agent.model.plan import MakeArray
 from agent.model.profile import Profile, Role, Status
 from agent.model.situation import Situation
 from agent.model.tree import plain_names, read_text
@@ -16,6 +18,7 @@ CHRONY = ("/etc/chrony.conf", "/etc/chrony/chrony.conf")
 XORG, XORG_FOLDER = "/etc/X11/xorg.conf", "/etc/X11/xorg.conf.d"
 LVM = "/etc/lvm/lvm.conf"
 MULTIPATH = ("/etc/multipath/bindings", "/etc/multipath/wwids", "/etc/multipath/prkeys")
+MDADM = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 ADJTIME = "/etc/adjtime"
 SYSCTL_FOLDER = "/etc/sysctl.d"
 # Drivers of X that are made for one kind of card; fbdev, vesa and modesetting work with any.
@@ -29,6 +32,7 @@ BARE, GUEST = "throughput-performance", "virtual-guest"
 
 def settings_items(situation: Situation) -> Iterator[Item]:
     yield from disk_settings(situation)
+    yield from array_items(situation)
     yield from display_settings(situation)
     yield from tuned_items(situation)
     yield from port_items(situation)
@@ -50,6 +54,26 @@ def disk_settings(situation: Situation) -> Iterator[Item]:
             yield _item(Op.REMOVE, "multipath", path, f"{path} names disks of the old machine by their WWIDs")
     for name in re.findall(r"^[ \t]*((?:global_)?filter)[ \t]*=[^\n]*/dev/", read_text(tree, LVM), re.MULTILINE):
         yield _item(Op.CHANGE, "lvm-filter", LVM, f"{name} in {LVM} lets only disks of the old machine be seen", name)
+
+
+def array_items(situation: Situation) -> Iterator[Item]:
+    """Lines of arrays that become what lies on them, or stay behind: mdadm would report them as lost."""
+    made = {step.array.uuid for step in situation.stack if isinstance(step, MakeArray)}
+    written = {situation.disk.name, *(disk.name for disk in situation.also)}
+    disks = (disk for disk in situation.target.disks if disk.name not in written)
+    here = {_digits(uuid) for uuid in (*made, *(uuid for disk in disks for uuid in uuids_on(disk)))}
+    for path in MDADM:
+        lines = re.findall(r"^ARRAY\b[^\n]*\bUUID=([0-9a-f:]+)", read_text(situation.tree, path), re.M | re.I)
+        for uuid in dict.fromkeys(lines):
+            if _digits(uuid) not in here:
+                yield _item(
+                    Op.REMOVE, "array", path, f"{path} names array {uuid}, which this machine will not have", uuid
+                )
+
+
+def _digits(uuid: str) -> str:
+    """mdadm and blkid group them differently."""
+    return "".join(filter(str.isalnum, uuid)).lower()
 
 
 def display_settings(situation: Situation) -> Iterator[Item]:

@@ -17,6 +17,7 @@ from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
 from agent.model.grow import GROWING_BLOCKS, Grow
 from agent.model.image import BLOCKS, Manifest
+from agent.model.mirror import ALONE, Beside, with_members
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
 from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition, StackStep
@@ -42,6 +43,7 @@ class Layout:
     fits: tuple[FitFilesystem, ...] = ()  # blocks whose partition is larger, or begins elsewhere
     stack: tuple[StackStep, ...] = ()  # what stands between partitions and file systems, in the order of making
     stacked_bytes: Mapping[int, int] = field(default_factory=dict)  # size of each place that holds a file system
+    boots: bool = False  # it is made to start the system
     notes: tuple[str, ...] = ()  # what a person should know: grown, shrunk, left out, converted
 
 
@@ -54,11 +56,12 @@ def fit(  # noqa: PLR0913 - four of them have defaults
     grow: Grow = Grow(),  # noqa: B008 - a frozen value
     boot_free_bytes: int = 0,
     arrays: str = PLAIN,
+    beside: Beside = ALONE,
 ) -> Layout:
     """The layout of ``manifest``'s volumes on ``disk``, for a machine that boots by ``target_firmware``.
 
     ``boot_free_bytes``: what a /boot of its own must have free, beyond what the source's had if need be. ``arrays``:
-    plain or keep, as in `agent.model.stack_layout`.
+    plain or keep, as in `agent.model.stack_layout`. ``beside``: what other disks of the same restore have.
 
     Raises DoesNotFitError with needed and available sizes of every volume, RefusedError for what cannot be laid out.
     """
@@ -66,26 +69,28 @@ def fit(  # noqa: PLR0913 - four of them have defaults
     refuse_unmade(manifest, boots=bool(source.os.kernels))
     _refuse_bios_on_large_sectors(source, target_firmware, disk)
     main = main_disk(manifest)
-    storeys = StackLayout(manifest, main, StackWish(headroom_bytes, arrays, grow, boot_free_bytes))
+    storeys = StackLayout(manifest, main, StackWish(headroom_bytes, arrays, grow, boot_free_bytes, beside.peers))
     wanted = storeys.with_bases(wanted_partitions(on_partitions(manifest), main, headroom_bytes))
+    wanted = with_members(wanted, beside.members, beside.apart)
     wanted = with_boot_room(wanted, boot_free_bytes)
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
-        wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes)
+        wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes, beside.apart)
     if table == "gpt":
         wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
     placed, left_out = place(wanted, main, table, disk, grow)
-    table_id = _table_id(main, table, manifest)
+    table_id = _table_id(main, table, manifest, beside.apart)
     stack = storeys.build(placed)
     made = (*placed, *stack.leaves)
     return Layout(
         table=table,
         table_id=table_id,
-        partitions=_with_identities(placed, main, table, table_id, manifest),
+        partitions=_with_identities(placed, main, table, table_id, manifest, beside.apart),
         filesystems={p.want.number: _planned(p, manifest) for p in made if p.want.filesystem},
         volumes={volume: p.want.number for p in made for volume in p.want.volumes},
         fits=_fits(placed, disk.logical_sector_bytes),
         stack=stack.steps,
+        boots=bool(source.os.kernels),
         stacked_bytes={p.want.number: p.size_bytes for p in stack.leaves},
         notes=(
             *notes,
@@ -96,6 +101,11 @@ def fit(  # noqa: PLR0913 - four of them have defaults
             *_moved_notes(placed, table),
         ),
     )
+
+
+def esp_partition(layout: Layout) -> int:
+    """Number of its EFI system partition; 0: it has none."""
+    return next((part.number for part in layout.partitions if is_esp(part.type)), 0)
 
 
 def _refuse_what_cannot_be_made(manifest: Manifest) -> None:
@@ -160,23 +170,23 @@ def names_mbr_identities(source: Profile) -> bool:
     return "partuuid" in kinds or "PARTUUID=" in source.os.cmdline
 
 
-def _table_id(main: Disk | None, table: str, manifest: Manifest) -> str:
+def _table_id(main: Disk | None, table: str, manifest: Manifest, apart: str) -> str:
     if main is not None and main.table == table and main.table_id:
         return main.table_id.lower()
     split = main is not None and "/" in main.name  # a piece of one of the image's disks
-    made = derived(manifest, f"table of {main.name}" if main is not None and split else "table")
+    made = derived(manifest, f"table of {main.name}" if main is not None and split else "table", apart)
     return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
 
 
-def _with_identities(
-    placed: Sequence[Placed], main: Disk | None, table: str, table_id: str, manifest: Manifest
+def _with_identities(  # noqa: PLR0913
+    placed: Sequence[Placed], main: Disk | None, table: str, table_id: str, manifest: Manifest, apart: str
 ) -> tuple[PlannedPartition, ...]:
     parts: list[PlannedPartition] = []
     used: set[str] = set()
     for each in placed:
         want = each.want
         part_uuid = want.part_uuid if _is_guid(want.part_uuid) and want.part_uuid not in used else ""
-        part_uuid = part_uuid or str(derived(manifest, f"partition {want.number} {want.purpose}"))
+        part_uuid = part_uuid or str(derived(manifest, f"partition {want.number} {want.purpose}", apart))
         used.add(part_uuid)
         gpt = table == "gpt"
         parts.append(

@@ -109,6 +109,13 @@ class PlannedArray(msgspec.Struct, frozen=True, kw_only=True):
     bitmap: bool = False
 
 
+class PlannedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition of a further disk that is a member of an array."""
+
+    disk: str  # DiskIdentity.name of one of Plan.also
+    partition: int
+
+
 class PlannedPhysicalVolume(msgspec.Struct, frozen=True, kw_only=True):
     on: int  # partition or place
     uuid: str
@@ -144,6 +151,7 @@ class MakeArray(msgspec.Struct, frozen=True, kw_only=True, tag="make-array"):
     place: int
     on: tuple[int, ...]
     array: PlannedArray
+    also: tuple[PlannedMember, ...] = ()  # its members on further disks
 
 
 class MakeVolumeGroup(msgspec.Struct, frozen=True, kw_only=True, tag="make-volume-group"):
@@ -231,6 +239,13 @@ class Relabel(msgspec.Struct, frozen=True, kw_only=True, tag="relabel"):
     fallback: str = "/.autorelabel"  # made where it cannot be done from here
 
 
+class BootDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A further disk from which the system can start, too: a mirror's other half."""
+
+    disk: DiskIdentity
+    esp_partition: int = 0
+
+
 class InstallBootloader(msgspec.Struct, frozen=True, kw_only=True, tag="install-bootloader"):
     """Make the disk bootable, last of all writes: boot sector or ESP, fallback path, NVRAM entry."""
 
@@ -242,6 +257,7 @@ class InstallBootloader(msgspec.Struct, frozen=True, kw_only=True, tag="install-
     label: str = ""  # of the NVRAM entry; "" makes none
     known_as: str = ""  # device node that the system will know the disk by; "" asks udev, which knows it here
     distributor: str = "debian"  # directory below EFI/
+    also: tuple[BootDisk, ...] = ()
 
 
 class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
@@ -251,6 +267,7 @@ class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
     esp_partition: int
     releases: tuple[str, ...]
     modules: tuple[str, ...]
+    also: tuple[BootDisk, ...] = ()
 
 
 Step = (
@@ -337,8 +354,9 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
             return f"adapt [{recipe.tier}] {recipe.id}: {recipe.title}{origin}"
         case RebuildInitramfs(release=release, modules=modules):
             return f"rebuild initramfs of {release}" + (f" with {', '.join(modules)}" if modules else "")
-        case InstallBootloader(firmware=firmware):
-            return f"install boot loader for {firmware.upper()}"
+        case InstallBootloader(firmware=firmware, also=also):
+            more = f", on {', '.join(each.disk.name for each in also)} too" if also else ""
+            return f"install boot loader for {firmware.upper()}{more}"
         case Relabel():
             return "label what was changed as the image's SELinux policy says"
         case VerifyBoot():
@@ -357,10 +375,11 @@ def _describe_stack(step: StackStep) -> str:
     match step:
         case MakeLuks(place=place, on=on, luks=luks):
             return f"encrypt {_place(on)} as LUKS{luks.version} {luks.uuid}, opened as {luks.name} (place {place})"
-        case MakeArray(place=place, on=on, array=array):
-            missing = array.devices - len(on)
+        case MakeArray(place=place, on=on, array=array, also=also):
+            missing = array.devices - len(on) - len(also)
+            members = [*map(_place, on), *(f"{_place(each.partition)} of {each.disk}" for each in also)]
             return (
-                f"make {array.level} {array.uuid} of {', '.join(map(_place, on))}"
+                f"make {array.level} {array.uuid} of {', '.join(members)}"
                 + (f" and {missing} missing" if missing else "")
                 + f" as {array.node} (place {place})"
             )

@@ -18,9 +18,10 @@ from agent.model import plan
 from agent.model.choices import NONE, Choices, unused_components
 from agent.model.clashes import same_names
 from agent.model.image import BLOCKS, BootCode, Component, Manifest, Volume
-from agent.model.layout import Layout
+from agent.model.layout import Layout, esp_partition
 from agent.model.plan import (
     ApplyRecipe,
+    BootDisk,
     ClearDisk,
     ComponentChoice,
     InstallBootloader,
@@ -166,12 +167,12 @@ def components_named(components: Iterable[Component], operation: Install) -> tup
 
 
 def disk_steps(decisions: Decisions) -> Iterator[Step]:
-    for target, (name, layout) in zip(
-        (decisions.disk, *(d for d, _ in decisions.also)), decisions.layouts, strict=True
-    ):
+    """Every table first: what stands on partitions may stand on those of several disks."""
+    for target, layout in ((decisions.disk, decisions.layout), *decisions.also):
         disk = identity(target)
         yield ClearDisk(disk=disk)
         yield WriteTable(disk=disk, table=layout.table, table_id=layout.table_id, partitions=layout.partitions)
+    for name, layout in decisions.layouts:
         yield from layout.stack
         for number in sorted(layout.filesystems):
             yield MakeFilesystem(partition=number, filesystem=layout.filesystems[number], disk=name)
@@ -204,9 +205,8 @@ def _place_of(volume: Volume, decisions: Decisions) -> tuple[str, int]:
 
 
 def _on_esp(decisions: Decisions, name: str, number: int) -> bool:
-    return not name and any(
-        part.number == number and part.type.lower() in ESP_TYPES for part in decisions.layout.partitions
-    )
+    parts = dict(decisions.layouts)[name].partitions
+    return any(part.number == number and part.type.lower() in ESP_TYPES for part in parts)
 
 
 def _tree_steps(volume: Volume, disk: str, number: int, trust_metadata: bool) -> tuple[Step, Step]:
@@ -252,7 +252,7 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         yield from (WriteBootCode(disk=disk, code=each.code) for each in own_boot_code(decisions))
         return
     firmware = decisions.target.platform.firmware
-    esp = esp_partition(decisions.layout)
+    esp, also = esp_partition(decisions.layout), tuple(further_boot_disks(decisions))
     yield InstallBootloader(
         firmware=firmware,
         disk=disk,
@@ -261,11 +261,20 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         boot_directory="/" if mountpoint(boot_volume(decisions.manifest)) == "/boot" else "/boot",
         label=decisions.source.os.id or "regraft",
         distributor=EFI_FOLDERS.get(decisions.source.os.id, decisions.source.os.id) or "debian",
+        also=also,
     )
     if requested(decisions.recipes, "relabel"):
         yield Relabel()
     needed = dict.fromkeys((*modules, *boot_modules(decisions.manifest, decisions.layout.stack)))
-    yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=tuple(needed))
+    yield VerifyBoot(firmware=firmware, esp_partition=esp, releases=releases, modules=tuple(needed), also=also)
+
+
+def further_boot_disks(decisions: Decisions) -> Iterator[BootDisk]:
+    """The disks beside the first from which the system starts, too."""
+    uefi = decisions.target.platform.firmware is Firmware.UEFI
+    for disk, layout in decisions.also:
+        if layout.boots:
+            yield BootDisk(disk=identity(disk), esp_partition=esp_partition(layout) if uefi else 0)
 
 
 def own_boot_code(decisions: Decisions) -> tuple[BootCode, ...]:
@@ -331,10 +340,6 @@ def requested_modules(recipes: Iterable[BoundRecipe]) -> tuple[str, ...]:
         for module in operation.modules
     ]
     return tuple(dict.fromkeys(wanted))
-
-
-def esp_partition(layout: Layout) -> int:
-    return next((part.number for part in layout.partitions if part.type.lower() in ESP_TYPES), 0)
 
 
 def boot_volume(manifest: Manifest) -> Volume:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field, replace
 from agent.errors import RefusedError, UsageError
 from agent.model.grow import Grow
 from agent.model.image import Manifest, Volume
+from agent.model.mirror import Member, members_on, refuse_divided_stack
 from agent.model.profile import NO_STACK, Disk
-from agent.model.stack_layout import PLAIN
+from agent.model.stack_layout import KEEP, PLAIN
 from agent.model.target_disk import select_disk
-from agent.model.wanted import main_disk
+from agent.model.wanted import holding_disks, main_disk
 from agent.model.wording import printable, size_text
 
 
@@ -31,7 +32,7 @@ class Wish:
     grow: Grow = field(default_factory=Grow)
     also: tuple[str, ...] = ()  # selectors of further disks to write
     maps: tuple[tuple[str, str], ...] = ()  # (disk or volume of the image, selector of a disk to write)
-    arrays: str = PLAIN  # md RAID on one disk: plain or keep, as in agent.model.stack_layout
+    arrays: str = PLAIN  # md RAID: plain or keep, as in agent.model.stack_layout
 
 
 NO_WISH = Wish()
@@ -43,6 +44,7 @@ class Share:
 
     disk: Disk
     manifest: Manifest
+    members: tuple[Member, ...] = ()  # of arrays that stand on the disk that boots, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +83,19 @@ def spread(manifest: Manifest, disks: Sequence[Disk], wish: Wish) -> Spread:
     places = _mapped(manifest, disks, wish)
     if len(disks) == 1:
         return Spread((Share(disks[0], manifest),), {disk.name: disks[0] for disk in manifest.disks})
-    refuse_divided_stack(manifest, disks)
     receives, ties = _receivers(manifest, disks, places)
+    refuse_divided_stack(manifest, disks, receives, keeps=wish.arrays == KEEP)
     elsewhere = {v.id: places[v.id] for v in manifest.volumes if v.id in places and v.disk in receives}
     elsewhere = {id_: disk for id_, disk in elsewhere.items() if disk != receives[_volume(manifest, id_).disk]}
-    shares = tuple(Share(disk, _part(manifest, disk, receives, elsewhere)) for disk in disks)
+    shares = tuple(_share(manifest, disk, receives, elsewhere) for disk in disks)
     for share in shares:
-        if not share.manifest.volumes:
+        if not share.manifest.volumes and not share.members:
             raise RefusedError(
                 f"disk {share.disk.name} (serial {share.disk.serial or '-'}) would be erased, and nothing of the image "
                 "goes to it",
                 f"map a volume to it, such as --map /srv=name={share.disk.name}, or leave the disk out",
             )
     return Spread(shares, receives, tuple(_notes(manifest, receives, elsewhere)), tuple(ties))
-
-
-def refuse_divided_stack(manifest: Manifest, disks: Sequence[Disk]) -> None:
-    """A stack joins disks: which part of it a second one would carry is not decided here."""
-    if manifest.stack == NO_STACK or len(disks) == 1:
-        return
-    stack = manifest.stack
-    named = [*(f"LUKS {each.name or each.uuid}" for each in stack.luks),
-             *(f"{each.level} {each.node}" for each in stack.arrays),
-             *(f"volume group {each.name}" for each in stack.groups)]  # fmt: skip
-    raise RefusedError(
-        f"the image has {', '.join(named)}, and {len(disks)} disks are to be written "
-        f"({', '.join(disk.name for disk in disks)}); expected one disk for an image with LVM, LUKS or md RAID",
-        "name one disk, large enough for all of it",
-    )
 
 
 def _mapped(manifest: Manifest, disks: Sequence[Disk], wish: Wish) -> dict[str, Disk]:
@@ -137,7 +124,7 @@ def _receivers(
         return {}, []
     boots = places.get(main.name, disks[0])
     receives, ties = {main.name: boots}, []
-    holding = {volume.disk for volume in manifest.volumes}
+    holding = holding_disks(manifest)
     others = [disk for disk in manifest.disks if disk is not main and disk.name in holding]
     free = [disk for disk in disks if disk != boots and disk not in places.values()]
     for source in sorted(others, key=lambda disk: (disk.name not in places, -disk.size_bytes)):
@@ -162,6 +149,15 @@ def _receivers(
 def _unlike(source: Disk, disk: Disk) -> tuple[bool, int]:
     """How far a disk is from the one it replaces: one that is smaller is worse than any that is not."""
     return disk.size_bytes < source.size_bytes, abs(disk.size_bytes - source.size_bytes)
+
+
+def _share(manifest: Manifest, disk: Disk, receives: Mapping[str, Disk], elsewhere: Mapping[str, Disk]) -> Share:
+    """What one disk receives. What stands on a mirror comes with the disk that boots."""
+    part = _part(manifest, disk, receives, elsewhere)
+    if manifest.stack == NO_STACK or next(iter(receives.values()), disk) == disk:
+        return Share(disk, part)
+    members = tuple(members_on(manifest, part.disks))
+    return Share(disk, replace(part, stack=NO_STACK), members)
 
 
 def _part(manifest: Manifest, disk: Disk, receives: Mapping[str, Disk], elsewhere: Mapping[str, Disk]) -> Manifest:

@@ -5,13 +5,13 @@
 
 Everything that the image's disks carry goes onto one disk. Physical volumes of other disks go, when their group has one
 on the disk that is taken over; else their partition comes along. An array becomes what lies on it, plainly on the
-partition, or is made with its other members missing (``keep_arrays``). Identities are kept, so that fstab, crypttab,
-mdadm.conf and the boot loader name what is there.
+partition, or is kept (KEEP): its other members are on further disks (`agent.model.mirror`), or missing. Identities
+are kept, so that fstab, crypttab, mdadm.conf and the boot loader name what is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.errors import DoesNotFitError, RefusedError
@@ -19,6 +19,7 @@ from agent.model.filesystem_size import MIB, minimum_bytes
 from agent.model.grow import Grow, shares
 from agent.model.grow import names_of as names_to_grow
 from agent.model.image import Manifest, Volume
+from agent.model.mirror import Peer
 from agent.model.partition_types import LINUX
 from agent.model.placing import Placed
 from agent.model.plan import (
@@ -30,6 +31,7 @@ from agent.model.plan import (
     PlannedGroup,
     PlannedLogicalVolume,
     PlannedLuks,
+    PlannedMember,
     PlannedPhysicalVolume,
     StackStep,
 )
@@ -66,6 +68,7 @@ class StackWish:
     arrays: str = PLAIN
     grow: Grow = field(default_factory=Grow)
     boot_free_bytes: int = 0  # as in agent.model.layout.fit
+    peers: Mapping[str, tuple[Peer, ...]] = field(default_factory=dict)  # as in agent.model.mirror.Beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +317,11 @@ class StackLayout:
             self._steps.append(MakeLuks(place=made, on=number, luks=planned_luks(luks)))
             self._give(luks_place(luks), made, size_bytes - luks.offset_bytes)
         elif array is not None and self._is_made(array):
-            made = self._take_number()
-            self._steps.append(MakeArray(place=made, on=(number,), array=planned_array(array)))
-            self._give(array_place(array), made, size_bytes - array.offset_bytes - ARRAY_SLACK_BYTES)
+            made, peers = self._take_number(), self.wish.peers.get(array.uuid, ())
+            also = tuple(PlannedMember(disk=peer.disk, partition=peer.partition) for peer in peers)
+            self._steps.append(MakeArray(place=made, on=(number,), array=planned_array(array), also=also))
+            least = min([size_bytes, *(peer.size_bytes for peer in peers)])
+            self._give(array_place(array), made, least - array.offset_bytes - ARRAY_SLACK_BYTES)
         elif array is not None:
             self._notes.append(
                 f"{array.level} {array.node} of {array.devices} devices becomes what lies on it, "

@@ -72,8 +72,12 @@ class Wanted:
         return mountpoint or self.purpose or f"partition {self.number}"
 
 
-def derived(manifest: Manifest, what: str) -> uuid.UUID:
-    """An identity that this image always gives to ``what``: no chance in decisions."""
+def derived(manifest: Manifest, what: str, apart: str = "") -> uuid.UUID:
+    """An identity that this image always gives to ``what``: no chance in decisions.
+
+    ``apart``: the image's disk whose partitions go to a disk of their own, beside the one that boots.
+    """
+    what += f" of {apart}" if apart else ""
     return uuid.uuid5(_NAMESPACE, f"{manifest.machine}\n{manifest.time}\n{manifest.profile.sha256}\n{what}")
 
 
@@ -268,17 +272,20 @@ def held_bytes(volume: Volume) -> int:
     return min(used, most) if used and volume.filesystem.kind in EXT else most
 
 
-def with_boot_partitions(
-    wanted: list[Wanted], table: str, firmware: Firmware, manifest: Manifest, sector_bytes: int
+def with_boot_partitions(  # noqa: PLR0913 - the last has a default
+    wanted: list[Wanted], table: str, firmware: Firmware, manifest: Manifest, sector_bytes: int, apart: str = ""
 ) -> list[Wanted]:
-    """An EFI system partition for UEFI, in the place of a BIOS boot partition if there is one; the reverse for BIOS."""
+    """An EFI system partition for UEFI, in the place of a BIOS boot partition if there is one; the reverse for BIOS.
+
+    ``apart``, as for `derived`, has a copy of the EFI system partition, which is mounted nowhere.
+    """
     bios_boot = next((want for want in wanted if is_bios_boot(want.type)), None)
     if firmware is Firmware.UEFI:
-        wanted = [_with_filesystem(want, manifest) if is_esp(want.type) else want for want in wanted]
+        wanted = [_with_filesystem(want, manifest, apart) if is_esp(want.type) else want for want in wanted]
     if firmware is Firmware.UEFI and not any(is_esp(want.type) for want in wanted):
         number = bios_boot.number if bios_boot else free_number(wanted, table)
         rest = [want for want in wanted if want is not bios_boot]
-        return [_new_esp(number, table, manifest, sector_bytes), *rest]
+        return [_new_esp(number, table, manifest, sector_bytes, apart), *rest]
     if firmware is Firmware.BIOS and table == "gpt" and bios_boot is None:
         made = Wanted(
             number=free_number(wanted, table),
@@ -286,7 +293,7 @@ def with_boot_partitions(
             source_bytes=BIOS_BOOT_BYTES,
             minimum_bytes=BIOS_BOOT_BYTES,
             purpose="bios-grub",
-            part_uuid=str(derived(manifest, "bios-grub")),
+            part_uuid=str(derived(manifest, "bios-grub", apart)),
         )
         return [made, *wanted]
     return wanted
@@ -304,28 +311,30 @@ def free_number(wanted: Sequence[Wanted], table: str) -> int:
     return free
 
 
-def _new_esp(number: int, table: str, manifest: Manifest, sector_bytes: int) -> Wanted:
+def _new_esp(number: int, table: str, manifest: Manifest, sector_bytes: int, apart: str) -> Wanted:
     return Wanted(
         number=number,
         type=ESP if table == "gpt" else ESP_MBR,
         source_bytes=ESP_BYTES,
         minimum_bytes=ESP_FLOOR_BYTES.get(sector_bytes, ESP_BYTES),
         purpose="esp",
-        part_uuid=str(derived(manifest, "esp-partition")) if table == "gpt" else "",
+        part_uuid=str(derived(manifest, "esp-partition", apart)) if table == "gpt" else "",
         part_label="EFI System Partition" if table == "gpt" else "",
-        filesystem=_esp_filesystem(manifest),
+        filesystem=_esp_filesystem(manifest, apart),
     )
 
 
-def _esp_filesystem(manifest: Manifest) -> FileSystem:
+def _esp_filesystem(manifest: Manifest, apart: str) -> FileSystem:
+    """A copy has the same UUID: fstab finds whichever of the two disks is left."""
     serial = derived(manifest, "esp-filesystem").hex[:8].upper()
+    mountpoint = "" if apart else "/boot/efi"
     return FileSystem(
-        "vfat", uuid=f"{serial[:4]}-{serial[4:]}", label="EFI", mountpoint="/boot/efi", options="umask=0077"
+        "vfat", uuid=f"{serial[:4]}-{serial[4:]}", label="EFI", mountpoint=mountpoint, options="umask=0077"
     )
 
 
-def _with_filesystem(want: Wanted, manifest: Manifest) -> Wanted:
+def _with_filesystem(want: Wanted, manifest: Manifest, apart: str) -> Wanted:
     """An EFI system partition that was not mounted when the image was made is made anew."""
     if want.filesystem is not None or want.blocks is not None:
         return want
-    return replace(want, filesystem=_esp_filesystem(manifest), purpose="esp", may_go=False)
+    return replace(want, filesystem=_esp_filesystem(manifest, apart), purpose="esp", may_go=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.errors import RefusedError, UsageError
@@ -40,6 +40,19 @@ class Found:
     left_out: tuple[Excluded, ...]
 
 
+def blocks_on(
+    disks: Iterable[Disk], trees: Sequence[SourceVolume], choice: Choice, around: Surroundings | None = None
+) -> Found:
+    """The blocks volumes of several disks; what two of them would call the same has its disk's name, too."""
+    volumes: list[SourceVolume] = []
+    left_out: list[Excluded] = []
+    for disk in disks:
+        found, taken = blocks_of(disk, trees, choice, around), {each.id for each in volumes}
+        volumes += [replace(v, id=f"{v.id}-{disk.name}") if v.id in taken else v for v in found.volumes]
+        left_out += found.left_out
+    return Found(tuple(volumes), tuple(left_out))
+
+
 def blocks_of(disk: Disk, trees: Sequence[SourceVolume], choice: Choice, around: Surroundings | None = None) -> Found:
     """The blocks volumes of a disk, beside its ``trees``; ``around`` of a system that runs from that disk.
 
@@ -57,7 +70,7 @@ def blocks_of(disk: Disk, trees: Sequence[SourceVolume], choice: Choice, around:
         reason = "left out by the call" if name in choice.without else _why_not(kind, name, around)
         if kind == "btrfs" and held and any(held.uuid == tree.filesystem.uuid for tree in trees):
             reason = "a further device of a btrfs that is captured by its files"
-        if part and trees and is_esp(part.type) and kind == "vfat":
+        if part and trees and is_esp(part.type) and kind in ("vfat", ""):
             reason = "an EFI system partition that the system does not mount: it is made anew"
         if reason:
             left_out.append(Excluded(f"/dev/{name}", reason))

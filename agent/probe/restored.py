@@ -29,7 +29,8 @@ def mounted_volumes(
             # What stands on several of the disks is opened once, with the first.
             reached = any(disk.name == other.name for places in opened for other in places.others)
             opened.append(Places(disk) if reached else stack.enter_context(opened_places(disk, machine, key_of)))
-        found = {held.uuid: (places, number) for places in opened for number, held in places.contents() if held.uuid}
+        every = ((held.uuid, (places, number)) for places in opened for number, held in places.contents() if held.uuid)
+        found = dict(reversed([*every]))  # a further disk may have a copy: what lies on the first is meant
         for volume in sorted(manifest.trees, key=lambda v: len(PurePosixPath(v.filesystem.mountpoint).parts)):
             place = found.get(volume.filesystem.uuid)
             if place is None:

@@ -32,7 +32,7 @@ from agent.model.profile import (
 from agent.model.stack import disks_of, held_at, on_disks, with_holds
 from agent.model.subvolumes import TOP, is_own_root, subvolume_option
 from agent.model.tree import read_text
-from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, boot_code, refuse_unknown
+from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, blocks_on, boot_code, refuse_unknown
 from agent.probe.disks import Surroundings, mount_of, partition_name, read_disk
 from agent.probe.filesystems import mounted_use, unclean
 from agent.probe.live_tree import LiveTree
@@ -40,7 +40,7 @@ from agent.probe.machine import merged, probe_hardware, probe_machine, probe_roo
 from agent.probe.mounts import FstabEntry, Mount, disks_below, fstab_entries
 from agent.probe.network import named_by_system
 from agent.probe.stack import OpenStack, read_stack
-from agent.probe.stack_open import KeyOf, Places, no_keys, opened_places
+from agent.probe.stack_open import BESIDE_STEP, KeyOf, Places, no_keys, opened_places
 from agent.probe.stack_source import crypttab_names, left_out_of_stack, refuse_unmade
 from agent.probe.subvolumes import Lies, Mounted, System, is_subvolume, seen_on, shown_subvolume, volumes_in
 from agent.process import run
@@ -72,10 +72,10 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     names = disk_names(volumes, profile.stack)
     disks = [disk for disk in profile.disks if disk.name in names]
     refuse_unknown(choice, disks)
-    found = [blocks_of(disk, volumes, choice, around) for disk in disks]
-    source = source_of(profile, [*volumes, *(volume for each in found for volume in each.volumes)])
+    found = blocks_on(disks, volumes, choice, around)
+    source = source_of(profile, [*volumes, *found.volumes])
     refuse_unmade(source)
-    left_out = (*left_out_of(systems), *(each for one in found for each in one.left_out), *left_out_of_stack(source))
+    left_out = (*left_out_of(systems), *found.left_out, *left_out_of_stack(source))
     return replace(source, left_out=left_out, excludes=(*excludes_of(systems), *site_excludes(tree)))
 
 
@@ -246,7 +246,7 @@ class MountedSystem:
     """The system of a disk, mounted to be read."""
 
     tree: LiveTree
-    disk: Disk  # as its own system would describe it
+    disks: tuple[Disk, ...]  # as its own system would describe them, the one that boots first
     volumes: list[SourceVolume]
     left_out: tuple[Excluded, ...]
     excludes: tuple[Excluded, ...]  # patterns of what stays behind in the trees
@@ -278,9 +278,10 @@ def mounted_system(
             mounted.setdefault(number, []).append(Mounted(shown, entry.mountpoint, where))
         systems = [volumes_at(places, number, each, entries) for number, each in mounted.items()]
         volumes = named_volumes(systems)
-        blocks = blocks_of(places.disk, volumes, choice)
+        blocks = blocks_on(places.disks, volumes, choice)
+        described = tuple(described_disk(places, index, volumes, entries) for index in range(len(places.disks)))
         yield MountedSystem(
-            tree, described_disk(places, volumes, entries), [*volumes, *blocks.volumes],
+            tree, described, [*volumes, *blocks.volumes],
             (*left_out_of(systems), *blocks.left_out), excludes_of(systems), described_stack(places, volumes, entries),
         )  # fmt: skip
 
@@ -289,37 +290,56 @@ def volumes_at(places: Places, number: int, mounted: list[Mounted], entries: tup
     """The volumes of one file system of a disk that does not run."""
     held = replace(places.held(number), mountpoint=mounted[0].mountpoint)
     word, kernel = places.word(number), places.node_name(number)
-    lies = Lies(kernel, device=word) if word else Lies(kernel, places.disk.name, number)
+    disk, partition = places.on_disk(number)
+    lies = Lies(kernel, device=word) if word else Lies(kernel, disk.name, partition)
     if held.kind == "btrfs":
         return volumes_in(mounted, lies, held, entries, AT_REST)
     return System((lies.volume(held, mounted[0].path, AT_REST),))
 
 
 @contextmanager
-def offline_source(
-    disk_name: str, machine: str, mount_root: Path, choice: Choice = NO_CHOICE, key_of: KeyOf = no_keys
+def offline_source(  # noqa: PLR0913 - three of them have defaults
+    disk_name: str,
+    machine: str,
+    mount_root: Path,
+    choice: Choice = NO_CHOICE,
+    key_of: KeyOf = no_keys,
+    also: Sequence[str] = (),
 ) -> Iterator[CaptureSource]:
     """The system on a disk of this machine, and this machine's hardware. ``key_of`` opens what is encrypted.
 
-    Without a system whose files are read (Windows, or only data), the disk as it is, by its blocks.
+    ``also``: names of further disks of that system; those that its stack reaches to need not be named. Without a system
+    whose files are read (Windows, or only data), the disk as it is, by its blocks.
     """
     hardware = probe_hardware(machine)
-    disk = next((disk for disk in hardware.disks if disk.name == disk_name), None) or read_disk(disk_name)
-    refuse_unknown(choice, [disk])
-    with opened_places(disk, hardware.disks, key_of) as places:
+    known = {each.name: each for each in hardware.disks}
+    disk, *beside = [known.get(name) or read_disk(name) for name in (disk_name, *also)]
+    with opened_places(disk, hardware.disks, key_of, beside) as places:
+        refuse_unknown(choice, places.disks)
         root = find_root(places, mount_root, choice)
         if root is None:
+            refuse_without_system(places, also)
             yield disk_source(disk, hardware, choice)
             return
         with mounted_system(places, root, mount_root, choice) as system:
             software = probe_root(system.tree, machine)
             nics = named_by_system(hardware.network.nics, software.network.configs, software.os.cmdline)
-            others = tuple(each for each in hardware.disks if each.name != disk.name)
-            hardware = replace(hardware, disks=(system.disk, *others), network=Network(nics=nics), stack=system.stack)
+            own = {each.name for each in system.disks}
+            disks = (*system.disks, *(each for each in hardware.disks if each.name not in own))
+            hardware = replace(hardware, disks=disks, network=Network(nics=nics), stack=system.stack)
             source = source_of(merged(hardware, software), system.volumes)
             refuse_unmade(source)
             left_out = (*system.left_out, *left_out_of_stack(source))
             yield replace(source, left_out=left_out, excludes=(*system.excludes, *site_excludes(system.tree)))
+
+
+def refuse_without_system(places: Places, also: Sequence[str]) -> None:
+    if also:
+        raise RefusedError(
+            f"no file system on {', '.join(each.name for each in places.disks)} holds a system (/etc/os-release and "
+            "/etc/fstab); expected one, for an image of several disks",
+            "capture each disk alone",
+        )
 
 
 def disk_source(disk: Disk, hardware: Profile, choice: Choice) -> CaptureSource:
@@ -428,12 +448,12 @@ def place_named(device: str, places: Places) -> int | None:
     for number, held in places.contents():
         if equals and tag in TAGS and getattr(held, TAGS[tag]).lower() == value.lower():
             return number
-    for part in places.disk.partitions:
+    for number, part in places.partitions():
         if equals and value and value.lower() in _part_names(tag, part):
-            return part.number
+            return number
         named = re.fullmatch(r"/dev/(?:[shv]d[a-z]|xvd[a-z]|(?:nvme\d+n|mmcblk)\d+p)(\d+)", device)
-        if not equals and named and int(named[1]) == part.number:
-            return part.number
+        if not equals and named and int(named[1]) == number:
+            return number
     return places.named(device)
 
 
@@ -455,20 +475,21 @@ def described_stack(places: Places, volumes: list[SourceVolume], entries: tuple[
     return with_holds(places.stack, {w: replace(fs, options=options.get(w, "")) for w, fs in known.items()})
 
 
-def described_disk(places: Places, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:
-    """The disk as its own system would describe it."""
-    disk = places.disk
+def described_disk(places: Places, index: int, volumes: list[SourceVolume], entries: tuple[FstabEntry, ...]) -> Disk:
+    """One of the disks as its own system would describe it; the first is the one that boots."""
+    disk = places.disks[index]
     options = {number: entry.options for entry, number in reversed(fstab_places(entries, places))}
     swaps = {place_named(entry.device, places): entry.options for entry in entries if entry.kind == "swap"}
-    known = {v.partition: v.filesystem for v in reversed(volumes) if v.disk}  # of several the outermost
+    known = {v.partition: v.filesystem for v in reversed(volumes) if v.disk == disk.name}  # of several the outermost
 
-    def described(number: int, held: FileSystem | None) -> FileSystem | None:
+    def described(partition: int, held: FileSystem | None) -> FileSystem | None:
+        number = BESIDE_STEP * index + partition
         if held is None:
             return None
         if held.kind == "swap":
             return replace(held, options=swaps.get(number, ""))
-        return replace(known.get(number, held), options=options.get(number, ""))
+        return replace(known.get(partition, held), options=options.get(number, ""))
 
     partitions = tuple(replace(part, holds=described(part.number, part.holds)) for part in disk.partitions)
     found = replace(disk, partitions=partitions, holds=described(0, disk.holds), in_use=(), boot_medium=False)
-    return with_boot_role([found], [disk.name])[0]
+    return found if index else with_boot_role([found], [disk.name])[0]

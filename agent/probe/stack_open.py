@@ -4,22 +4,22 @@ partitions ─► cryptsetup open --readonly ─┐
            ─► mdadm --assemble --readonly ─┼─► what these hold, again ─► Places
            ─► vgchange -ay, read-only ─────┘
 
-Nothing is written: arrays are started read-only, a member that is missing does not matter to a mirror; logical volumes
-are read-only; no array or group is touched that does not have a member on the disk.
+Nothing is written: arrays are started read-only, and only with all the members that they had last; logical volumes are
+read-only; no array or group is touched that does not have a member on the disk.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import RefusedError
 from agent.model.plan import FIRST_STACKED
-from agent.model.profile import NO_STACK, Disk, FileSystem, Stack
+from agent.model.profile import NO_STACK, Disk, FileSystem, Partition, Stack
 from agent.model.stack import MEMBERS, disks_of, place_named, storeys
 from agent.probe.disks import Surroundings, partition_name
 from agent.probe.filesystems import identify
@@ -27,6 +27,7 @@ from agent.probe.kernel_files import names_in
 from agent.probe.stack import LvmReport, luks_of, lvm_report, read_header, read_stack
 from agent.process import ProcessError, run
 
+BESIDE_STEP = 100_000  # more than a disk has partitions, and a stack places
 CLOSE_TRIES, CLOSE_PAUSE_S = 40, 0.25
 GROUP_NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
 
@@ -50,16 +51,31 @@ class StackedPlace:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Everything on a disk that can hold a file system, by number: 0 the whole disk, its partitions, then its stack."""
+    """Everything on a disk that can hold a file system, by number: 0 the whole disk, its partitions, then its stack;
+    from BESIDE_STEP on the same of further disks."""
 
     disk: Disk
     stack: Stack = NO_STACK
     stacked: tuple[StackedPlace, ...] = ()
     others: tuple[Disk, ...] = ()  # disks that the stack reaches to
+    beside: tuple[Disk, ...] = ()  # further disks of the same system: their partitions are places, too
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        return (self.disk, *self.beside)
+
+    def on_disk(self, number: int) -> tuple[Disk, int]:
+        """The disk of a place that is no part of the stack, and its partition number there."""
+        return self.disks[number // BESIDE_STEP], number % BESIDE_STEP
+
+    def partitions(self) -> list[tuple[int, Partition]]:
+        """The partitions of every disk, by their place."""
+        return [(BESIDE_STEP * index + part.number, part) for index, disk in enumerate(self.disks)
+                for part in disk.partitions]  # fmt: skip
 
     def contents(self) -> list[tuple[int, FileSystem]]:
-        whole = () if self.disk.partitions else ((0, self.disk.holds),)
-        found = (*whole, *((part.number, part.holds) for part in self.disk.partitions))
+        whole = [(BESIDE_STEP * index, disk.holds) for index, disk in enumerate(self.disks) if not disk.partitions]
+        found = (*whole, *((number, part.holds) for number, part in self.partitions()))
         plain = [(number, held) for number, held in found if held is not None]
         return [*plain, *((each.number, each.held) for each in self.stacked)]
 
@@ -71,7 +87,8 @@ class Places:
         stacked = self.at(number)
         if stacked is not None:
             return stacked.node
-        return partition_name(Path("/"), self.disk.name, number) if number else self.disk.name
+        disk, partition = self.on_disk(number)
+        return partition_name(Path("/"), disk.name, partition) if partition else disk.name
 
     def at(self, number: int) -> StackedPlace | None:
         return next((each for each in self.stacked if each.number == number), None)
@@ -88,28 +105,36 @@ class Places:
 
 
 @contextmanager
-def opened_places(disk: Disk, machine: Sequence[Disk], key_of: KeyOf) -> Iterator[Places]:
-    """The places of a disk, with its stack open to be read; closed at the end, whatever happens."""
-    members = {name: held for name, held in _members(disk).items() if held.kind in MEMBERS}
+def opened_places(
+    disk: Disk, machine: Sequence[Disk], key_of: KeyOf, beside: Sequence[Disk] | None = None
+) -> Iterator[Places]:
+    """The places of a disk, with its stack open to be read; closed at the end, whatever happens.
+
+    ``beside``: further disks of the same system, those that its stack reaches to are added; None: only the one disk.
+    """
+    given = tuple(beside or ())
+    members = {name: held for each in (disk, *given) for name, held in _members(each).items() if held.kind in MEMBERS}
     if not members:
-        yield Places(disk)
+        yield Places(disk, beside=given)
         return
-    others = [each for each in machine if each.name != disk.name and not each.in_use and not each.boot_medium]
+    own = {each.name for each in (disk, *given)}
+    others = [each for each in machine if each.name not in own and not each.in_use and not each.boot_medium]
     with ExitStack() as closing:
         opener = _Opener(members, {name: held for other in others for name, held in _members(other).items()}, key_of)
         opener.open_all(closing)
         around = Surroundings.of()
-        found = read_stack((disk, *others), around)
+        found = read_stack((disk, *given, *others), around)
         if around.unread:
             raise RefusedError(f"the stack on {disk.name} cannot be read: {'; '.join(around.unread)}")
-        mine = [(word, held) for word, held, _ in storeys(found.stack) if disk.name in disks_of(found.stack, word)]
+        mine = [(word, held) for word, held, _ in storeys(found.stack) if own & disks_of(found.stack, word)]
         stacked = [
             StackedPlace(FIRST_STACKED + index, word, found.nodes[word], held)
             for index, (word, held) in enumerate((word, held) for word, held in mine if held is not None)
             if word in found.nodes
         ]
         reached = {name for word, _ in mine for name in disks_of(found.stack, word)}
-        yield Places(disk, found.stack, tuple(stacked), tuple(each for each in others if each.name in reached))
+        reaching = tuple(each for each in others if each.name in reached)
+        yield Places(disk, found.stack, tuple(stacked), reaching, () if beside is None else (*given, *reaching))
 
 
 def _members(disk: Disk) -> dict[str, FileSystem]:
@@ -161,6 +186,7 @@ class _Opener:
         same += [other for other in list(self.pending) if array_uuid_of(self.pending, other) == wanted]
         for other in same:
             self.pending.pop(other, None)
+        refuse_missing_members([name, *same])
         node = free_array_name()
         nodes = [f"/dev/{each}" for each in (name, *same)]
         run(["mdadm", "--assemble", "--readonly", "--run", f"/dev/{node}", *nodes], timeout_s=120)
@@ -183,6 +209,32 @@ class _Opener:
             minors = [row["lv_kernel_minor"] for row in after.logical if row["vg_name"] == group]
             found += [f"dm-{minor}" for minor in minors if minor.isdigit()]
         return found
+
+
+def refuse_missing_members(names: Sequence[str]) -> None:
+    """All members that the array had when it ran last must be here: one alone may be the older half of a mirror."""
+    examined = [told_by(run(["mdadm", "--examine", f"/dev/{name}"], timeout_s=60).stdout) for name in names]
+    wanted, called = active_members(examined), examined[0].get("Name", "").partition(" ")[0]
+    if len(names) < wanted:
+        raise RefusedError(
+            f"array {called or array_uuid(names[0])} had {wanted} members when it ran last, and {len(names)} of them "
+            f"{'are' if len(names) > 1 else 'is'} here: {', '.join(f'/dev/{name}' for name in sorted(names))}",
+            "attach the machine's other disks too; if one is lost, run the array once without it (‘mdadm --assemble "
+            "--run’, then ‘mdadm --stop’), and capture again",
+        )
+
+
+def told_by(examined: str) -> dict[str, str]:
+    """The values of ``mdadm --examine``."""
+    pairs = (line.partition(" : ") for line in examined.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def active_members(examined: Sequence[Mapping[str, str]]) -> int:
+    """How many members an array has, as the one says that was written last; metadata 0.90 counts, 1.x draws them."""
+    newest = max(examined, key=lambda told: [int(word) for word in re.findall(r"\d+", told.get("Events", "0"))])
+    state = newest.get("Array State", "").partition(" ")[0]
+    return sum(letter in "AR" for letter in state) if state else int(newest.get("Active Devices", "0"))
 
 
 def array_uuid_of(known: dict[str, FileSystem], name: str) -> str:

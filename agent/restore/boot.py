@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,24 +36,35 @@ _MAKERS = (
 _INSTALLERS = ("/usr/sbin/grub-install", "/usr/sbin/grub2-install")
 
 
+BootPlace = tuple[DiskHandle, int]  # a disk, and the number of its EFI system partition
+
+
 @dataclass(frozen=True, slots=True)
 class Installed:
     changed: tuple[str, ...]  # paths of the restored system
     warnings: tuple[str, ...]  # what a person must know
 
 
-def install_bootloader(root: Path, sandbox: Sandbox, step: InstallBootloader, disk: DiskHandle) -> Installed:
-    """Make the disk boot on this machine's firmware."""
+def install_bootloader(
+    root: Path, sandbox: Sandbox, step: InstallBootloader, disk: DiskHandle, further: Sequence[BootPlace] = ()
+) -> Installed:
+    """Make the disk boot on this machine's firmware, and ``further`` ones that carry the same system."""
     inside = InsideRoot(root)
     watch = ChangeWatch(root)
-    tell_packages(inside, sandbox, step, disk)
+    every = [*further, (disk, step.esp_partition)]  # the last one registered is the firmware's first choice
+    tell_packages(inside, sandbox, step, *(each for each, _ in reversed(every)))
     make_configuration(inside, sandbox)
     uefi = step.firmware == Firmware.UEFI
-    written = install_uefi(root, step, disk) if uefi else install_bios(inside, sandbox, disk)
+    if uefi:
+        esp_place(root, disk, step.esp_partition)  # that of the first disk is the system's own
+    written: set[str] = set()
+    for each, partition in every:
+        written |= {*(install_uefi(root, step, each, partition) if uefi else install_bios(inside, sandbox, each))}
     os.sync()
-    os.fsync(disk.descriptor)
-    warnings = register(step, disk) if uefi else ()
-    return Installed(tuple(sorted({*watch.changed(), *written})), warnings)
+    for each, _ in every:
+        os.fsync(each.descriptor)
+    warnings = [text for each, partition in every if uefi for text in register(step, each, partition, each is disk)]
+    return Installed(tuple(sorted({*watch.changed(), *written})), tuple(warnings))
 
 
 def configuration_path(inside: InsideRoot) -> str:
@@ -79,15 +92,31 @@ def make_configuration(inside: InsideRoot, sandbox: Sandbox) -> None:
 # --- UEFI -------------------------------------------------------------------------------------------------------------
 
 
-def install_uefi(root: Path, step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
-    """Loaders and stubs on the ESP, where the tree has it mounted."""
-    place = esp_place(root, disk, step.esp_partition)
+def install_uefi(root: Path, step: InstallBootloader, disk: DiskHandle, partition: int) -> tuple[str, ...]:
+    """Loaders and stubs on the ESP of a disk; what of them the tree has mounted."""
     # GRUB sees a btrfs from its top, not from the subvolume that is mounted.
     top = top_inside_filesystem(root / "boot").rstrip("/")
     folder = configuration_path(InsideRoot(root)).split("/")[2]
     text = esp.stub(step.boot_filesystem_uuid, f"{top}{step.boot_directory}", folder)
-    written = esp.install(place, esp.find_loaders(root), step.distributor, text)
-    return tuple(f"/{place.relative_to(root)}/{path}" for path in written)
+    with esp_of(root, disk, partition) as place:
+        written = esp.install(place, esp.find_loaders(root), step.distributor, text)
+        return tuple(f"/{place.relative_to(root)}/{path}" for path in written) if place.is_relative_to(root) else ()
+
+
+@contextmanager
+def esp_of(root: Path, disk: DiskHandle, partition: int) -> Iterator[Path]:
+    """Where the ESP of a disk is mounted: in the tree; a copy, which no mount point has, for a moment beside it."""
+    node = partition_node(disk, partition)
+    place = where_mounted(node, root)
+    if place is not None:
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="regraft-esp-") as folder:
+        run(["mount", "-t", "vfat", "-o", "nodev,nosuid,noexec,umask=0077,utf8", node, folder])
+        try:
+            yield Path(folder)
+        finally:
+            run(["umount", folder])
 
 
 def esp_place(root: Path, disk: DiskHandle, partition: int) -> Path:
@@ -100,13 +129,15 @@ def esp_place(root: Path, disk: DiskHandle, partition: int) -> Path:
     return place
 
 
-def register(step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
-    """The firmware's boot entry; warnings when there is none."""
+def register(step: InstallBootloader, disk: DiskHandle, partition: int, is_first: bool = True) -> tuple[str, ...]:
+    """The firmware's boot entry of a disk; warnings when there is none."""
     if not step.label:
         return ()  # the disk is for another machine
-    own = signature(partition_node(disk, step.esp_partition)).get("PART_ENTRY_UUID", "").lower()
+    own = signature(partition_node(disk, partition)).get("PART_ENTRY_UUID", "").lower()
     loader = f"\\EFI\\{step.distributor}\\shimx64.efi"
-    return nvram.write_entry(disk.node, step.esp_partition, step.label, loader, own)
+    # Another label: entries of the system's own, that of its next update among them, are replaced by label.
+    label = step.label if is_first else f"{step.label} (the mirror's other disk)"
+    return nvram.write_entry(disk.node, partition, label, loader, own)
 
 
 # --- BIOS -------------------------------------------------------------------------------------------------------------
@@ -132,16 +163,16 @@ def install_bios(inside: InsideRoot, sandbox: Sandbox, disk: DiskHandle) -> tupl
 # --- what the image's packages believe --------------------------------------------------------------------------------
 
 
-def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader, disk: DiskHandle) -> None:
+def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader, *disks: DiskHandle) -> None:
     """Debian's grub-pc writes to the disks it was told of whenever it is upgraded, and fails if one is gone.
 
-    On BIOS it is told of this disk; on UEFI of none, so that an upgrade weeks from now does not end half-configured.
+    On BIOS it is told of these disks; on UEFI of none, so that an upgrade weeks from now does not end half-configured.
     """
-    tell_suse(inside, step, disk)
+    tell_suse(inside, step, *disks)
     if not inside.exists("/var/lib/dpkg/info/grub-pc.postinst") or not inside.exists("/usr/bin/debconf-set-selections"):
         return
     bios = step.firmware != Firmware.UEFI
-    devices = (step.known_as or stable_name(disk)) if bios else ""
+    devices = ", ".join(known_names(step, disks)) if bios else ""
     answers = (
         f"grub-pc grub-pc/install_devices multiselect {devices}\n"
         f"grub-pc grub-pc/install_devices_empty boolean {'false' if bios else 'true'}\n"
@@ -152,14 +183,19 @@ def tell_packages(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader,
         sandbox.run(["debconf-set-selections", "/run/regraft/answers"], files=[file])
 
 
-def tell_suse(inside: InsideRoot, step: InstallBootloader, disk: DiskHandle) -> None:
+def known_names(step: InstallBootloader, disks: Sequence[DiskHandle]) -> list[str]:
+    """What the restored system will call its disks."""
+    return [step.known_as] if step.known_as else [stable_name(disk) for disk in disks]
+
+
+def tell_suse(inside: InsideRoot, step: InstallBootloader, *disks: DiskHandle) -> None:
     """perl-Bootloader writes to the devices of this file whenever grub2 is upgraded; its other words stay."""
     path = "/etc/default/grub_installdevice"
     text = inside.read(path)
     if text is None or step.firmware == Firmware.UEFI:
         return  # for UEFI it asks the file system of the loader, not this file
     words = [line for line in text.decode("utf-8", "replace").splitlines() if not line.startswith(("/", "(hd"))]
-    inside.write(path, "\n".join([step.known_as or stable_name(disk), *words, ""]).encode())
+    inside.write(path, "\n".join([*known_names(step, disks), *words, ""]).encode())
 
 
 def stable_name(disk: DiskHandle) -> str:

@@ -128,7 +128,8 @@ class Execution:
             for identity in self.plan.disks:
                 self._handles[identity.name] = stack.enter_context(disk.open_disk(identity))
             self._continued = frozenset(name for name, handle in self._handles.items() if self._holds_the_plan(handle))
-            self._stack = StackMaker(self._disk, self.key_of, stack, self.plan.disk.name in self._continued)
+            continued = len(self._continued) == len(self._handles)
+            self._stack = StackMaker(self._disk, self._handles, self.key_of, stack, continued)
             for phase, text, steps in self._phases():
                 with self.recorder.phase(phase, text):
                     for step in steps:
@@ -298,12 +299,16 @@ class Execution:
         match step:
             case InstallBootloader():
                 self._keep_documents(root)
-                installed = boot.install_bootloader(root, self._the_sandbox(root), step, self._disk)
+                further = [(self._handle(each.disk.name), each.esp_partition) for each in step.also]
+                installed = boot.install_bootloader(root, self._the_sandbox(root), step, self._disk, further)
                 self.done.changed.update(installed.changed)
                 for warning in installed.warnings:
                     self.recorder.warning(warning, "boot")
             case VerifyBoot():
                 self.done.checks.extend(verify.verify_boot(root, step, self._disk, self._nodes()))
+                for each in step.also:
+                    handle, esp = self._handle(each.disk.name), each.esp_partition
+                    self.done.checks.extend(verify.verify_further_disk(root, step, handle, esp, self._nodes()))
                 red = [check for check in self.done.checks if not check.ok]
                 if red:
                     raise PatchError(

@@ -115,8 +115,10 @@ class Sandbox:
         printed = run(["blkid", "-p", "-o", "export", node], accept=(0, 2, 4, 8)).stdout
         names = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
         for key, folder in (("UUID", "by-uuid"), ("PART_ENTRY_UUID", "by-partuuid")):
-            if re.fullmatch(r"[A-Za-z0-9-]+", names.get(key, "")):
-                self._links.append([f"disk/{folder}/{names[key]}", f"../../{node.name}"])
+            link = f"disk/{folder}/{names.get(key, '')}"
+            # The members of an array, and copies of an EFI system partition, have one UUID: the first has the name.
+            if re.fullmatch(r"[A-Za-z0-9-]+", names.get(key, "")) and link not in (each[0] for each in self._links):
+                self._links.append([link, f"../../{node.name}"])
 
     def run(  # noqa: PLR0913 - each parameter is a property of the program's world
         self,

@@ -5,7 +5,7 @@ A storey that is made, or opened, gives nodes to the disk's handle: from then on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from agent.restore.disk import DiskHandle, partition_node
 class StackMaker:
     """``closing`` undoes everything; ``continued``: what is there already, and right, stays."""
 
-    handle: DiskHandle
+    handle: DiskHandle  # of the disk that boots
+    further: Mapping[str, DiskHandle]  # all disks, by their name in the plan
     key_of: KeyOf
     closing: ExitStack
     continued: bool = False
@@ -55,6 +56,7 @@ class StackMaker:
 
     def _make_array(self, step: MakeArray) -> None:
         nodes = [partition_node(self.handle, number) for number in step.on]
+        nodes += [partition_node(self.further[member.disk], member.partition) for member in step.also]
         there = self.continued and raid.matches(step.array, nodes)
         made = (raid.open_array if there else raid.make_array)(step.array, nodes, self.closing)
         self.continued = there

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from msgspec import structs
+
 from agent.errors import PatchError
 from agent.model import bls
 from agent.model.plan import VerifyBoot
@@ -38,6 +40,18 @@ def verify_boot(root: Path, step: VerifyBoot, disk: DiskHandle, nodes: Sequence[
     checks += configuration_checks(root, tree, step.releases, names)
     checks += loader_checks(root, step, disk, names)
     return tuple(checks)
+
+
+def verify_further_disk(
+    root: Path, step: VerifyBoot, disk: DiskHandle, esp_partition: int, nodes: Sequence[Path]
+) -> tuple[CheckResult, ...]:
+    """The loader's files of a disk that starts the same system."""
+    if step.firmware != Firmware.UEFI:
+        checks = [*bios_checks(disk)]
+    else:
+        with boot.esp_of(root, disk, esp_partition) as place:
+            checks = [*uefi_checks(place, present_names(nodes))]
+    return tuple(structs.replace(check, name=f"{check.name} of {disk.identity.name}") for check in checks)
 
 
 def present_names(nodes: Sequence[Path]) -> dict[str, frozenset[str]]:

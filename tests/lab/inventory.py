@@ -28,7 +28,13 @@ FS_IOC_GETFLAGS = 0x80086601
 # journal-data 4000, no-tail 8000, dirsync 10000, top-dir 20000, no-cow 800000, project-inherit 20000000.
 SETTABLE_FLAGS = 0x2083C0FB
 # "lazytime" and friends do not change what is there; the journal must not be replayed by looking at it.
-MOUNT_OPTIONS = {"ext4": "ro,noload", "ext3": "ro,noload", "ext2": "ro", "xfs": "ro,norecovery,nouuid", "btrfs": "ro"}
+MOUNT_OPTIONS = {
+    "ext4": "ro,noload",
+    "ext3": "ro,noload",
+    "ext2": "ro",
+    "xfs": "ro,norecovery,nouuid",
+    "btrfs": "ro,subvolid=5",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +201,21 @@ def read_disk(disk: Path, sector_bytes: int = 512) -> dict[str, Entry]:
             if facts.get("TYPE") in MOUNT_OPTIONS:
                 options = MOUNT_OPTIONS[facts["TYPE"]]
                 mounted[facts["UUID"]] = stack.enter_context(mount(device, work / str(number), options))
-        root = next((place for place in mounted.values() if (place / "etc/fstab").is_file()), None)
+        tops = [place for mount in mounted.values() for place in (mount, *subvolumes(mount))]
+        root = next((place for place in tops if (place / "etc/fstab").is_file()), None)
         if root is None:
             raise LabError(f"no file system of {disk} has an /etc/fstab; found file systems {', '.join(mounted)}")
-        places = fstab_places((root / "etc/fstab").read_text())
         found = read_tree(root)
-        for uuid, place in mounted.items():
-            if place != root and uuid in places:
+        for (uuid, subvolume), mountpoint in fstab_places((root / "etc/fstab").read_text()).items():
+            if uuid in mounted and mountpoint:
                 # The mounted file system covers the directory it is mounted on.
-                found.update(read_tree(place, places[uuid]))
+                found.update(read_tree(mounted[uuid] / subvolume, mountpoint))
         return found
+
+
+def subvolumes(top: Path) -> list[Path]:
+    """Those right below the top of a btrfs: their first inode is always the same (btrfs, BTRFS_FIRST_FREE_OBJECTID)."""
+    return sorted(place for place in top.iterdir() if place.is_dir() and place.lstat().st_ino == 256)
 
 
 def partitions(disk: Path, sector_bytes: int) -> list[tuple[int, int]]:
@@ -223,14 +234,19 @@ def probe(device: Path) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in said.splitlines() if "=" in line)
 
 
-def fstab_places(fstab: str) -> dict[str, str]:
-    """UUID → mount point."""
+def fstab_places(fstab: str) -> dict[tuple[str, str], str]:
+    """(UUID, subvolume) → mount point, "" for the root."""
     fields = [line.split() for line in fstab.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return {
-        words[0].removeprefix("UUID="): words[1].rstrip("/")
+        (words[0].removeprefix("UUID="), subvolume_of(words[3] if len(words) > 3 else "")): words[1].rstrip("/")
         for words in fields
         if len(words) > 1 and words[0].startswith("UUID=") and words[1].startswith("/")
     }
+
+
+def subvolume_of(options: str) -> str:
+    found = [word.removeprefix("subvol=") for word in options.split(",") if word.startswith("subvol=")]
+    return found[0].strip("/") if found else ""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import requests
 
 from tests.lab.inventory import Inventory, Unlike, differences
 from tests.lab.machine import Forward, Machine
-from tests.lab.programs import LabError, free_port
+from tests.lab.programs import PATIENCE, LabError, free_port
 from tests.lab.reaching import reach_login
 from tests.lab.running import RunningMachine
 from tests.lab.source import ADDRESS, PAGE
@@ -77,7 +77,7 @@ def forwarded(machine: Machine) -> tuple[Machine, int, int]:
 
 
 def page(port: int, timeout_s: float = 60) -> str:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while True:
         try:
             return requests.get(f"http://127.0.0.1:{port}/", timeout=15).text

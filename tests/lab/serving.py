@@ -16,7 +16,7 @@ from typing import Any
 import requests
 
 from tests.lab.machine import HOST
-from tests.lab.programs import LabError, end_group, free_port, start
+from tests.lab.programs import PATIENCE, LabError, end_group, free_port, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FROM_SOURCE = (sys.executable, "-m", "agent")
@@ -69,7 +69,7 @@ def serving(depot: Path, logs: Path, program: tuple[str, ...] = FROM_SOURCE) -> 
         child = start(words, output=output, environment=environment, cwd=REPOSITORY)
         try:
             url = f"http://127.0.0.1:{port}/api/v1/version"
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 60 * PATIENCE
             while not answers(url):
                 if child.poll() is not None or time.monotonic() > deadline:
                     raise LabError(f"regraft serve {depot} did not come up:\n{log.read_text(errors='replace')[-3000:]}")

@@ -46,6 +46,7 @@ class RestoreOrder:
     keep: Path
     mode: str = "restore"
     selector: str = ""  # "": the serial of the first disk
+    arrays: str = ""  # keep: every disk of the machine is written, with a member of the image's arrays
     label: str = "restore"
     patience_s: float = PE_PATIENCE_S
     watch: Callable[[RunningMachine], None] | None = field(default=None, compare=False)
@@ -64,6 +65,12 @@ def target_selector(machine: Machine) -> str:
     return f"serial={disk_serial(machine, 0)}"
 
 
+def across_disks(order: RestoreOrder, machine: Machine) -> dict[str, Any]:
+    """What a job says beside the first disk, where arrays are kept."""
+    also = [f"serial={disk_serial(machine, number)}" for number in range(1, len(machine.disks))]
+    return {"also": also, "arrays": order.arrays} if order.arrays else {}
+
+
 def restore(order: RestoreOrder, served: Served) -> Restored:
     """Queue the job for this machine, boot the PE on it, and wait until it has powered off."""
     order.keep.mkdir(parents=True, exist_ok=True)
@@ -75,6 +82,7 @@ def restore(order: RestoreOrder, served: Served) -> Restored:
             "match": {"system_uuid": machine.smbios.uuid},
             "image": order.image,
             "disk": order.selector or target_selector(machine),
+            **across_disks(order, machine),
             "mode": order.mode,
             "on_success": "poweroff",
         },

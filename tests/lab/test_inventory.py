@@ -67,7 +67,10 @@ def test_names_that_are_not_utf8() -> None:
 
 def test_fstab() -> None:
     assert fstab_places("# x\nUUID=1 / ext4\nUUID=2 /srv ext4\nUUID=3 none swap\n/dev/sr0 /media iso9660\n") == {
-        "1": "", "2": "/srv",
+        ("1", ""): "", ("2", ""): "/srv",
+    }  # fmt: skip
+    assert fstab_places("UUID=1 / btrfs subvol=@,compress=zstd:1\nUUID=1 /home btrfs noatime,subvol=/@home\n") == {
+        ("1", "@"): "", ("1", "@home"): "/home",
     }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import pytest
 from agent.model.bound_software import SOFTWARE, WANTED
 from agent.model.compare import compare
 from agent.model.difference import Difference, Item, Op, Tier
-from agent.model.profile import ChainLink, Device, Package, Platform, Role, Section, Status, Unit
+from agent.model.plan import MakeArray, PlannedArray
+from agent.model.profile import ChainLink, Device, Disk, FileSystem, Package, Platform, Role, Section, Status, Unit
 from agent.model.recipe import (
     AddTo,
     BoundRecipe,
@@ -389,6 +390,21 @@ def test_settings_that_name_the_old_disks() -> None:
     assert not [i for i in adapted(scan)[0].items if i.kind in kinds]
     assert "storage.caches" not in {recipe.id for recipe in adapted(scan)[1]}
     assert "storage.caches" in {recipe.id for recipe in bound}
+
+
+@pytest.mark.adapts("B9", "T1")
+def test_mdadm_names_only_arrays_that_are_there() -> None:
+    """One is made here, one lies on a disk that stays as it is, one became a plain partition."""
+    made, beside, gone = (f"{letter}3ba06fe:5cfe7bf4:e2581feb:df9a4a6a" for letter in "abc")
+    lines = [f"ARRAY /dev/md/{number} metadata=1.2 UUID={uuid}" for number, uuid in enumerate((made, beside, gone))]
+    one = moved(DELL, HPE, files={"/etc/mdadm/mdadm.conf": "HOMEHOST <system>\n" + "\n".join(lines) + "\n"})
+    held = FileSystem("linux_raid_member", "b3ba06fe-5cfe-7bf4-e258-1febdf9a4a6a")
+    other = Disk("sdz", 1 << 30, 512, 512, serial="Z", holds=held)
+    step = MakeArray(place=1001, on=(2,), array=PlannedArray(uuid=made, level="raid1", node="md0"))
+    one = replace(one, stack=(step,), target=replace(one.target, disks=(*one.target.disks, other)))
+    assert [
+        (item.key, item.source, bool(item.handled_by)) for item in adapted(one)[0].items if item.kind == "array"
+    ] == [("/etc/mdadm/mdadm.conf", gone, True)]
 
 
 @pytest.mark.adapts("V4", "T1")

@@ -12,8 +12,8 @@ from agent.model.clashes import same_names
 from agent.model.disk_layouts import layouts_of
 from agent.model.image import FORMAT, STACK_FORMAT, Manifest, Subvolume, format_of
 from agent.model.plan import FIRST_STACKED, MakeLuks
-from agent.model.profile import Disk, FileSystem, Firmware, Stack
-from agent.model.spread import NO_WISH, Share, Spread, Wish, spread
+from agent.model.profile import Disk, FileSystem, Firmware, PhysicalVolume, Stack
+from agent.model.spread import NO_WISH, Wish, spread
 from agent.model.stack import all_below, bases, device_names, disks_of, mapped_name, on_disks, place_named, unsound
 from agent.model.stack_layout import KEEP, PLAIN, boot_modules
 from tests.model.stacks_of_tests import (
@@ -24,6 +24,7 @@ from tests.model.stacks_of_tests import (
     MIB,
     ROOT,
     disk,
+    group,
     guid,
     holds_together,
     image,
@@ -153,14 +154,21 @@ def test_a_subvolume_needs_what_all_of_them_hold() -> None:
     laid(replace(source, volumes=tuple(replace(v, content_bytes=GIB) for v in source.volumes)), 6 * GIB)
 
 
+def over_two_disks() -> Manifest:
+    """A volume group with a physical volume on each of two disks."""
+    first, second = disk(size=12 * GIB), disk("vdb", 12 * GIB, first=50)
+    size = first.partitions[2].size_bytes
+    vg = group("vda:3", size, PhysicalVolume(lvm_uuid(9), "vdb:3", size, MIB))
+    return image(Stack(groups=(vg,)), ("/", ROOT, GIB), ("/home", HOME, GIB), disks=(first, second))
+
+
 def test_a_stack_goes_to_one_disk() -> None:
     disks = (Disk("nvme0n1", 30 * GIB, 512, 512, serial="T1"), Disk("nvme1n1", 30 * GIB, 512, 512, serial="T2"))
     told = r"the image has LUKS vda3_crypt, volume group debian-vg, and 2 disks .*\(nvme0n1, nvme1n1\)"
     with pytest.raises(RefusedError, match=told):
         spread(on_luks(), disks, Wish(also=("serial=T2",)))
-    divided = Spread(tuple(Share(each, on_luks()) for each in disks), {})
-    with pytest.raises(RefusedError, match=told):
-        layouts_of(divided, profile(), Firmware.UEFI, NO_WISH)
+    with pytest.raises(RefusedError, match="carries LVM, LUKS or md RAID and would go to nvme1n1"):
+        spread(over_two_disks(), disks, Wish(also=("serial=T2",), arrays=KEEP))
     ((_, layout),) = layouts_of(spread(on_luks(), disks[:1], NO_WISH), profile(), Firmware.UEFI, NO_WISH)
     assert layout.stack
 

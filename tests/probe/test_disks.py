@@ -169,6 +169,41 @@ def test_a_system_on_a_disk_that_does_not_run(tmp_path: Path) -> None:
         assert run(["sha256sum", tmp_path / "disk"]).stdout == before
 
 
+DATA = """label: gpt
+size=320MiB, type=linux, uuid=AAAAAAAA-BBBB-4CCC-8DDD-000000000013
+size=8MiB, type=linux
+"""
+
+
+@pytest.mark.root
+def test_a_system_on_two_disks_that_does_not_run(tmp_path: Path) -> None:
+    """What fstab mounts of the second comes as files, with its options; what both have by the same number, too."""
+    with loop_disk(tmp_path / "one", 540 * MIB, GPT) as one, loop_disk(tmp_path / "two", 340 * MIB, DATA) as two:
+        run(["mkfs.ext4", "-q", "-U", ROOT_UUID, one.part(2)])
+        run(["mkfs.xfs", "-q", "-m", f"uuid={XFS_UUID}", two.part(1)])
+        with mounted(one.part(2), tmp_path / "make") as root:
+            plant_system(root)
+        with mounted(two.part(1), tmp_path / "make") as srv:
+            (srv / "page").write_text("hello")
+        with offline_source(one.name, "web1", tmp_path / "mnt", also=(two.name,)) as source:
+            assert [(v.id, v.disk, v.partition) for v in source.volumes] == [
+                ("root", one.name, 2), ("srv", two.name, 1), ("part-3", one.name, 3), ("part-4", one.name, 4),
+                ("part-5", one.name, 5), ("part-2", two.name, 2),
+            ]  # fmt: skip
+            assert (source.volumes[1].path / "page").read_text() == "hello"
+            assert [(disk.name, disk.role) for disk in source.disks] == [(one.name, "boot"), (two.name, "")]
+            held = source.disks[1].partitions[0].holds
+            assert held and (held.mountpoint, held.options) == ("/srv", "noatime")
+        with offline_source(one.name, "web1", tmp_path / "mnt") as source:
+            assert [disk.name for disk in source.disks] == [one.name]
+        with (
+            pytest.raises(RefusedError, match="expected one, for an image of several disks"),
+            offline_source(two.name, "web1", tmp_path / "mnt", also=(two.name,)),
+        ):
+            pass
+        assert read_mounts_below(tmp_path) == []
+
+
 @pytest.mark.root
 def test_an_open_journal_is_refused_and_nothing_stays_mounted(tmp_path: Path) -> None:
     with loop_disk(tmp_path / "disk", 540 * MIB, GPT) as loop:

@@ -11,8 +11,9 @@ from agent.model.profile import Disk, FileSystem, Luks, Partition, Profile, Stac
 from agent.model.profile_xml import dump_profile, load_profile
 from agent.model.tree import MemoryTree
 from agent.probe.stack import LvmReport, array_of, luks_of, split_mapped, volume_group
-from agent.probe.stack_open import groups_on
+from agent.probe.stack_open import Places, active_members, groups_on, refuse_missing_members, told_by
 from agent.probe.stack_source import crypttab_names
+from agent.process import Completed
 
 DETAIL = """MD_LEVEL=raid1
 MD_DEVICES=2
@@ -82,6 +83,38 @@ def test_an_array_is_read_from_what_mdadm_tells() -> None:
     assert (found.members, found.offset_bytes, found.chunk_bytes, found.layout, found.bitmap) == (
         ("vda:1", "vdb:1"), 2 << 20, 512 << 10, "near=2", True,
     )  # fmt: skip
+
+
+def examined(state: str, events: str) -> dict[str, str]:
+    return told_by(
+        EXAMINED + f"         Events : {events}\n    Array State : {state} ('A' == active, '.' == missing)\n"
+    )
+
+
+def test_members_are_counted_as_the_newest_of_them_says() -> None:
+    assert active_members([examined("AA", "17")]) == 2
+    assert active_members([examined("AA", "17"), examined("A.", "19")]) == 1, "the older half knows of nothing"
+    old = told_by("     Raid Devices : 2\n Active Devices : 2\n         Events : 0.30\n")
+    assert active_members([old]) == 2
+
+
+def test_a_mirror_with_only_its_older_half_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = EXAMINED + "         Events : 17\n    Array State : AA ('A' == active, '.' == missing)\n"
+    monkeypatch.setattr("agent.probe.stack_open.run", lambda *_, **__: Completed(0, said, ""))
+    told = r"array stacks:0 had 2 members when it ran last, and 1 of them is here: /dev/vdb1"
+    with pytest.raises(RefusedError, match=told):
+        refuse_missing_members(["vdb1"])
+    refuse_missing_members(["vdb1", "vda1"])
+
+
+def test_places_of_further_disks_are_places_of_their_own() -> None:
+    first = Disk("vda", 9, 512, 512, partitions=(Partition(1, 1, 1, "", holds=FileSystem("ext4", "a")),))
+    second = Disk("vdb", 9, 512, 512, partitions=(Partition(1, 1, 1, "", holds=FileSystem("vfat", "b")),))
+    whole = Disk("vdc", 9, 512, 512, holds=FileSystem("xfs", "c"))
+    places = Places(first, beside=(second, whole))
+    numbers = {held.uuid: number for number, held in places.contents()}
+    assert [places.on_disk(numbers[uuid]) for uuid in "abc"] == [(first, 1), (second, 1), (whole, 0)]
+    assert len(set(numbers.values())) == 3
 
 
 def test_a_luks1_header_is_read_from_its_text() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from agent.errors import PatchError
 from agent.model.plan import DiskIdentity, InstallBootloader
@@ -275,6 +278,90 @@ def test_grub_pc_does_not_look_for_the_old_disk(tmp_path: Path, firmware: str, d
         f"grub-pc grub-pc/install_devices multiselect {devices}",
         f"grub-pc grub-pc/install_devices_empty boolean {empty}",
     ]
+
+
+# --- a mirror's disks ------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Of changes: there are none."""
+
+    def __init__(self, _: Path) -> None: ...
+
+    def changed(self) -> tuple[str, ...]:
+        return ()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[DiskHandle, DiskHandle]]:
+    """Two disks; the ESP of the first is mounted in the tree, that of the second nowhere."""
+    for name in ("sdx", "sdy"):
+        (tmp_path / name).write_bytes(b"")
+    handles = [
+        DiskHandle(
+            structs.replace(IDENTITY, name=name), os.open(tmp_path / name, os.O_RDWR), Path(f"/dev/{name}"), tmp_path
+        )
+        for name in ("sdx", "sdy")
+    ]
+    monkeypatch.setattr(boot, "ChangeWatch", Watch)
+    monkeypatch.setattr(boot, "make_configuration", lambda *_: None)
+    monkeypatch.setattr(boot, "partition_node", lambda disk, number: Path(f"{disk.node}{number}"))
+    monkeypatch.setattr(boot, "top_inside_filesystem", lambda _: "/")
+    monkeypatch.setattr(boot, "signature", lambda node: {"PART_ENTRY_UUID": f"UUID-OF-{node.name.upper()}"})
+    yield handles[0], handles[1]
+    for each in handles:
+        os.close(each.descriptor)
+
+
+@pytest.mark.adapts("B13", "T1")
+def test_both_disks_of_a_mirror_get_loaders_and_entries_and_the_first_is_the_first_choice(
+    tmp_path: Path, pair: tuple[DiskHandle, DiskHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    ran: list[list[str]] = []
+    entries: list[tuple[Path, int, str, str, str]] = []
+    own = root / "boot/efi"
+    own.mkdir(parents=True)
+    lay(root, "/usr/lib/shim/shimx64.efi.signed", data=b"MZ shim")
+    lay(root, "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", data=LOADERS.grub)
+    monkeypatch.setattr(boot, "where_mounted", lambda node, _: own if node.name == "sdx1" else None)
+
+    def program(argv: Sequence[object], **_: object) -> Completed:
+        ran.append([str(word) for word in argv])
+        if ran[-1][0] == "umount":
+            shutil.copytree(ran[-1][-1], tmp_path / "copy")
+        return Completed(0, "", "")
+
+    def registered(disk: Path, partition: int, label: str, loader: str, own: str) -> tuple[str, ...]:
+        entries.append((disk, partition, label, loader, own))
+        return ()
+
+    monkeypatch.setattr(boot, "run", program)
+    monkeypatch.setattr(nvram, "write_entry", registered)
+    step = InstallBootloader(firmware="uefi", disk=IDENTITY, esp_partition=1, boot_filesystem_uuid=UUID, label="debian")
+    installed = boot.install_bootloader(root, Sandbox(), step, pair[0], [(pair[1], 1)])  # type: ignore[arg-type]
+    for place in (own, tmp_path / "copy"):
+        assert (place / "EFI/BOOT/BOOTX64.EFI").read_bytes() == b"MZ shim"
+        assert f"search.fs_uuid {UUID} root" in (place / "EFI/debian/grub.cfg").read_text()
+    assert [words[0] for words in ran] == ["mount", "umount"]
+    assert ran[0][-2] == "/dev/sdy1"
+    assert all(path.startswith("/boot/efi/") for path in installed.changed), "a copy is no path of the system"
+    assert [(str(disk), label, uuid) for disk, _, label, _, uuid in entries] == [
+        ("/dev/sdy", "debian (the mirror's other disk)", "uuid-of-sdy1"), ("/dev/sdx", "debian", "uuid-of-sdx1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.adapts("B14", "T1")
+def test_on_bios_both_disks_get_a_boot_sector_and_grub_pc_knows_both(
+    tmp_path: Path, pair: tuple[DiskHandle, DiskHandle]
+) -> None:
+    root, sandbox = tmp_path / "root", Sandbox()
+    lay(root, "/usr/sbin/grub-install", "/usr/lib/grub/i386-pc/kernel.img")
+    lay(root, "/var/lib/dpkg/info/grub-pc.postinst", "/usr/bin/debconf-set-selections")
+    step = InstallBootloader(firmware="bios", disk=IDENTITY)
+    boot.install_bootloader(root, sandbox, step, pair[0], [(pair[1], 0)])  # type: ignore[arg-type]
+    assert [words[-1] for words in sandbox.ran if "grub-install" in words[0]] == ["/dev/sdy", "/dev/sdx"]
+    assert "install_devices multiselect /dev/sdx, /dev/sdy" in sandbox.read[0]
 
 
 # --- the RHEL family and SUSE -----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +12,20 @@ import pytest
 
 from agent.commands.luks_keys import asked_before, key_source
 from agent.errors import RefusedError, UsageError
-from agent.model.plan import ClearDisk, DiskIdentity, MakeLuks, Plan, PlannedArray, PlannedLuks, describe
-from agent.restore import luks, raid
+from agent.model.plan import (
+    ClearDisk,
+    DiskIdentity,
+    MakeArray,
+    MakeLuks,
+    Plan,
+    PlannedArray,
+    PlannedLuks,
+    PlannedMember,
+    describe,
+)
+from agent.probe.stack_open import no_keys
+from agent.restore import luks, raid, stack
+from agent.restore.disk import DiskHandle
 
 UUID = "92808176-dd16-40d6-b4a8-d5c85b231d92"
 LUKS = PlannedLuks(
@@ -54,10 +68,33 @@ def test_an_array_keeps_uuid_and_name_and_its_other_members_are_missing() -> Non
     words = raid.create_words(Path("/dev/md0"), ARRAY, [Path("/dev/sda3")])
     pairs = dict(pairwise(words))
     assert words[-2:] == ["/dev/sda3", "missing"]
-    assert (pairs["--uuid"], pairs["--name"], pairs["--level"], pairs["--raid-devices"]) == (
-        ARRAY.uuid, "debian:0", "1", "2",
+    assert (pairs["--uuid"], pairs["--homehost"], pairs["--name"], pairs["--level"], pairs["--raid-devices"]) == (
+        ARRAY.uuid, "debian", "0", "1", "2",
     )  # fmt: skip
+    assert raid.name_words("data") == ["--name", "data"]
     assert (pairs["--data-offset"], pairs["--bitmap"], pairs["--metadata"]) == ("2048", "internal", "1.2")
+
+
+@pytest.mark.adapts("B9", "T1")
+def test_a_mirror_has_a_member_on_each_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+    monkeypatch.setattr(stack, "partition_node", lambda disk, number: Path(f"{disk.node}{number}"))
+
+    def make_array(_: PlannedArray, nodes: Sequence[Path], __: ExitStack) -> Path:
+        made.append([*map(str, nodes)])
+        return Path("/dev/md0")
+
+    monkeypatch.setattr(raid, "make_array", make_array)
+    first, second = (
+        DiskHandle(DiskIdentity(name=name, model="", serial="", wwn="", size_bytes=1, logical_sector_bytes=512), -1,
+                   Path(f"/dev/{name}"), tmp_path)
+        for name in ("sda", "sdb")
+    )  # fmt: skip
+    maker = stack.StackMaker(first, {"sda": first, "sdb": second}, no_keys, ExitStack())
+    maker.make(MakeArray(place=1001, on=(2,), array=ARRAY, also=(PlannedMember(disk="sdb", partition=3),)))
+    assert made == [["/dev/sda2", "/dev/sdb3"]]
+    assert first.stacked == {1001: Path("/dev/md0")}, "it is mounted with the disk that boots"
+    assert raid.create_words(Path("/dev/md0"), ARRAY, [Path("/dev/sda2"), Path("/dev/sdb3")])[-1] == "/dev/sdb3"
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,14 @@ def play(cell: Cell, target: Target, source: Captured, out: Path, outcome: Outco
         # A board that remembers the source's disk: its entry must be replaced, not joined.
         shutil.copy(source.nvram, out / "nvram.fd")
     with outcome.stage("restore"), serving(out / "depot", out) as served:
-        result = restored_on(machine, source, ISO, out, served, outcome)
+        result = restored_on(cell, machine, source, ISO, out, served, outcome)
     with outcome.stage("compare"):
-        compare(machine, source, out, result, outcome)
+        compare(cell, machine, source, out, result, outcome)
     with outcome.stage("first boot"):
         outcome.booted = False
         checks, _ = prove_running(
             machine, out, source.key, source.facts, passphrase=source.passphrase,
-            while_it_runs=lambda ssh: outcome.proofs.extend(firmware_checks(ssh, machine, "debian")),
+            while_it_runs=lambda ssh: outcome.proofs.extend(first_boot_checks(ssh, cell, machine)),
         )  # fmt: skip
         outcome.booted = True
         outcome.proofs += checks
@@ -112,15 +112,38 @@ def play(cell: Cell, target: Target, source: Captured, out: Path, outcome: Outco
         checks, _ = prove_running(machine, out, source.key, source.facts, "third", passphrase=source.passphrase)
         outcome.proofs += [replace(check, name=f"after the upgrade: {check.name}") for check in checks]
         outcome.second_boot = all(check.good for check in checks)
+    if cell.arrays:
+        with outcome.stage("each disk alone"):
+            each_alone(machine, source, out, outcome)
     if cell.breaks:
         with outcome.stage("negative control"):
             negative(cell, machine, source, out, outcome)
 
 
+def first_boot_checks(ssh: Ssh, cell: Cell, machine: Machine) -> list[Check]:
+    checks = firmware_checks(ssh, machine, "debian")
+    if cell.arrays:
+        said = ssh.run("cat /proc/mdstat").stdout
+        whole = re.search(r"\[(\d+)/\1\] \[U+\]", said) is not None
+        checks.append(Check("arrays have all their members", whole, " ".join(said.split())))
+    return checks
+
+
+def each_alone(machine: Machine, source: Captured, out: Path, outcome: Outcome) -> None:
+    """Without the other disks, and on a board that remembers nothing; what is written then is forgotten."""
+    for number, disk in enumerate(machine.disks):
+        (out / "nvram.fd").unlink(missing_ok=True)
+        left = replace(disk, path=out / f"disk{number}-{disk.bus}.img", discard_writes=True)
+        alone = replace(machine, disks=(left,))
+        checks, _ = prove_running(alone, out, source.key, source.facts, f"alone{number}", passphrase=source.passphrase)
+        outcome.proofs += [replace(check, name=f"disk {number} alone: {check.name}") for check in checks]
+        outcome.second_boot = outcome.second_boot and all(check.good for check in checks)
+
+
 def restored_on(
-    machine: Machine, source: Captured, iso: Path, keep: Path, served: Served, outcome: Outcome
+    cell: Cell, machine: Machine, source: Captured, iso: Path, keep: Path, served: Served, outcome: Outcome
 ) -> Restored:
-    result = restore(RestoreOrder(source.image, machine, iso, keep), served)
+    result = restore(RestoreOrder(source.image, machine, iso, keep, arrays=cell.arrays), served)
     if iso == ISO:
         outcome.restored = result.good
     if not result.good:
@@ -128,9 +151,9 @@ def restored_on(
     return result
 
 
-def compare(machine: Machine, source: Captured, out: Path, result: Restored, outcome: Outcome) -> None:
+def compare(cell: Cell, machine: Machine, source: Captured, out: Path, result: Restored, outcome: Outcome) -> None:
     """Before the first boot: what runs, writes."""
-    for number, disk in enumerate(machine.disks[1:], 1):
+    for number, disk in enumerate(() if cell.arrays else machine.disks[1:], 1):
         path = out / f"disk{number}-{disk.bus}.img"
         written = path.stat().st_blocks * 512
         outcome.proofs.append(Check(f"disk {number} untouched", not written, f"{written} bytes written"))
@@ -163,7 +186,7 @@ def negative(cell: Cell, machine: Machine, source: Captured, out: Path, outcome:
     """Without adaptation it must not come up; else the proof above proves nothing."""
     keep = out / "negative"
     with serving(out / "depot", keep) as served:
-        restored_on(machine, source, UNADAPTED_ISO, keep, served, outcome)
+        restored_on(cell, machine, source, UNADAPTED_ISO, keep, served, outcome)
     up, seen = comes_up(machine, keep, source)
     outcome.negative_control = not up
     outcome.proofs.append(Check(f"negative control ({cell.breaks}): unadapted it does not come up", not up, seen))

@@ -157,7 +157,7 @@ END
     udevadm settle
 done
 {MAKE_ESP} $(part $D0 1)
-mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 --name matrix:0 --homehost matrix \\
+mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 --name 0 --homehost matrix \\
     --assume-clean $(part $D0 2) $(part $D1 2)
 {EXT4_ROOT} /dev/md0
 mount /dev/md0 /target
