@@ -36,7 +36,7 @@ from agent.model.profile import (
 )
 from agent.model.spread import Wish, spread
 from agent.model.stack_layout import KEEP, RAID_TYPES
-from tests.model.test_stack_layout import ARRAY_UUID, GIB, HOME, MIB, ROOT, array, ext4, group, guid
+from tests.model.stacks_of_tests import ARRAY_UUID, GIB, HOME, MIB, ROOT, array, ext4, group, guid
 
 PLACE = f"array:{ARRAY_UUID}"
 ESP_UUID = "4D41-5452"
