@@ -16,6 +16,10 @@ from typing import IO
 MOUNTS = Path("/proc/self/mountinfo")
 
 
+# What every wait for an emulated machine is multiplied with: a busy host proves the same, later.
+PATIENCE = float(os.environ.get("REGRAFT_LAB_PATIENCE", "1"))
+
+
 class LabError(Exception):
     """Something in the lab did not come to pass: what was awaited, for how long, and what was seen instead."""
 

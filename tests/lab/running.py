@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.lab.machine import Machine, empty_nvram, qemu_words
-from tests.lab.programs import LabError, end_group, start
+from tests.lab.programs import PATIENCE, LabError, end_group, start
 
 # Emulated machines are slow, and so are loaded build servers: no wait of the lab is longer than this.
-LIFETIME_S = 3600.0
+LIFETIME_S = 3600.0 * PATIENCE
 
 
 class Console:
@@ -57,6 +57,7 @@ class Console:
 
     def expect(self, *patterns: str, timeout_s: float) -> re.Match[str]:
         """Wait until one of the regular expressions appears behind the last match."""
+        timeout_s *= PATIENCE
         compiled = [re.compile(pattern, re.MULTILINE) for pattern in patterns]
         deadline = time.monotonic() + timeout_s
         with self.changed:
@@ -182,6 +183,7 @@ class RunningMachine:
 
     def wait_end(self, timeout_s: float) -> float:
         """Wait until the machine powers itself off; returns its seconds since power-on."""
+        timeout_s *= PATIENCE
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.programs import LabError, run
+from tests.lab.programs import PATIENCE, LabError, run
 
 OPTIONS = (
     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
@@ -27,10 +27,11 @@ class Ssh:
     def run(
         self, command: str, *, timeout_s: float = 120, accept: tuple[int, ...] | None = (0,), stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return run(self.words(command), timeout_s=timeout_s, accept=accept, stdin=stdin)
+        return run(self.words(command), timeout_s=timeout_s * PATIENCE, accept=accept, stdin=stdin)
 
     def wait(self, timeout_s: float) -> None:
         """Until somebody may log in."""
+        timeout_s *= PATIENCE
         deadline = time.monotonic() + timeout_s
         while True:
             tried = self.run("true", accept=None, timeout_s=150)

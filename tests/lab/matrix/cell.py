@@ -120,7 +120,7 @@ def play(cell: Cell, target: Target, source: Captured, out: Path, outcome: Outco
 def restored_on(
     machine: Machine, source: Captured, iso: Path, keep: Path, served: Served, outcome: Outcome
 ) -> Restored:
-    result = restore(RestoreOrder(source.image, machine, iso, keep), served)
+    result = restore(RestoreOrder(source.image, machine, iso, keep, passphrase=source.passphrase), served)
     if iso == ISO:
         outcome.restored = result.good
     if not result.good:
