@@ -122,21 +122,30 @@ def show_job(job_id: str, url: str, token: str, as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB")
 @luks_options
 @server_options
+@json_option
 def again(
-    job_id: str, luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...], url: str, token: str
-) -> None:
+    job_id: str, luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...], url: str, token: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Queue a job that ended once more. Keys that it was made with are gone by then, and are given again."""
     made = server(url, token).queue_again(job_id, given_keys(luks_passphrases, luks_key_files))
-    click.echo(f"job {made.id} is {made.state}, attempt {made.attempt}")
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"job {made.id} is {made.state}, attempt {made.attempt}")
 
 
 @job.command("cancel")
 @click.argument("job_id", metavar="JOB")
 @server_options
-def cancel(job_id: str, url: str, token: str) -> None:
+@json_option
+def cancel(job_id: str, url: str, token: str, as_json: bool) -> None:
     """End a job that nobody is to carry out any more. A machine that has begun is not stopped by it."""
     ended = server(url, token).cancel(job_id)
-    click.echo(f"job {ended.id} is {ended.state}: {ended.message}")
+    if as_json:
+        print_json(ended)
+    else:
+        click.echo(f"job {ended.id} is {ended.state}: {ended.message}")
 
 
 def match_of(word: str) -> JobMatch:
