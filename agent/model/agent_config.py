@@ -5,7 +5,6 @@ Kernel parameters win. Unknown keys are refused: a misspelt ``unattended`` must 
 
 from __future__ import annotations
 
-import posixpath
 import shlex
 import tomllib
 from collections.abc import Mapping
@@ -94,13 +93,16 @@ def named_files(config: AgentConfig) -> tuple[str, ...]:
 def beside(config: AgentConfig, folder: str) -> AgentConfig:
     """With the files that it names found beside it."""
 
+    def in_folder(name: str) -> str:
+        return name if name.startswith("/") else f"{folder}/{name}"
+
     def placed(word: str) -> str:
         uuid, name = file_word(word)
-        return f"{uuid}={posixpath.join(folder, name)}" if uuid else posixpath.join(folder, name)
+        return f"{uuid}={in_folder(name)}" if uuid else in_folder(name)
 
     return msgspec.structs.replace(
         config,
-        edits=posixpath.join(folder, config.edits) if config.edits else "",
+        edits=in_folder(config.edits) if config.edits else "",
         luks_key_file=tuple(map(placed, config.luks_key_file)),
         luks_passphrase_file=tuple(map(placed, config.luks_passphrase_file)),
     )

@@ -55,7 +55,7 @@ def test_unattended_and_without_one_stops_and_says_what_to_add(medium: AgentConf
 
 @pytest.mark.parametrize("name", ["luks_passphrase_file", "luks_key_file"])
 def test_a_file_that_the_medium_lacks_is_named(name: str, tmp_path: Path) -> None:
-    config = beside(AgentConfig(**{name: ("absent",)}), str(tmp_path))
+    config = beside(msgspec.convert({name: ("absent",)}, AgentConfig), str(tmp_path))
     with pytest.raises(UsageError, match=f"{tmp_path}/absent cannot be read"):
         agent_keys(config, attended=True)
 
