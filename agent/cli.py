@@ -40,6 +40,7 @@ COMMANDS = {
     "recipe": ("agent.commands.recipe", "Test the adaptations."),
     "undo": ("agent.commands.undo", "Put back what recipes changed on a restored system."),
     "depot": ("agent.commands.depot", "Make a depot; make its catalogue again."),
+    "job": ("agent.commands.job", "Queue restores at a depot's server, and see what became of them."),
     "serve": ("agent.commands.serve", "Serve a depot to agents and sources."),
     "agent": ("agent.commands.agent", "What the PE runs: find out what to do, and do it."),
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.version import VERSION
 from pe_build import segments
 from pe_build.config import FIRMWARE_PACKAGES, KERNEL_PACKAGES, LABEL, OVERLAY, PACKAGES, TIME_S, log
+from pe_build.customize import segment_of
 from pe_build.freeze import frozen
 from pe_build.modules import firmware_segment, kernel_release, modules_segment
 from pe_build.packages import Apt, Unpacked, unpack
@@ -54,7 +55,7 @@ def build_iso(order: Order) -> None:
         make_parts(source, parts, lock)
     agent_segment = make_agent_segment(order.entry, order.cache)
     tree = order.cache / f"iso-{order.output.stem}"
-    arrange(tree, parts, agent_segment, order.config.read_bytes() if order.config else b"")
+    arrange(tree, parts, agent_segment, segment_of(order.config) if order.config else segments.config_segment(b""))
     write_iso(source, tree, parts, order.output)
     if order.netboot:
         shutil.copytree(tree / "pe", order.netboot, dirs_exist_ok=True)
@@ -139,7 +140,7 @@ def make_agent_segment(entry: Path, cache: Path) -> Path:
     return kept
 
 
-def arrange(tree: Path, parts: Path, agent_segment: Path, agent_toml: bytes) -> None:
+def arrange(tree: Path, parts: Path, agent_segment: Path, config_segment: bytes) -> None:
     """The files of the ISO as they lie in it."""
     shutil.rmtree(tree, ignore_errors=True)
     for folder in (".disk", "boot/grub", "EFI/BOOT", "pe"):
@@ -155,7 +156,7 @@ def arrange(tree: Path, parts: Path, agent_segment: Path, agent_toml: bytes) -> 
     for name in ("vmlinuz", "base.img", "modules.img", "firmware.img", "manifest.json"):
         shutil.copyfile(parts / name, tree / "pe" / name)
     shutil.copyfile(agent_segment, tree / "pe/agent.img")
-    (tree / "pe/config.img").write_bytes(segments.config_segment(agent_toml))
+    (tree / "pe/config.img").write_bytes(config_segment)
     fixed = [name for name in ("vmlinuz", *SEGMENTS) if name not in ("config.img", "end.img")]
     sums = "".join(f"{sha256((tree / 'pe' / name).read_bytes()).hexdigest()}  {name}\n" for name in fixed)
     (tree / "pe/end.img").write_bytes(segments.end_segment(sums))

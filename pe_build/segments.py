@@ -10,8 +10,9 @@ configuration in place (customize.py): archive, then zeros, which the kernel ski
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import zstandard
 
@@ -19,7 +20,8 @@ from agent.errors import DamagedError, DoesNotFitError
 
 CONFIG_SIZE_BYTES = 256 * 1024
 CONFIG_MAGIC_PATH = "etc/regraft/.config-segment-v1"
-CONFIG_PATH = "etc/regraft/agent.toml"
+CONFIG_FOLDER = "etc/regraft"
+CONFIG_PATH = f"{CONFIG_FOLDER}/agent.toml"
 END_PATH = ".pe-complete"
 USRMERGED = ("bin", "sbin", "lib", "lib64")
 
@@ -100,14 +102,18 @@ def config_magic() -> bytes:
     return b"".join(_record(member, number, 0) for number, member in enumerate(_with_parents([_marker()]), start=1))
 
 
-def config_segment(agent_toml: bytes) -> bytes:
-    """The segment that carries /etc/regraft/agent.toml, readable by root only: it may hold a token."""
-    archive = pack([_marker(), file(CONFIG_PATH, agent_toml, 0o600)])
+def config_segment(agent_toml: bytes, beside: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """The segment that carries /etc/regraft/agent.toml and the files beside it, readable by root only: they may hold
+    a token and keys. ``beside``: path below /etc/regraft → content."""
+    named = [file(f"{CONFIG_FOLDER}/{name}", content, 0o600) for name, content in beside.items()]
+    archive = pack([_marker(), file(CONFIG_PATH, agent_toml, 0o600), *named])
     if len(archive) > CONFIG_SIZE_BYTES:
+        content_bytes = len(agent_toml) + sum(map(len, beside.values()))
+        what = f"agent.toml and the {len(beside)} files that it names have" if beside else "agent.toml has"
         raise DoesNotFitError(
-            f"agent.toml has {len(agent_toml)} bytes, the config segment holds {CONFIG_SIZE_BYTES} bytes"
-            f" with {len(archive) - len(agent_toml)} bytes of its own",
-            "shorten the configuration",
+            f"{what} {content_bytes} bytes, the config segment holds {CONFIG_SIZE_BYTES} bytes"
+            f" with {len(archive) - content_bytes} bytes of its own",
+            "shorten the configuration, or its files",
         )
     return archive.ljust(CONFIG_SIZE_BYTES, b"\0")
 

@@ -145,7 +145,7 @@ def test_who_may_import(target: str, owners: tuple[str, ...], why: str) -> None:
         ("agent.foreign", ("agent.foreign", "agent.probe", "agent.image", "agent.model")),
         ("agent.console", ("agent.console", "agent.depot", "agent.model")),
         ("agent.server", ("agent.server", "agent.depot", "agent.console", "agent.image", "agent.model")),
-        ("pe_build", ("pe_build",)),
+        ("pe_build", ("pe_build", "agent.model.agent_config")),  # a medium is told what its agent understands
     ],
 )
 def test_packages_build_on_what_is_below_them(package: str, may_use: tuple[str, ...]) -> None:

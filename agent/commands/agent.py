@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from agent.commands.agent_keys import agent_keys
 from agent.commands.options import Access, parse_image
 from agent.commands.restoring import carry_out, report_json
 from agent.console.plain import PlainConsole
@@ -30,9 +31,11 @@ from agent.errors import (
     UnreachableError,
     UsageError,
 )
-from agent.model.agent_config import AgentConfig, read_config
+from agent.model.agent_config import AgentConfig, beside, read_config
+from agent.model.choices import NONE, Choices, read_choices
 from agent.model.excludes import exclude
 from agent.model.grow import parse_grow
+from agent.model.luks_keys import LuksKey
 from agent.model.nic_map import NO_WISHES, NicWishes, parse_wishes, watched
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
@@ -62,6 +65,8 @@ class Assignment:
     reason: str
     nic_wishes: NicWishes = NO_WISHES
     wish: Wish = NO_WISH
+    choices: Choices = NONE
+    keys: tuple[LuksKey, ...] = ()  # of the job; the medium's own come after them
 
 
 @click.command()
@@ -98,7 +103,7 @@ def failed(error: RegraftError, config: AgentConfig, recorder: Recorder) -> str:
 
 def read_configuration(path: Path) -> AgentConfig:
     text = path.read_text() if path.exists() else ""
-    return read_config(text, Path("/proc/cmdline").read_text(), str(path))
+    return beside(read_config(text, Path("/proc/cmdline").read_text(), str(path)), str(path.parent))
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
@@ -134,11 +139,13 @@ def restore_assigned(
         prepared = prepare(depot, access.keys(depot), RestoreRequest(
             image=parse_image(assignment.image), target=target, selector=assignment.disk, mode=assignment.mode,
             trust_metadata=config.trust_metadata, nic_wishes=assignment.nic_wishes, wish=assignment.wish,
+            choices=assignment.choices,
         ))  # fmt: skip
+    key_of = agent_keys(config, assignment.keys, attended=not assignment.unattended, new=True)
     click.echo(difference_table(prepared.difference))
     click.echo(plan_text(prepared.plan))
     consent(prepared, assignment)
-    return carry_out(prepared, recorder)
+    return carry_out(prepared, recorder, key_of=key_of)
 
 
 def is_alone(config: AgentConfig, assignment: Assignment, depot: Depot, target: Profile, recorder: Recorder) -> bool:
@@ -174,7 +181,8 @@ def capture_task(config: AgentConfig, recorder: Recorder) -> str:
     choice = Choice(named(config.without), named(config.whole))
     access = Access(config.depot, config.token, config.trust)
     excludes = tuple(exclude(glob, "the boot medium") for glob in config.exclude)
-    captured = capture_disk(access, config.name, (config.disk, *config.also), target, recorder, choice, excludes)
+    captured = capture_disk(access, config.name, (config.disk, *config.also), target, recorder, choice, excludes,
+                            key_of=agent_keys(config, attended=not config.unattended))  # fmt: skip
     click.echo(f"RESULT captured {captured.ref} exit 0")
     return config.on_success
 
@@ -238,7 +246,7 @@ def find_assignment(config: AgentConfig, target: Profile, control: Control | Non
             raise UsageError("this medium names an image but no disk", 'set disk, e.g. disk = "only-eligible"')
         return Assignment(config.image, config.disk, config.mode, config.unattended, config.on_success, None,
                           "named by the medium", parse_wishes(config.nic, config.on_nic_tie),
-                          wish_of(config))  # fmt: skip
+                          wish_of(config), medium_choices(config))  # fmt: skip
     if control is None:
         raise NoImageError("this medium names no image, and a depot without a server cannot assign one",
                            "set image and disk in agent.toml")  # fmt: skip
@@ -258,17 +266,37 @@ def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Ass
         return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job,
                           f"job {job.id}",
                           parse_wishes(job.nic or config.nic, job.on_nic_tie or config.on_nic_tie),
-                          wish_of(job))  # fmt: skip
+                          wish_of(job, config.arrays), job_choices(job, config),
+                          control.job_keys(job.id) if job.luks_keys else ())  # fmt: skip
     if answer.decision == "match":
         return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
                           config.on_success, None, "the same machine",
-                          parse_wishes(config.nic, config.on_nic_tie), wish_of(config))  # fmt: skip
+                          parse_wishes(config.nic, config.on_nic_tie), wish_of(config),
+                          medium_choices(config))  # fmt: skip
     return None
 
 
-def wish_of(told: Job | AgentConfig) -> Wish:
-    """What a job, or the medium, says of the layout."""
-    return Wish(parse_grow(told.grow), told.also, tuple(parse_map(each) for each in told.map))
+def wish_of(told: Job | AgentConfig, arrays: str = "") -> Wish:
+    """What a job, or the medium, says of the layout; ``arrays`` where it says nothing of them."""
+    maps = tuple(parse_map(each) for each in told.map)
+    return Wish(parse_grow(told.grow), told.also, maps, told.arrays or arrays)
+
+
+def job_choices(job: Job, config: AgentConfig) -> Choices:
+    return read_choices(job.edits, "the job’s edits") if job.edits else medium_choices(config)
+
+
+def medium_choices(config: AgentConfig) -> Choices:
+    """An operator's edits beside the medium's configuration."""
+    if not config.edits:
+        return NONE
+    try:
+        return read_choices(Path(config.edits).read_text("utf-8", "replace"), config.edits)
+    except OSError as error:
+        raise UsageError(
+            f"the medium’s configuration names the edits {config.edits}, which cannot be read: {error.strerror}",
+            "make the medium again: ‘python -m pe_build customize’ takes along what the configuration names",
+        ) from None
 
 
 def show_candidates(answer: TargetAnswer) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from agent.errors import UsageError
+from agent.model.luks_keys import LIMIT_BYTES, LuksKey, by_uuid, file_word, fitting
 from agent.model.plan import MakeLuks, Plan
 from agent.probe.stack_open import KeyOf, no_keys
 
 Command = TypeVar("Command", bound=Callable[..., None])
-LIMIT_BYTES = 8 << 20  # cryptsetup's own, of key files
-_FOR_ONE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})=(.+)", re.DOTALL)
 
 
 def luks_options(command: Command) -> Command:
@@ -35,23 +33,30 @@ def luks_options(command: Command) -> Command:
 
 def key_source(passphrases: tuple[str, ...], key_files: tuple[str, ...], *, new: bool = False) -> KeyOf:
     """Where keys come from. ``new``: they are set, not tried, so that what is typed is asked for twice."""
-    given = [_given(word, line=True) for word in passphrases] + [_given(word, line=False) for word in key_files]
-    by_uuid = dict(given)
-    if len(by_uuid) != len(given):
-        raise UsageError("two keys are given for the same encrypted device", "give every UUID once")
+    return given_first([given_keys(passphrases, key_files)], lambda uuid, where: _typed(uuid, where, new))
+
+
+def given_keys(passphrases: tuple[str, ...], key_files: tuple[str, ...]) -> tuple[LuksKey, ...]:
+    """The keys in files. Raises UsageError for a file that cannot be one."""
+    return (*(_given(word, line=True) for word in passphrases), *(_given(word, line=False) for word in key_files))
+
+
+def given_first(given: Sequence[Sequence[LuksKey]], otherwise: KeyOf) -> KeyOf:
+    """A source that knows these keys, the first of several sources before the next; what none has is asked for once."""
+    sources = [by_uuid(keys) for keys in given]
+    asked: dict[str, bytes] = {}
 
     def key_of(uuid: str, where: str) -> bytes:
-        if uuid not in by_uuid:
-            by_uuid[uuid] = by_uuid[""] if "" in by_uuid else _typed(uuid, where, new)
-        return by_uuid[uuid]
+        found = next((key for source in sources if (key := fitting(source, uuid)) is not None), asked.get(uuid))
+        if found is None:
+            found = asked[uuid] = otherwise(uuid, where)
+        return found
 
     return key_of
 
 
-def _given(word: str, *, line: bool) -> tuple[str, bytes]:
-    """(UUID or "" for every device, key)."""
-    found = _FOR_ONE.fullmatch(word)
-    uuid, path = (found[1], found[2]) if found else ("", word)
+def _given(word: str, *, line: bool) -> LuksKey:
+    uuid, path = file_word(word)
     try:
         with Path(path).open("rb") as file:
             key = file.read(LIMIT_BYTES + 1)
@@ -61,7 +66,7 @@ def _given(word: str, *, line: bool) -> tuple[str, bytes]:
         key = key.removesuffix(b"\n").removesuffix(b"\r")
     if not 0 < len(key) <= LIMIT_BYTES:
         raise UsageError(f"the key file {path} is empty or too large, expected 1 to {LIMIT_BYTES:,} bytes")
-    return uuid, key
+    return LuksKey(uuid=uuid, key=key)
 
 
 def _typed(uuid: str, where: str, new: bool) -> bytes:

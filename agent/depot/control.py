@@ -33,7 +33,8 @@ from agent.errors import (
     UsageError,
 )
 from agent.model.events import Event
-from agent.model.jobs import Candidate, Claim, Job, JobRequest, Problem, TargetAnswer
+from agent.model.jobs import Candidate, Claim, Job, JobKeys, JobRequest, NewAttempt, Problem, TargetAnswer
+from agent.model.luks_keys import LuksKey
 from agent.model.report import Report
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable, well_formed
@@ -126,10 +127,18 @@ class Control:
         claim = Claim(target=self.target, secret=secret)
         return self._call("POST", f"jobs/{job_id}/claim", Job, msgspec.json.encode(claim))
 
-    def queue_again(self, job_id: str) -> Job:
+    def job_keys(self, job_id: str) -> tuple[LuksKey, ...]:
+        """The keys of LUKS devices that a claimed job carries."""
+        return self._call("POST", f"jobs/{job_id}/keys", JobKeys, b"", headers=self._claim_header(job_id)).luks_keys
+
+    def queue_again(self, job_id: str, keys: tuple[LuksKey, ...] = ()) -> Job:
         """A new attempt of a job that is done or failed, or whose agent is lost."""
         key = {"Idempotency-Key": secrets.token_hex(16)}
-        return self._call("POST", f"jobs/{job_id}/attempts", Job, b"", headers=key)
+        body = msgspec.json.encode(NewAttempt(luks_keys=keys)) if keys else b""
+        return self._call("POST", f"jobs/{job_id}/attempts", Job, body, headers=key)
+
+    def cancel(self, job_id: str) -> Job:
+        return self._call("POST", f"jobs/{job_id}/cancel", Job, b"")
 
     # --- what a run tells ---------------------------------------------------------------------------------------
 

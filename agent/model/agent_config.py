@@ -12,7 +12,9 @@ from collections.abc import Mapping
 import msgspec
 
 from agent.errors import UsageError
+from agent.model.luks_keys import file_word
 from agent.model.nic_map import ORDER, STOP, parse_wishes
+from agent.model.stack_layout import KEEP, PLAIN
 
 PREFIX = "regraft."
 
@@ -29,6 +31,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     also: tuple[str, ...] = ()  # selectors of further disks that are erased and written, or captured
     map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
     grow: str = ""  # who gets the space of a larger disk; "" the largest volume
+    arrays: str = "plain"  # md RAID on one disk: plain, keep
+    edits: str = ""  # file of an operator's edits, relative to the configuration
+    luks_key_file: tuple[str, ...] = ()  # [UUID=]FILE, likewise: keys of encrypted devices, as they are
+    luks_passphrase_file: tuple[str, ...] = ()  # [UUID=]FILE, likewise: the passphrase on their first line
     mode: str = "restore"  # restore, clone
     nic: tuple[str, ...] = ()  # OLD=NEW: which card takes the place of which interface or old MAC address
     on_nic_tie: str = "stop"  # stop, order: where several cards fit equally well and nobody is asked
@@ -45,9 +51,13 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     on_failure: str = "hold"  # hold, poweroff
 
 
+LISTS = ("trust", "without", "whole", "exclude", "nic", "also", "map", "luks_key_file", "luks_passphrase_file")
+FILES = ("edits", "luks_key_file", "luks_passphrase_file")  # these travel on the medium beside its configuration
+
 CHOICES = {
     "task": ("restore", "capture", "hold"),
     "mode": ("restore", "clone"),
+    "arrays": (PLAIN, KEEP),
     "on_nic_tie": (STOP, ORDER),
     "duplicate_address": ("ignore", "warn", "stop"),
     "on_success": ("reboot", "poweroff", "hold", "shell"),
@@ -74,6 +84,30 @@ def read_config(toml_text: str, kernel_command_line: str, where: str = "agent.to
     return config
 
 
+def named_files(config: AgentConfig) -> tuple[str, ...]:
+    """The files that a configuration names, as it names them."""
+    words = (*config.luks_key_file, *config.luks_passphrase_file)
+    return tuple(dict.fromkeys(([config.edits] if config.edits else []) + [file_word(word)[1] for word in words]))
+
+
+def beside(config: AgentConfig, folder: str) -> AgentConfig:
+    """With the files that it names found beside it."""
+
+    def in_folder(name: str) -> str:
+        return name if name.startswith("/") else f"{folder}/{name}"
+
+    def placed(word: str) -> str:
+        uuid, name = file_word(word)
+        return f"{uuid}={in_folder(name)}" if uuid else in_folder(name)
+
+    return msgspec.structs.replace(
+        config,
+        edits=in_folder(config.edits) if config.edits else "",
+        luks_key_file=tuple(map(placed, config.luks_key_file)),
+        luks_passphrase_file=tuple(map(placed, config.luks_passphrase_file)),
+    )
+
+
 def kernel_parameters(command_line: str) -> Mapping[str, object]:
     """``regraft.KEY=VALUE`` words of a kernel command line; dashes in keys read as underscores."""
     found: dict[str, object] = {}
@@ -84,7 +118,7 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
         name = key.replace("-", "_")
         if name in ("unattended", "trust_metadata"):
             found[name] = value in ("1", "true", "yes", "")
-        elif name in ("trust", "without", "whole", "exclude", "nic", "also", "map"):
+        elif name in LISTS:
             found[name] = tuple(value.split(","))
         else:
             found[name] = value

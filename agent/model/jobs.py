@@ -13,6 +13,8 @@ from enum import StrEnum
 
 import msgspec
 
+from agent.model.luks_keys import LuksKey
+
 
 class State(StrEnum):
     QUEUED = "queued"
@@ -47,14 +49,32 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     also: tuple[str, ...] = ()  # selectors of further disks that are erased and written
     map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
     grow: str = ""  # who gets the space of a larger disk
+    arrays: str = ""  # md RAID on one disk: plain, keep; "": as the medium's configuration says
+    edits: str = ""  # text of an operator's edits, as regraft restore --edits reads it; "": the medium's
+    luks_keys: tuple[LuksKey, ...] = ()  # held back: no answer shows them but the one to the machine that claimed
 
 
 class JobLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job says of the layout; see JobRequest."""
+    """What a job says of the layout and of the plan; see JobRequest. ``keyed``: it was made with keys."""
 
     also: tuple[str, ...] = ()
     map: tuple[str, ...] = ()
     grow: str = ""
+    arrays: str = ""
+    edits: str = ""
+    keyed: bool = False
+
+
+class NewAttempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes with queueing a job again: its keys are gone since it ended."""
+
+    luks_keys: tuple[LuksKey, ...] = ()
+
+
+class JobKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to the machine that claimed a job, and to nobody else."""
+
+    luks_keys: tuple[LuksKey, ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +106,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     also: tuple[str, ...] = ()
     map: tuple[str, ...] = ()
     grow: str = ""
+    arrays: str = ""
+    edits: str = ""
+    luks_keys: str = ""  # held, gone since it ended, or "": made without
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

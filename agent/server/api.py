@@ -12,12 +12,14 @@ from agent.depot import catalogue
 from agent.depot.component_xml import load_component
 from agent.depot.local import LocalDepot
 from agent.depot.unfinished import is_pack
-from agent.errors import DamagedError, DiskSelectionError, NoImageError, UsageError
+from agent.errors import DamagedError, DiskSelectionError, NoImageError, RefusedError, UsageError
+from agent.model.choices import read_choices
 from agent.model.edit_request import EditRequest
 from agent.model.events import Event
 from agent.model.grow import parse_grow
 from agent.model.image import NAME, TIME_IN_NAMES, ImageRef, ObjectRef
-from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobRequest
+from agent.model.jobs import MODES, ON_SUCCESS, Claim, JobKeys, JobRequest, NewAttempt
+from agent.model.luks_keys import by_uuid
 from agent.model.machine_match import is_placeholder
 from agent.model.nic_map import STOP, parse_wishes
 from agent.model.recipe_bundle import LIMIT_BYTES
@@ -25,12 +27,13 @@ from agent.model.recipe_bundle import decode as decode_bundle
 from agent.model.recipe_set import load_all
 from agent.model.report import Report
 from agent.model.spread import parse_map
+from agent.model.stack_layout import KEEP, PLAIN
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
 from agent.server.auth import Need, Role, Tokens, needs
 from agent.server.edits import Edits
 from agent.server.files import check_payload, put_file, serve_file
-from agent.server.jobs import Jobs, match_pair
+from agent.server.jobs import ANY_HINT, KEYS_FOR_ANY, Jobs, match_pair
 from agent.server.problems import TooLargeError
 from agent.server.rehearsals import Rehearsals
 from agent.server.targets import Targets
@@ -40,6 +43,7 @@ XML_LIMIT_BYTES = 4 << 20
 COMPONENT_LIMIT_BYTES = 16 << 20
 MANIFEST_LIMIT_BYTES = 64 << 20
 JSON_LIMIT_BYTES = 1 << 20
+JOB_LIMIT_BYTES = 16 << 20  # the largest key file in base64, and its job
 EDIT_LIMIT_BYTES = 32 << 20
 EVENTS_LIMIT_BYTES = 4 << 20
 REPORT_LIMIT_BYTES = 16 << 20
@@ -250,7 +254,7 @@ def target_profile(use: Use, target: int) -> Response:
 
 
 @router.post("/api/v1/jobs", openapi_extra=needs(Need.WRITE))
-def create_job(use: Use, request: Request, body: Json) -> Response:
+def create_job(use: Use, request: Request, body: Annotated[bytes, Depends(Body(JOB_LIMIT_BYTES))]) -> Response:
     wanted = checked_job(use.depot, _decode(body, JobRequest, "the job"))
     job, new = use.jobs.create(wanted, request.headers.get("idempotency-key", "")[:200])
     return _json(job, 201 if new else 200, {"Location": f"/api/v1/jobs/{job.id}"})
@@ -272,8 +276,23 @@ def claim_job(use: Use, job_id: str, body: Json) -> Response:
 
 
 @router.post("/api/v1/jobs/{job_id}/attempts", openapi_extra=needs(Need.WRITE))
-def queue_again(use: Use, request: Request, job_id: str) -> Response:
-    return _json(use.jobs.queue_again(job_id, request.headers.get("idempotency-key", "")[:200]), 201)
+def queue_again(
+    use: Use, request: Request, job_id: str, body: Annotated[bytes, Depends(Body(JOB_LIMIT_BYTES))]
+) -> Response:
+    keys = _decode(body or b"{}", NewAttempt, "the attempt").luks_keys
+    by_uuid(keys)
+    return _json(use.jobs.queue_again(job_id, request.headers.get("idempotency-key", "")[:200], keys), 201)
+
+
+@router.post("/api/v1/jobs/{job_id}/cancel", openapi_extra=needs(Need.WRITE))
+def cancel_job(use: Use, job_id: str) -> Response:
+    return _json(use.jobs.cancel(job_id))
+
+
+@router.post("/api/v1/jobs/{job_id}/keys", openapi_extra=needs(Need.AGENT))
+def job_keys(use: Use, request: Request, job_id: str) -> Response:
+    """The keys of a job, for who claimed it; a POST, so that the audit tells of every time."""
+    return _json(JobKeys(luks_keys=use.jobs.keys_for(job_id, _secret(request))))
 
 
 @router.post("/api/v1/jobs/{job_id}/events", openapi_extra=needs(Need.AGENT))
@@ -327,6 +346,12 @@ def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
     if any(" " in each for each in wanted.nic):
         raise DamagedError("nic names an interface with a blank, expected OLD=NEW")
     parse_grow(wanted.grow)
+    if wanted.arrays not in ("", PLAIN, KEEP):
+        raise DamagedError(f"arrays is ‘{printable(wanted.arrays, 40)}’, expected {PLAIN}, {KEEP} or nothing")
+    read_choices(wanted.edits, "the job’s edits")
+    by_uuid(wanted.luks_keys)
+    if kind == "any" and wanted.luks_keys:
+        raise RefusedError(KEYS_FOR_ANY, ANY_HINT)
     for disk in (wanted.disk, *wanted.also, *(parse_map(each)[1] for each in wanted.map)):
         if disk != ANY_DISK and not (disk.startswith(SELECTORS) and disk.partition("=")[2] and len(disk) <= 200):
             raise DiskSelectionError(

@@ -15,6 +15,7 @@ from agent.server.api import Services, files, router
 from agent.server.auth import Guard, Tokens, check_need
 from agent.server.database import Database
 from agent.server.edits import Edits
+from agent.server.held_keys import HeldKeys
 from agent.server.jobs import Jobs
 from agent.server.rehearsals import Rehearsals
 from agent.server.targets import Targets
@@ -22,6 +23,7 @@ from agent.version import VERSION
 
 AUDIT_FILE = "audit.jsonl"
 EDITS_FOLDER = "edits"
+KEYS_FOLDER = "keys"
 REHEARSALS_FOLDER = "rehearsals"
 
 
@@ -41,7 +43,7 @@ def create_app(  # noqa: PLR0913 - the properties of one server
     arrives.
     """
     database = Database(database_url or f"sqlite:///{state_dir / DATABASE_FILE}")
-    jobs = Jobs(database)
+    jobs = Jobs(database, HeldKeys(state_dir / KEYS_FOLDER))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

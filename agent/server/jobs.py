@@ -18,6 +18,7 @@ from agent.console.recorder import now
 from agent.errors import DamagedError, NoImageError, NotAllowedError, RefusedError
 from agent.model.events import Event
 from agent.model.jobs import ENDED, Claim, Job, JobLayout, JobMatch, JobRequest, State
+from agent.model.luks_keys import LuksKey
 from agent.model.report import Report
 from agent.model.wording import printable
 from agent.server.database import (
@@ -30,9 +31,12 @@ from agent.server.database import (
     ReportRow,
     TargetRow,
 )
+from agent.server.held_keys import HeldKeys
 
 EVENTS_LIMIT = 200_000  # of one attempt; beyond it progress is not kept, everything else is
 PAGE_LIMIT = 500
+KEYS_FOR_ANY = "a job for the next machine that asks has keys of LUKS devices, and anybody could ask"
+ANY_HINT = "match on a machine's property, such as mac; keys go to a machine that is named"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,11 @@ class Facts:
 
 
 class Jobs:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys: HeldKeys) -> None:
         self._database = database
+        self._keys = keys
+        for job_id in keys.jobs():  # of jobs that ended when the server could not see to it
+            self._forget_keys(job_id)
 
     # --- making and finding -----------------------------------------------------------------------------------
 
@@ -57,7 +64,7 @@ class Jobs:
             if idempotency_key:
                 known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
                 if known is not None:
-                    return _job(session, known), False
+                    return self._job(session, known), False
             row = JobRow(
                 id=secrets.token_hex(6), created=now(), idempotency_key=idempotency_key or None, match_kind=kind,
                 match_value=value, image=request.image, disk=request.disk, mode=request.mode,
@@ -67,21 +74,24 @@ class Jobs:
             session.flush()
             if request.nic or request.on_nic_tie:
                 session.add(JobCardsRow(job_id=row.id, nic=" ".join(request.nic), on_nic_tie=request.on_nic_tie))
-            layout = JobLayout(also=request.also, map=request.map, grow=request.grow)
+            layout = JobLayout(also=request.also, map=request.map, grow=request.grow, arrays=request.arrays,
+                               edits=request.edits, keyed=bool(request.luks_keys))  # fmt: skip
             if layout != JobLayout():
                 session.add(JobLayoutRow(job_id=row.id, body=msgspec.json.encode(layout)))
             session.add(AttemptRow(job_id=row.id, number=1, state=State.QUEUED, created=row.created))
             session.flush()
-            return _job(session, row), True
+            if request.luks_keys:
+                self._keys.keep(row.id, request.luks_keys)
+            return self._job(session, row), True
 
     def get(self, job_id: str) -> Job:
         with self._database.transaction() as session:
-            return _job(session, _job_row(session, job_id))
+            return self._job(session, _job_row(session, job_id))
 
     def newest(self, limit: int = PAGE_LIMIT) -> tuple[Job, ...]:
         with self._database.transaction() as session:
             rows = session.scalars(select(JobRow).order_by(JobRow.created.desc(), JobRow.id).limit(limit))
-            return tuple(_job(session, row) for row in rows)
+            return tuple(self._job(session, row) for row in rows)
 
     def queued_for(self, facts: Facts) -> Job | None:
         """The oldest queued job for a machine; one that names the machine goes before one for any machine."""
@@ -95,7 +105,7 @@ class Jobs:
             fitting = [row for row in rows if fits(row, facts)]
             named = [row for row in fitting if row.match_kind != "any"]
             chosen = (named or fitting)[:1]
-            return _job(session, chosen[0]) if chosen else None
+            return self._job(session, chosen[0]) if chosen else None
 
     def latest_for(self, facts: Facts) -> Job | None:
         """The job that this machine took last, whatever became of it."""
@@ -107,7 +117,7 @@ class Jobs:
             )
             for attempt, target in taken:
                 if same_machine(facts_of(target), facts):
-                    return _job(session, _job_row(session, attempt.job_id))
+                    return self._job(session, _job_row(session, attempt.job_id))
             return None
 
     # --- the life of an attempt -------------------------------------------------------------------------------
@@ -135,22 +145,50 @@ class Jobs:
                     "queue it again if it is to run again",
                 )
             session.refresh(attempt)
-            return _job(session, job)
+            return self._job(session, job)
 
-    def queue_again(self, job_id: str, idempotency_key: str = "") -> Job:
+    def keys_for(self, job_id: str, secret: str) -> tuple[LuksKey, ...]:
+        """The keys of a job, for the machine that claimed its newest attempt and has not ended it."""
+        with self._database.transaction() as session:
+            attempt = _claimed_attempt(session, job_id, secret)
+            if attempt.state in ENDED or attempt.id != _newest_attempt(session, job_id).id:
+                raise RefusedError(f"attempt {attempt.number} of job {job_id} has ended, and its keys are gone",
+                                   "queue the job again, and claim it again")  # fmt: skip
+            return self._keys.of(job_id)
+
+    def queue_again(self, job_id: str, idempotency_key: str = "", keys: Sequence[LuksKey] = ()) -> Job:
         """A new attempt; the old one stays as it was. One that was cut is ended as failed."""
         with self._database.transaction() as session:
             job, attempt = _job_row(session, job_id), _newest_attempt(session, job_id)
             if idempotency_key and attempt.idempotency_key == idempotency_key:
-                return _job(session, job)
+                return self._job(session, job)
             if attempt.state == State.QUEUED:
                 raise RefusedError(f"job {job_id} is queued already (attempt {attempt.number})")
+            if _layout(session, job_id).keyed and not keys and not self._keys.has(job_id):
+                raise RefusedError(f"job {job_id} was made with keys of LUKS devices, which are gone since it ended",
+                                   "give them again: ‘regraft job again --luks-passphrase FILE’")  # fmt: skip
+            if keys and job.match_kind == "any":
+                raise RefusedError(KEYS_FOR_ANY, ANY_HINT)
             if attempt.state not in ENDED:
                 _end(attempt, State.FAILED, "given up: the job was queued again", "stopped")
             session.add(AttemptRow(job_id=job_id, number=attempt.number + 1, state=State.QUEUED, created=now(),
                                    idempotency_key=idempotency_key or None))  # fmt: skip
             session.flush()
-            return _job(session, job)
+            if keys:
+                self._keys.keep(job_id, keys)
+                _mark_keyed(session, job_id)
+            return self._job(session, job)
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job that nobody is to carry out any more. A machine that has begun goes on: it is told nothing."""
+        with self._database.transaction() as session:
+            job, attempt = _job_row(session, job_id), _newest_attempt(session, job_id)
+            if attempt.state in ENDED:
+                raise RefusedError(f"job {job_id} is {attempt.state} already")
+            began = attempt.state != State.QUEUED
+            _end(attempt, State.FAILED, "cancelled" + (" after a machine had taken it" if began else ""), "stopped")
+        self._forget_keys(job_id)
+        return self.get(job.id)
 
     def add_events(self, job_id: str, secret: str, events: Sequence[Event]) -> int:
         """Keep what is new; the number of events that were. Events of an ended attempt change nothing else."""
@@ -166,7 +204,8 @@ class Jobs:
             if attempt.state not in ENDED:
                 for each in events:
                     _follow(attempt, each)
-            return added
+        self._forget_keys(job_id)
+        return added
 
     def put_report(self, job_id: str, secret: str, report: Report, body: bytes) -> Job:
         """The report ends the attempt. Once stored it stays; failed stays failed."""
@@ -181,8 +220,19 @@ class Jobs:
                     failed = report.result == "failed"
                     _end(attempt, State.FAILED if failed else State.DONE, report.error or report.result,
                          report.error_code)  # fmt: skip
-            session.flush()
-            return _job(session, _job_row(session, job_id))
+        self._forget_keys(job_id)
+        return self.get(job_id)
+
+    def _forget_keys(self, job_id: str) -> None:
+        """Of a job that has ended; one that was queued again keeps its own."""
+        if not self._keys.has(job_id):
+            return
+        with self._database.transaction() as session:
+            if session.get(JobRow, job_id) is None or _newest_attempt(session, job_id).state in ENDED:
+                self._keys.forget(job_id)
+
+    def _job(self, session: Session, row: JobRow) -> Job:
+        return _job(session, row, self._keys.has(row.id))
 
     # --- reading back -----------------------------------------------------------------------------------------
 
@@ -360,7 +410,16 @@ def _layout(session: Session, job_id: str) -> JobLayout:
     return msgspec.json.decode(row.body, type=JobLayout) if row else JobLayout()
 
 
-def _job(session: Session, row: JobRow) -> Job:
+def _mark_keyed(session: Session, job_id: str) -> None:
+    row = session.get(JobLayoutRow, job_id)
+    body = msgspec.json.encode(msgspec.structs.replace(_layout(session, job_id), keyed=True))
+    if row is None:
+        session.add(JobLayoutRow(job_id=job_id, body=body))
+    else:
+        row.body = body
+
+
+def _job(session: Session, row: JobRow, keys_held: bool) -> Job:
     layout = _layout(session, row.id)
     attempt = _newest_attempt(session, row.id)
     value: str | bool = True if row.match_kind == "any" else row.match_value
@@ -373,5 +432,6 @@ def _job(session: Session, row: JobRow) -> Job:
         last_seen=attempt.last_seen, phase=attempt.phase, done=attempt.done, total=attempt.total, unit=attempt.unit,
         message=attempt.message, error_code=attempt.error_code, target=attempt.target_id or 0, has_report=has_report,
         nic=tuple(cards.nic.split()) if cards else (), on_nic_tie=cards.on_nic_tie if cards else "",
-        also=layout.also, map=layout.map, grow=layout.grow,
+        also=layout.also, map=layout.map, grow=layout.grow, arrays=layout.arrays, edits=layout.edits,
+        luks_keys=("held" if keys_held else "gone") if layout.keyed else "",
     )  # fmt: skip

@@ -22,6 +22,7 @@ from agent.model.image import ImageRef
 from agent.model.jobs import Job, JobMatch, JobRequest, State
 from agent.model.retention import Rules
 from agent.server.database import AttemptRow, Database
+from agent.server.held_keys import HeldKeys
 from agent.server.jobs import Jobs
 from tests.depot.small_images import path_of, publish
 
@@ -195,7 +196,8 @@ def queue(depot: LocalDepot, *images: str) -> tuple[Database, Job]:
     folder = state_folder(depot.id)
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(f"sqlite:///{folder / DATABASE_FILE}")
-    made = [Jobs(database).create(JobRequest(match=JobMatch(any=True), image=image))[0] for image in images]
+    jobs = Jobs(database, HeldKeys(folder / "keys"))
+    made = [jobs.create(JobRequest(match=JobMatch(any=True), image=image))[0] for image in images]
     return database, made[0]
 
 

@@ -49,6 +49,7 @@ class RestoreOrder:
     arrays: str = ""  # keep: every disk of the machine is written, with a member of the image's arrays
     label: str = "restore"
     patience_s: float = PE_PATIENCE_S
+    passphrase: str = ""  # of encrypted devices: the job carries it
     watch: Callable[[RunningMachine], None] | None = field(default=None, compare=False)
 
 
@@ -85,6 +86,7 @@ def restore(order: RestoreOrder, served: Served) -> Restored:
             **across_disks(order, machine),
             "mode": order.mode,
             "on_success": "poweroff",
+            **({"luks_keys": [{"passphrase": order.passphrase}]} if order.passphrase else {}),
         },
     )
     medium = medium_for(served, order.iso, order.keep / f"{order.label}.iso", {"task": "restore", "mode": order.mode})
@@ -122,17 +124,30 @@ def boot_restored(machine: Machine, keep: Path, label: str = "restored", patienc
 
 
 def capture_disk(
-    machine: Machine, name: str, iso: Path, keep: Path, served: Served, patience_s: float = PE_PATIENCE_S
-) -> str:
-    """Capture a disk that does not run: NAME@TIME of the image. The disk is attached so that nothing can be written."""
+    machine: Machine, name: str, iso: Path, keep: Path, served: Served, patience_s: float = PE_PATIENCE_S,
+    *, passphrase: str = "",
+) -> str:  # fmt: skip
+    """Capture a disk that does not run: NAME@TIME of the image. The disk is attached so that nothing can be written.
+
+    ``passphrase``: of its encrypted devices, typed at the PE's console when it asks, and never shown there.
+    """
     keep.mkdir(parents=True, exist_ok=True)
     before = set(images(served.depot))
     machine = replace(machine, disks=(replace(machine.disks[0], discard_writes=True), *machine.disks[1:]))
     writing = replace(served, agent_token=served.write_token)
     settings: dict[str, str | bool] = {"task": "capture", "name": name, "disk": target_selector(machine)}
+    if passphrase:
+        settings["unattended"] = False
     medium = medium_for(writing, iso, keep / "capture.iso", settings)
     with RunningMachine(replace(identified(machine), medium=medium), keep, "capture") as vm:
-        found, _ = follow_pe(vm, patience_s)
+        if passphrase:
+            vm.console.expect(r"Passphrase for [^\n]*: ?", timeout_s=patience_s)
+            vm.console.send(passphrase + "\n")
+            found = vm.console.expect(RESULT, timeout_s=patience_s)
+            if passphrase in vm.console.seen:
+                raise LabError("the console of the live system shows the passphrase that was typed")
+        else:
+            found, _ = follow_pe(vm, patience_s)
         vm.wait_end(120)
     medium.unlink()
     new = sorted(set(images(served.depot)) - before)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import UsageError
-from agent.model.agent_config import read_config
+from agent.model.agent_config import AgentConfig, beside, named_files, read_config
 
 
 def test_kernel_parameters_win_over_the_medium() -> None:
@@ -47,4 +47,18 @@ def test_cards_are_chosen_on_the_medium_or_the_kernel_line() -> None:
     assert read_config("", "regraft.nic=ens3=52:54:00:00:00:01,ens4=none").nic[1] == "ens4=none"
     for text in ('nic = ["ens3"]', 'on_nic_tie = "guess"', 'duplicate_address = "maybe"'):
         with pytest.raises(UsageError, match="expected"):
+            read_config(text, "")
+
+
+def test_arrays_edits_and_keys_come_from_the_medium_or_the_kernel_line() -> None:
+    uuid = "0c1f6a52-52d5-44c1-8d5e-4d4a6cb0a2a1"
+    config = read_config(f'arrays = "keep"\nedits = "e.toml"\nluks_key_file = ["k", "{uuid}=sub/k"]\n', "")
+    assert (config.arrays, named_files(config)) == ("keep", ("e.toml", "k", "sub/k"))
+    placed = beside(config, "/etc/regraft")
+    assert placed.edits == "/etc/regraft/e.toml"
+    assert placed.luks_key_file == ("/etc/regraft/k", f"{uuid}=/etc/regraft/sub/k")
+    assert beside(AgentConfig(), "/etc/regraft") == AgentConfig()
+    assert read_config("", "regraft.luks-passphrase-file=p,q").luks_passphrase_file == ("p", "q")
+    for text in ('arrays = "both"', 'luks_key_file = "k"'):
+        with pytest.raises(UsageError, match=r"expected|Expected"):
             read_config(text, "")

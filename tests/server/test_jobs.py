@@ -14,6 +14,7 @@ from agent.model.events import Event
 from agent.model.jobs import Claim, JobMatch, JobRequest, State
 from agent.model.report import Report
 from agent.server.database import AttemptRow, Database, TargetRow
+from agent.server.held_keys import HeldKeys
 from agent.server.jobs import Facts, Jobs, same_machine
 from tests.console.test_report import report as make_report
 
@@ -29,8 +30,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def jobs(database: Database) -> Jobs:
-    return Jobs(database)
+def jobs(database: Database, tmp_path: Path) -> Jobs:
+    return Jobs(database, HeldKeys(tmp_path / "keys"))
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_jobs_survive_a_restart(jobs: Jobs, database: Database, tmp_path: Path) 
     job, _ = jobs.create(request(any=True))
     database.close()
     again = Database(f"sqlite:///{tmp_path}/state.sqlite")
-    assert Jobs(again).get(job.id) == job
+    assert Jobs(again, HeldKeys(tmp_path / "keys")).get(job.id) == job
     again.close()
 
 

@@ -69,7 +69,7 @@ def capture(source: Installed, home: Path) -> None:
     click.echo(f"    capturing {source.system.title}")
     machine = replace(source.machine(), memory_mib=1024)
     with serving(home / "depot", home) as served:
-        image = capture_disk(machine, source.system.name, ISO, home, served)
+        image = capture_disk(machine, source.system.name, ISO, home, served, passphrase=source.system.passphrase)
     assert images(home / "depot") == [image]
     if source.system.host_reads:
         (home / "inventory.jsonl").write_text(dump(read_disk(source.disks[0])))

@@ -143,7 +143,8 @@ def each_alone(machine: Machine, source: Captured, out: Path, outcome: Outcome) 
 def restored_on(
     cell: Cell, machine: Machine, source: Captured, iso: Path, keep: Path, served: Served, outcome: Outcome
 ) -> Restored:
-    result = restore(RestoreOrder(source.image, machine, iso, keep, arrays=cell.arrays), served)
+    order = RestoreOrder(source.image, machine, iso, keep, arrays=cell.arrays, passphrase=source.passphrase)
+    result = restore(order, served)
     if iso == ISO:
         outcome.restored = result.good
     if not result.good:

@@ -84,8 +84,6 @@ TARGETS = {
     )
 }
 
-STACKS = "LVM, md and LUKS in the engine"
-
 CELLS = (
     # The demo's own source: a cloud kernel that drives none of these, so that a kernel has to come from the depot.
     Cell("debian-12-cloud", "nvme-e1000e-uefi", "B3"),
@@ -99,8 +97,8 @@ CELLS = (
     Cell("debian-12-uefi", "megasas-vmxnet3-uefi", "N1"),
     Cell("debian-12-uefi", "virtio-virtio-secure", "N1"),
     Cell("debian-12-uefi", "ahci-large-bios", "N1"),
-    Cell("debian-12-lvm-luks", "nvme-e1000e-uefi", "N1", STACKS),
-    Cell("debian-12-lvm-luks", "virtio-virtio-uefi", "N1", STACKS),
+    Cell("debian-12-lvm-luks", "nvme-e1000e-uefi", "N1"),
+    Cell("debian-12-lvm-luks", "virtio-virtio-uefi", "N1"),
     Cell("debian-13-raid1", "two-disks-uefi", "N1", arrays="keep"),
     Cell("debian-13-raid1", "ahci-swapped-uefi", "N1"),
     Cell("debian-12-btrfs", "ahci-rtl8139-bios", "N1"),
