@@ -148,6 +148,7 @@ def environment(memory: Path) -> Mapping[str, str]:
     return {
         "LC_ALL": "C.UTF-8",
         "REGRAFT_HOME": str(memory / "home"),
+        "PYTHONDONTWRITEBYTECODE": "",  # as installed: nobody compiles a program each time it starts
         "RESTIC_PASSWORD": "bench",
         "BORG_BASE_DIR": str(memory / "borg"),
         "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
