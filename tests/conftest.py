@@ -123,6 +123,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Without its groups two processes would each have the same machines built, and each other's partitions."""
+    shared = getattr(session.config.option, "loadgroup", False)
+    if shared and not all(item.nodeid.endswith(f"@{group(item)}") for item in session.items):
+        raise pytest.UsageError("pytest-xdist does not group tests with this pytest; install what constraints.txt says")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if tier(item) > TIERS.index("tools") + 1 and os.geteuid() != 0:
