@@ -88,6 +88,9 @@ def start(
         cwd=cwd,
         start_new_session=True,
     )
+    # Between sessions the kernel shares processors by the niceness of the session, not of its processes: sched(7).
+    with suppress(OSError):
+        Path(f"/proc/{child.pid}/autogroup").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
     atexit.register(end_group, child)
     return child
 
