@@ -13,7 +13,7 @@ check: setup  ## Lint, types, the laws of the architecture and of the documentat
 	@$(PYTHON) -m pytest -q tests/test_linters.py tests/test_architecture.py tests/test_docs.py
 
 test: setup  ## All tests of a change: units, loop devices, frozen binary, virtual machines (needs root)
-	@$(PYTHON) -m pytest --numprocesses 4 --dist loadgroup
+	@REGRAFT_LAB_PATIENCE=2 $(PYTHON) -m pytest --numprocesses 3 --dist loadgroup
 
 test-long: setup  ## What make test leaves out for its length: more whole restores in virtual machines (needs root)
 	@$(PYTHON) -m pytest -m long

@@ -22,7 +22,7 @@ from tests.lab.serving import serving
 from tests.lab.small import NAME, publish_small_system
 from tests.lab.story import RESULT
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1800)]
 
 SERIAL = "WAYS0001"
 PATIENCE_S = 300.0
