@@ -173,8 +173,8 @@ def is_alone(config: AgentConfig, assignment: Assignment, depot: Depot, target: 
 def capture_task(config: AgentConfig, recorder: Recorder) -> str:
     """Capture this machine's disk, unmounted, into the depot."""
     # The restore path never needs the engine's writer.
-    from agent.commands.capture import capture_disk, named  # noqa: PLC0415 - as above
-    from agent.probe.blocks import Choice  # noqa: PLC0415 - as above
+    from agent.commands.capture import capture_disk, named  # noqa: PLC0415 - loads the engine's writer
+    from agent.probe.blocks import Choice  # noqa: PLC0415 - comes with it
 
     connect(config, recorder)
     target = look_at_machine(recorder)

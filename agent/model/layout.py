@@ -10,7 +10,7 @@ What is new gets its identity from the image's, not from chance.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.errors import DoesNotFitError, RefusedError
@@ -85,7 +85,7 @@ def fit(  # noqa: PLR0913 - four of them have defaults
     return Layout(
         table=table,
         table_id=table_id,
-        partitions=_with_identities(placed, main, table, table_id, manifest, beside.apart),
+        partitions=_with_identities(placed, main, table, table_id, lambda what: derived(manifest, what, beside.apart)),
         filesystems={p.want.number: _planned(p, manifest) for p in made if p.want.filesystem},
         volumes={volume: p.want.number for p in made for volume in p.want.volumes},
         fits=_fits(placed, disk.logical_sector_bytes),
@@ -178,15 +178,16 @@ def _table_id(main: Disk | None, table: str, manifest: Manifest, apart: str) -> 
     return str(made) if table == "gpt" else f"0x{made.hex[:8]}"
 
 
-def _with_identities(  # noqa: PLR0913
-    placed: Sequence[Placed], main: Disk | None, table: str, table_id: str, manifest: Manifest, apart: str
+def _with_identities(
+    placed: Sequence[Placed], main: Disk | None, table: str, table_id: str, made: Callable[[str], uuid.UUID]
 ) -> tuple[PlannedPartition, ...]:
+    """``made``: a new identity for what has none."""
     parts: list[PlannedPartition] = []
     used: set[str] = set()
     for each in placed:
         want = each.want
         part_uuid = want.part_uuid if _is_guid(want.part_uuid) and want.part_uuid not in used else ""
-        part_uuid = part_uuid or str(derived(manifest, f"partition {want.number} {want.purpose}", apart))
+        part_uuid = part_uuid or str(made(f"partition {want.number} {want.purpose}"))
         used.add(part_uuid)
         gpt = table == "gpt"
         parts.append(

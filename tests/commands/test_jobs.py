@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.commands.program import Regraft
-from tests.commands.test_served import Served, served  # noqa: F401 - a fixture
+from tests.commands.test_served import Served, served  # noqa: F401 - a fixture; arguments shadow it: F811
 
 UUID = "4c4c4544-0038-4b10-8032-b8c04f523933"
 EDITS = '[skip]\nrecipes = ["console.serial-kept"]\n'

@@ -339,6 +339,7 @@ def test_both_disks_of_a_mirror_get_loaders_and_entries_and_the_first_is_the_fir
     monkeypatch.setattr(boot, "run", program)
     monkeypatch.setattr(nvram, "write_entry", registered)
     step = InstallBootloader(firmware="uefi", disk=IDENTITY, esp_partition=1, boot_filesystem_uuid=UUID, label="debian")
+    # Sandbox is this file's stand-in: it starts no program.
     installed = boot.install_bootloader(root, Sandbox(), step, pair[0], [(pair[1], 1)])  # type: ignore[arg-type]
     for place in (own, tmp_path / "copy"):
         assert (place / "EFI/BOOT/BOOTX64.EFI").read_bytes() == b"MZ shim"
