@@ -56,8 +56,8 @@ def layout_options(command: Command) -> Command:
     """--disk, --map, --grow and --arrays: where the image goes, and how large it becomes."""
     options: tuple[Callable[[Command], Command], ...] = (
         click.option("--arrays", type=click.Choice([PLAIN, KEEP]), default=PLAIN, show_default=True,
-                     help="md RAID on one disk: plain puts what lies on an array onto the partition, keep makes a "
-                     "RAID 1 with its other members missing, to be added later."),
+                     help="md RAID: plain puts what lies on an array onto one disk's partition; keep makes a RAID 1, "
+                     "with a member on each --disk, or on one disk with the others missing, to be added later."),
         click.option("--grow", default=LARGEST, show_default=True, metavar="POLICY",
                      help="Who gets the space of a larger disk: largest, last, proportional, none, or a volume by its "
                      "mount point or name."),

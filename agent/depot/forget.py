@@ -108,5 +108,5 @@ def _refuse_held(images: Sequence[ImageRef], held: Mapping[ImageRef, str]) -> No
     for image in images:
         if image in held:
             unpin = f"take the pin away first: ‘regraft unpin {image}’"
-            act = unpin if held[image] == PINNED else "let the job end first"
+            act = unpin if held[image] == PINNED else "let the job end first, or end it: ‘regraft job cancel JOB’"
             raise RefusedError(f"image {image} is not removed: {held[image]}", act)

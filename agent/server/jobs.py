@@ -344,7 +344,9 @@ def same_machine(one: Facts, other: Facts) -> bool:
 def _job_row(session: Session, job_id: str) -> JobRow:
     row = session.get(JobRow, job_id)
     if row is None:
-        raise NoImageError(f"there is no job ‘{printable(job_id, 40)}’", "list them with GET /api/v1/jobs")
+        raise NoImageError(
+            f"there is no job ‘{printable(job_id, 40)}’", "list them with ‘regraft job list’ or GET /api/v1/jobs"
+        )
     return row
 
 
