@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 from agent.errors import DamagedError
 from agent.image.entry import (
@@ -93,11 +94,11 @@ class EntryCheck:
         self._plain = 0
         self.count = 0
 
-    def entries(self, entries: list[Entry], line: int) -> None:
-        """Those of neighbouring lines, the first of which has the number ``line``."""
+    def entries(self, entries: Sequence[Entry], lines: Sequence[int]) -> None:
+        """Some, with the numbers of their lines (from 1)."""
         entry = None
         try:
-            for number, entry in enumerate(entries, line):  # noqa: B007 - names the line that failed
+            for number, entry in zip(lines, entries, strict=True):  # noqa: B007 - names the line that failed
                 if entry.type == MORE:
                     self._continued(entry, entry.name)
                 else:

@@ -84,7 +84,7 @@ class Listing:
         decoder = msgspec.json.Decoder(Entry)
         for first, lines in self.entry_lines():
             entries = _decode(decoder, lines, self.name, first)
-            check.entries(entries, first + 1)
+            check.entries(entries, range(first + 1, first + 1 + len(lines)))
             if check.count > self.head.entries:
                 break
             yield entries, lines
@@ -92,17 +92,22 @@ class Listing:
             raise DamagedError(f"{self.name} holds {check.count:,} entries, its head says {self.head.entries:,}")
 
     def marked(self, marks: Sliceable) -> Iterator[tuple[list[Entry], list[bytes], bytes]]:
-        """In another pass those entries whose mark is not 0, unchecked, with their lines and marks.
+        """Checked entries whose mark is not 0, with their lines and marks.
 
-        ``marks`` has a byte a line: entries, and what continues them.
+        ``marks`` has a byte a line: entries, and what continues them. With an entry the directories that lead to it
+        must be marked, and all that continues it: what is marked is then checked as if it were all of a listing.
         """
+        check = EntryCheck(self.name, self.frames, self.kind)
         decoder = msgspec.json.Decoder(Entry)
         begin = 1 + self.head.frames
         for first, lines in self.entry_lines():
             block = marks[first - begin : first - begin + len(lines)]
             chosen = list(compress(lines, block))
             if chosen:
-                yield _decode(decoder, chosen, self.name, first), chosen, block.replace(b"\0", b"")
+                numbers = list(compress(range(first + 1, first + 1 + len(lines)), block))
+                entries = _decode(decoder, chosen, self.name, numbers[0] - 1)
+                check.entries(entries, numbers)
+                yield entries, chosen, block.replace(b"\0", b"")
 
     def entry_lines(self) -> Iterator[tuple[int, list[bytes]]]:
         """Blocks of lines behind the frames, each with the number of its first line (from 0)."""
@@ -111,6 +116,15 @@ class Listing:
             start = max(0, begin - first)
             if start < len(block):
                 yield first + start, block[start:] if start else block
+
+    def entry_blocks(self) -> Iterator[tuple[int, bytes]]:
+        """The same in one piece each, the first block of entries having the number 0; every line has its end."""
+        begin = 1 + self.head.frames
+        for first, block in _blocks(self._file, self.name):
+            if first >= begin:
+                yield first - begin, block
+            elif rest := block.split(b"\n", begin - first)[-1]:  # empty where all of it comes before
+                yield 0, rest
 
     @contextmanager
     def apart(self) -> Iterator[Listing]:
@@ -213,30 +227,43 @@ def _add_frame(table: FrameTable, row: FrameLine, place: str, pack_sizes: Sequen
 
 def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]]:
     """Lines in blocks, each with the number of its first line (from 0)."""
+    for number, block in _blocks(file, name):
+        lines = block.split(b"\n")
+        lines.pop()  # behind the last end
+        yield number, lines
+
+
+def _blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    """Whole lines with their ends, many at once, each block with the number of its first line (from 0)."""
+    number = 0
     limit = max(UNFOLDS_FROM_BYTES, UNFOLDS_TO * file.seek(0, os.SEEK_END))
     file.seek(0)
-    number, rest = 0, b""
+    rest: list[bytes] = []
+    rest_bytes = 0
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
     with decompressor.stream_reader(file, read_across_frames=True, closefd=False) as reader:
         while True:
             try:
                 data = reader.read(BLOCK_BYTES)
             except zstandard.ZstdError as error:
-                raise DamagedError(f"{name} does not unfold after line {number:,}: {error}") from None
+                raise DamagedError(f"{name}, after line {number:,}: it does not unfold: {error}") from None
             if not data:
                 break
             limit -= len(data)
             if limit < 0:
-                raise DamagedError(f"{name} unfolds to more than any listing of its size, after line {number:,}")
-            lines = (rest + data).split(b"\n")
-            rest = lines.pop()
-            if len(rest) > LINE_LIMIT_BYTES:
-                raise DamagedError(f"{name} line {number + len(lines) + 1:,} is longer than {LINE_LIMIT_BYTES:,} bytes")
-            if lines:
-                yield number, lines
-            number += len(lines)
-    if rest:
-        raise DamagedError(f"{name} ends in the middle of line {number + 1:,}")
+                raise DamagedError(f"{name}, after line {number:,}: it unfolds to more than any listing of its size")
+            end = data.rfind(b"\n") + 1
+            if end:
+                block = b"".join([*rest, memoryview(data)[:end]])
+                yield number, block
+                number += block.count(b"\n")
+                rest, rest_bytes = [], 0
+            rest.append(data[end:])
+            rest_bytes += len(data) - end
+            if rest_bytes > LINE_LIMIT_BYTES:
+                raise DamagedError(f"{name}, after line {number:,}: a line is longer than {LINE_LIMIT_BYTES:,} bytes")
+    if rest_bytes:
+        raise DamagedError(f"{name}, after line {number:,}: it ends in the middle of a line")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, first: int) -> list[T]:

@@ -3,14 +3,17 @@
     listing ──► parent: checks, cuts where a directory begins ──► workers: look at whole directories
     marks   ◄── parent: what differs, the directories that lead there, where names differ ◄──┘
 
+or, on ext4, half of it each in the parent and a worker.
+
 Nothing is changed here. What is marked is written the usual way; the rest is as if it were not listed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,18 +22,20 @@ import msgspec
 from agent.image.entry import DIRECTORY
 from agent.image.ext4 import StrangeError
 from agent.image.ext4_behind import disk_behind
-from agent.image.listing import Listing, Sliceable
-from agent.image.survey_ext4 import DiskSurveyor
-from agent.image.survey_marks import Marks
-from agent.image.survey_work import Seen, Surveyor, encode_task
+from agent.image.listing import Listing
+from agent.image.survey_ext4 import DiskSurveyor, Half, Told
+from agent.image.survey_marks import Marks, OutOfOrderError
+from agent.image.survey_work import Line, Seen, Surveyor, encode_task
 from agent.image.target import LOST_AND_FOUND, Target
-from agent.image.workers import Ask, pool
+from agent.image.workers import Ask, Pool, pool
 from agent.model.undecodable import UNDECODABLE
 
 TASK_LINES = 1500
 TASK_BYTES = 512 << 10
 # Without a new directory for so long, the open one is not looked at as a whole, but marked.
 LONG_BYTES = 8 << 20
+# Where these come, system calls are asked, and the whole listing is checked.
+UNSURE = (StrangeError, OutOfOrderError, OSError, *UNDECODABLE)
 
 
 def holds_something(root: Path) -> bool:
@@ -39,45 +44,100 @@ def holds_something(root: Path) -> bool:
         return any(os.fsencode(child.name) != LOST_AND_FOUND for child in scan)
 
 
-def survey(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Sliceable:
-    """Look at every entry; what is in the directories ``elsewhere`` is not asked for. Marks, a byte a line.
+def survey(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Marks:
+    """Look at every entry; what is in the directories ``elsewhere`` is not asked for.
 
-    Raises DamagedError where the listing is not sound: all of it has been checked afterwards.
+    What has no mark is sound afterwards. Raises DamagedError where that of a listing cannot be.
     """
     marks = survey_by_tables(listing, root, elsewhere)
     return marks if marks is not None else survey_by_calls(listing, root, elsewhere, jobs)
 
 
-def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) -> bytes | None:
-    """The same on ext4, by what its block device holds; None where that cannot be read, or is not as known.
+def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) -> Marks | None:
+    """The same on ext4, by what its block device holds; None where that cannot be read, or is not as known, or where
+    the listing is not sound.
 
-    One process looks while this one checks the listing: what it found counts only after that.
+    Two processes look at half of the listing each. What is marked has yet to be checked, the rest is sound.
     """
-
-    def work(_number: int, ask: Ask) -> None:
-        ask(look_at_tables(listing, root, elsewhere) or b"")
-
-    with pool(work, 1) as workers:
-        for _ in listing.entries():
-            pass
-        found = b""
-        for worker, message in workers.requests():
-            found = message
-            workers.reply(worker, b"")
-    return found or None
-
-
-def look_at_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) -> bytes | None:
-    """What the looking process does."""
-    marks = Marks(elsewhere)
     try:
-        with disk_behind(root) as (disk, top, covered), listing.apart() as own, closing(Target(root)) as target:
+        with disk_behind(root) as (disk, top, covered), closing(Target(root)) as target:
             disk.read_ahead()
-            DiskSurveyor(disk, target, top, covered, marks).run(own)
-    except (StrangeError, OSError, *UNDECODABLE):
+            surveyor = partial(DiskSurveyor, disk, target, top, covered)
+
+            def work(_number: int, ask: Ask) -> None:
+                ask(look_at_second_half(listing, surveyor))
+
+            with pool(work, 1) as workers:
+                return add_halves(listing, surveyor, Marks(elsewhere), workers)
+    except UNSURE:
         return None
+
+
+def look_at_second_half(listing: Listing, surveyor: Callable[[Told], DiskSurveyor]) -> bytes:
+    """What the second process sees, encoded; nothing where it cannot say."""
+    half = Half()
+    looking = surveyor(half)
+    try:
+        with listing.apart() as own:
+            looking.run(second_half(own))
+    except UNSURE:
+        return b""
+    half.lines, half.further, half.unknown = looking.reached, looking.further, looking.unknown
+    return msgspec.msgpack.encode(half)
+
+
+def add_halves(listing: Listing, surveyor: Callable[[Told], DiskSurveyor], marks: Marks, workers: Pool) -> Marks | None:
+    """Look at the first half, and take what the second process saw; None where it could not say."""
+    looking = surveyor(marks)
+    looking.run(first_half(listing))
+    half = None
+    for worker, message in workers.requests():
+        half = msgspec.msgpack.decode(message, type=Half) if message else None
+        workers.reply(worker, b"")
+    if half is None:
+        return None
+    half.tell(marks)
+    looking.refuse_files_at(half.unknown)
+    lines = max(half.lines, looking.reached)
+    if lines != listing.head.entries + looking.further + half.further:
+        raise OutOfOrderError
+    marks.end(lines)
     marks.finish()
-    return marks[:]
+    return marks
+
+
+# The halves meet at the first directory behind the middle.
+
+
+def first_half(listing: Listing) -> Iterator[tuple[int, list[Line]]]:
+    middle = listing.head.entries // 2
+    decoder = msgspec.json.Decoder(Line)
+    for number, block in listing.entry_blocks():
+        lines = decoder.decode_lines(block)
+        end = _cut(lines, middle - number)
+        yield number, lines[:end]
+        if end < len(lines):
+            return
+
+
+def second_half(listing: Listing) -> Iterator[tuple[int, list[Line]]]:
+    middle = listing.head.entries // 2
+    decoder = msgspec.json.Decoder(Line)
+    reached = False
+    for number, block in listing.entry_blocks():
+        if not reached and number + block.count(b"\n") <= middle:
+            continue
+        lines = decoder.decode_lines(block)
+        begin = 0 if reached else _cut(lines, middle - number)
+        reached = reached or begin < len(lines)
+        if reached:
+            yield number + begin, lines[begin:]
+
+
+def _cut(lines: list[Line], middle: int) -> int:
+    """The place of the first directory that is not before the middle, all lines where there is none."""
+    begin = max(0, middle)
+    return next((place for place, line in enumerate(lines[begin:], begin) if line.type == DIRECTORY), len(lines))
 
 
 def survey_by_calls(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Marks:

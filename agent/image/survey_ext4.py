@@ -7,9 +7,12 @@ tree is looked at by system calls.
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -18,9 +21,8 @@ from agent.image.entry import DIRECTORY, FILE, MORE, SYMLINK, decoded_name
 from agent.image.ext4 import Fields, StrangeError, mtime_ns, owner
 from agent.image.ext4_disk import Ext4Disk
 from agent.image.flags import CARRIED, LOCKING, NOCOW
-from agent.image.listing import Listing
 from agent.image.metadata import NOT_CARRIED
-from agent.image.survey_marks import Marks
+from agent.image.survey_marks import OutOfOrderError
 from agent.image.survey_work import DIFFERS, RIGHT, Folder, Line, Seen, look_at
 from agent.image.target import LOST_AND_FOUND, Target
 
@@ -32,17 +34,72 @@ _JUDGED = (FILE, SYMLINK)  # of anything else nothing is known but its name
 _PLACES = tuple(text.encode() for text in NOT_CARRIED)
 
 
-class DiskSurveyor:
-    """Looks at a tree as its listing comes. ``covered``: names at which something else is mounted."""
+class Told(Protocol):
+    """Whoever is told what was seen, as `Marks` is."""
 
-    def __init__(self, disk: Ext4Disk, target: Target, top: int, covered: frozenset[bytes], marks: Marks) -> None:
+    def directory(self, name: bytes, line: int, /) -> None: ...
+
+    def seen(self, seen: Seen, /) -> None: ...
+
+
+class Half(msgspec.Struct):
+    """What was seen of the second half, to be told by another process than the one that looked."""
+
+    directories: list[tuple[bytes, int]] = msgspec.field(default_factory=list)
+    everything: list[Seen] = msgspec.field(default_factory=list)
+    lines: int = 0
+    further: int = 0  # of these lines, those that continue a file
+    unknown: list[bytes] = msgspec.field(default_factory=list)  # directories that may have the name of a file
+
+    def directory(self, name: bytes, line: int) -> None:
+        self.directories.append((name, line))
+
+    def seen(self, seen: Seen) -> None:
+        self.everything.append(seen)
+
+    def tell(self, told: Told) -> None:
+        """Say all of it again."""
+        for name, line in self.directories:
+            told.directory(name, line)
+        for seen in self.everything:
+            told.seen(seen)
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A directory on the way from the root to where the listing is read."""
+
+    name: bytes
+    names: Names | None  # in it, those of files that were listed no more; None where it is looked at by calls
+    is_whole: bool = True  # whether its files are listed in this half
+    slices: list[list[Line]] = field(default_factory=list)  # its files
+    files: set[bytes] = field(default_factory=set)  # their names, once they are asked for
+
+    def lists_file(self, name: bytes) -> bool:
+        for lines in self.slices:
+            self.files.update(decoded_name(line.path, line.raw) for line in lines)
+        self.slices = []
+        return name in self.files
+
+
+class DiskSurveyor:
+    """Looks at a tree as its listing comes. ``covered``: names at which something else is mounted.
+
+    What it says is right is sound as well: each line has its place, and what is on the disk can be. Chunks are passed
+    over. Raises OutOfOrderError where the lines do not follow each other as they must.
+    """
+
+    def __init__(self, disk: Ext4Disk, target: Target, top: int, covered: frozenset[bytes], told: Told) -> None:
         self._disk = disk
-        self._told = marks
+        self._told = told
         self._target = target
         self._top = top
         self._covered = [(parent, last) for parent, _, last in (each.rpartition(b"/") for each in covered)]
-        self._open: list[tuple[bytes, Names | None]] = []  # directories on the way; of those looked at by calls: None
+        self._open: list[_Folder] = []
         self._names: Names = {}  # in the directory whose files come, and not listed so far
+        self._last = b""  # the last of its files, by name
+        self._file: Line | None = None  # and that file
+        self._is_inside = False  # whether there is one
         self._is_there = False
         self._calls = Folder(self._target)
         self._calling = False  # its files are looked at by system calls
@@ -50,13 +107,24 @@ class DiskSurveyor:
         self._first = 0  # line
         self._marks = bytearray()  # of the lines since
         self._folders: list[list[bytes] | None] = []
+        self.further = 0  # lines that continue a file
+        self.unknown: list[bytes] = []  # directories that may have the name of a file of the other half
 
-    def run(self, listing: Listing) -> None:
-        """Tell the marks, whole directories at a time."""
-        decoder = msgspec.json.Decoder(Line)
-        for _, raw in listing.entry_lines():
-            lines = decoder.decode_lines(b"\n".join(raw))
-            begins = [number for number, line in enumerate(lines) if line.type == DIRECTORY]
+    @property
+    def reached(self) -> int:
+        """The number of the next line."""
+        return self._first + len(self._marks)
+
+    def run(self, blocks: Iterable[tuple[int, list[Line]]]) -> None:
+        """Tell the marks of lines that follow each other, whole directories at a time; each block with the number of
+        its first line. The first line of all is a directory."""
+        for number, lines in blocks:
+            begins = [place for place, line in enumerate(lines) if line.type == DIRECTORY]
+            if not self._is_inside:
+                if not lines or lines[0].type != DIRECTORY:
+                    raise OutOfOrderError
+                self._first = number
+                self._open_way(decoded_name(lines[0].path, lines[0].raw))
             self._files(lines[: begins[0]] if begins else lines)
             for start, stop in pairwise([*begins, len(lines)]):
                 self._leave()
@@ -65,7 +133,6 @@ class DiskSurveyor:
                 self._enter(lines[start])
                 self._files(lines[start + 1 : stop])
         self._leave()
-        self._told.end(self._first + len(self._marks))
         self._tell()
 
     def _tell(self) -> None:
@@ -75,8 +142,23 @@ class DiskSurveyor:
 
     # --- directories ----------------------------------------------------------------------------------------------
 
+    def _open_way(self, name: bytes) -> None:
+        """Open the directories that lead to a directory; what is in them is told by whoever looks at their lines."""
+        parts = name.split(b"/")
+        for count in range(len(parts) if name else 0):
+            way = b"/".join(parts[:count])
+            names: Names | None = {}
+            try:
+                inode = self._find(way)
+                found = self._disk.inode(inode) if inode >= 0 else None
+                if found and stat.S_IFMT(found[1][0]) == _DIRECTORY:
+                    names = self._names_of(way, *found)
+            except StrangeError:
+                names = None
+            self._open.append(_Folder(way, names, is_whole=False))
+
     def _leave(self) -> None:
-        if not self._open:
+        if not self._is_inside:
             return
         if self._calling:
             self._folders.append(self._calls.leave())
@@ -89,8 +171,9 @@ class DiskSurveyor:
 
     def _enter(self, line: Line) -> None:
         name = decoded_name(line.path, line.raw)
-        self._told.directory(name, self._first + len(self._marks))
-        self._calling, self._is_there, self._names = False, False, {}
+        self._told.directory(name, self.reached)
+        self._calling, self._is_there, self._names, self._last, self._is_inside = False, False, {}, b"", True
+        self._file = None
         mark = DIFFERS
         try:
             inode = self._find(name)
@@ -99,17 +182,19 @@ class DiskSurveyor:
         except StrangeError:
             self._calling = True
             mark = self._calls.enter(line)
+        if mark == DIFFERS and not self._is_there:
+            self._refuse_file_at(name)
         self._marks.append(mark)
-        self._open.append((name, None if self._calling else self._names))
+        self._open.append(_Folder(name, None if self._calling else self._names))
 
     def _find(self, name: bytes) -> int:
         """Of a directory its inode, -1 where there is none; StrangeError where it is not known."""
         if not name:
             return self._top
         parent, _, last = name.rpartition(b"/")
-        while self._open and self._open[-1][0] != parent:
+        while self._open and self._open[-1].name != parent:
             self._open.pop()
-        names = self._open[-1][1] if self._open else None
+        names = self._open[-1].names if self._open else None
         if names is None:
             raise StrangeError("in a directory that is looked at by system calls")
         return names.get(last, -1)
@@ -118,11 +203,7 @@ class DiskSurveyor:
         inode, fields = self._disk.inode(number)
         if stat.S_IFMT(fields[0]) != _DIRECTORY:
             return DIFFERS
-        self._refuse_unknown(fields)
-        self._names, self._is_there = self._disk.names(inode, fields), True
-        for parent, last in self._covered:
-            if parent == name and last in self._names:
-                self._names[last] = 0  # no file’s inode: the kernel is asked
+        self._names, self._is_there = self._names_of(name, inode, fields), True
         right = (
             fields[0] == _DIRECTORY | line.mode
             and mtime_ns(fields) == line.mtime
@@ -130,6 +211,14 @@ class DiskSurveyor:
             and fields[7] & _FLAGS == line.flags & ~LOCKING
         )
         return RIGHT if right and self._attributes(inode, fields) == line.xattrs else DIFFERS
+
+    def _names_of(self, name: bytes, inode: bytes, fields: Fields) -> Names:
+        self._refuse_unknown(fields)
+        names = self._disk.names(inode, fields)
+        for parent, last in self._covered:
+            if parent == name and last in names:
+                names[last] = 0  # no file’s inode: the kernel is asked
+        return names
 
     def _refuse_unknown(self, fields: Fields) -> None:
         if not fields[5] or not ext4.is_known_extra(fields[14], self._disk.layout.inode_bytes):
@@ -149,28 +238,76 @@ class DiskSurveyor:
         """Those of one directory, or some of them."""
         if not lines:
             return
+        self._open[-1].slices.append(lines)
         if self._calling:
             for line in lines:
                 self._marks.append(self._calls.file(line) if line.type != MORE else self._marks[-1])
+            self._follow(lines)
         elif self._is_there:
             self._files_of_disk(lines)
         else:
             self._marks += bytes([DIFFERS]) * len(lines)
+            self._follow(lines)
+
+    def _follow(self, lines: list[Line]) -> None:
+        """Refuse files that cannot come here."""
+        folder = self._open[-1].name
+        prefix = folder + b"/" if folder else b""
+        for line in lines:
+            name = decoded_name(line.path, line.raw)
+            if line.type == MORE:
+                self._continue(line)
+                continue
+            last = name[len(prefix) :]
+            if last <= self._last or not name.startswith(prefix):
+                raise OutOfOrderError
+            self._last, self._file = last, line
+
+    def _continue(self, line: Line) -> None:
+        file = self._file
+        if file is None or (file.type, file.path, file.raw) != (FILE, line.path, line.raw):
+            raise OutOfOrderError
+        self.further += 1
+
+    def _refuse_file_at(self, name: bytes) -> None:
+        """A directory may not have the name of a file, which lies in the same directory and was listed before."""
+        if not self._open:
+            return
+        if not self._open[-1].is_whole:
+            self.unknown.append(name)
+        elif self._open[-1].lists_file(name):
+            raise OutOfOrderError
+
+    def refuse_files_at(self, names: Iterable[bytes]) -> None:
+        """The same for those that the other half does not know, of directories that are still open."""
+        for name in names:
+            parent = name.rpartition(b"/")[0]
+            if any(folder.name == parent and folder.lists_file(name) for folder in self._open):
+                raise OutOfOrderError
 
     def _files_of_disk(self, lines: list[Line]) -> None:
         """The same by their inodes. Of all this program does the most often done: written out for that reason."""
-        folder = self._open[-1][0]
-        behind = len(folder) + 1 if folder else 0
+        folder = self._open[-1].name
+        prefix = folder + b"/" if folder else b""
+        behind = len(prefix)
         piece_of, parse, size_bytes = self._disk.piece, self._disk.parse, self._disk.layout.inode_bytes
         pop, append = self._names.pop, self._marks.append
         low, piece = self._piece
-        mark = self._marks[-1] if self._marks else DIFFERS
+        before, file = self._last, self._file
+        mark = DIFFERS
         for line in lines:
             kind = line.type
             if kind == MORE:  # is as the file that it continues
-                append(mark)
+                self._file = file
+                self._continue(line)
+                append(self._marks[-1])
                 continue
-            last = decoded_name(line.path, line.raw)[behind:] if line.raw else line.path.encode()[behind:]
+            file = line
+            name = decoded_name(line.path, line.raw) if line.raw else line.path.encode()
+            last = name[behind:]
+            if last <= before or not name.startswith(prefix):
+                raise OutOfOrderError
+            before = last
             inode = pop(last, -1)
             mark = DIFFERS
             if inode >= 0 and kind in _JUDGED and not line.flags & LOCKING:
@@ -197,7 +334,7 @@ class DiskSurveyor:
                 except StrangeError:
                     mark = look_at(self._target.folder(folder), line, last)
             append(mark)
-        self._piece = low, piece
+        self._piece, self._last, self._file = (low, piece), before, file
 
     def _is_link(self, line: Line, inode: bytes, fields: Fields) -> bool:
         text = ext4.link_text(inode, fields)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from agent.image.survey_work import DIFFERS, RIGHT, Seen
 from agent.image.target import LOST_AND_FOUND
 
-EVERY_NAME = 2  # a directory in which something is that does not belong: all that lies directly in it is marked
+EVERY_NAME = 2  # a directory of which is not known what does not belong: all that lies directly in it is marked
 NAMED = 3  # is right, and listed in such a directory: only its name is asked for
+EXTRA_NAMES = 50_000  # so many names that do not belong are kept; of further directories every name is asked for
 _IS_RIGHT = (RIGHT, NAMED)
 _NAMES_OF_RIGHT = bytes([NAMED, *range(1, 256)])
 
@@ -22,10 +23,18 @@ class _Folder:
     name: bytes
     number: int
     below: set[bytes] = field(default_factory=set)  # the directories listed in it
+    last: bytes = b""  # the last of them
+
+
+class OutOfOrderError(Exception):
+    """The lines of a listing do not follow each other as they must."""
 
 
 class Marks:
-    """A byte a line: 0, it is right; DIFFERS; EVERY_NAME; NAMED. Some sixteen bytes a directory besides."""
+    """A byte a line: 0, it is right; DIFFERS; EVERY_NAME; NAMED. Some sixteen bytes a directory besides.
+
+    A directory that differs may be right but for the names in it: ``extra`` has those that do not belong.
+    """
 
     def __init__(self, elsewhere: frozenset[bytes]) -> None:
         self._elsewhere = elsewhere
@@ -34,21 +43,30 @@ class Marks:
         self._above = array("Q")  # and the number of the directory it lies in
         self._open: list[_Folder] = []
         self._split: set[int] = set()
+        self.extra: dict[bytes, list[bytes]] = {}  # by directory: names in it that do not belong
+        self._room = EXTRA_NAMES
         # Of each directory what is listed and what was found in it, until both are known; None: not to be compared.
-        self._listed: dict[int, set[bytes] | None] = {}
+        self._listed: dict[int, tuple[bytes, set[bytes]] | None] = {}
         self._found: dict[int, list[bytes] | None] = {}
 
     def __getitem__(self, lines: slice) -> bytes:
         return bytes(self._marks[lines])
 
     def directory(self, name: bytes, line: int) -> None:
-        """The next one of the listing, in order."""
+        """The next one of the listing, in order; OutOfOrderError where it cannot come here."""
         number = len(self._lines)
         parent, _, last = name.rpartition(b"/")
         while len(self._open) > 1 and self._open[-1].name != parent:
             self._close()
-        if self._open and name != LOST_AND_FOUND:
-            self._open[-1].below.add(last)
+        if self._open:
+            folder = self._open[-1]
+            if folder.name != parent or last <= folder.last:
+                raise OutOfOrderError
+            folder.last = last
+            if name != LOST_AND_FOUND:
+                folder.below.add(last)
+        elif name:
+            raise OutOfOrderError
         self._lines.append(line)
         self._above.append(self._open[-1].number if self._open else number)
         self._open.append(_Folder(name, number))
@@ -89,12 +107,21 @@ class Marks:
 
     def _close(self) -> None:
         folder = self._open.pop()
-        self._listed[folder.number] = None if folder.name in self._elsewhere else folder.below
+        self._listed[folder.number] = None if folder.name in self._elsewhere else (folder.name, folder.below)
         self._compare(folder.number)
 
     def _compare(self, number: int) -> None:
         if number not in self._found or number not in self._listed:
             return
         found, listed = self._found.pop(number), self._listed.pop(number)
-        if found is not None and listed is not None and (number in self._split or listed != set(found)):
-            self._marks[self._lines[number]] = EVERY_NAME
+        if found is None or listed is None:
+            return
+        name, below = listed
+        more = [each for each in found if each not in below]
+        line = self._lines[number]
+        if number in self._split or len(more) > self._room:
+            self._marks[line] = EVERY_NAME
+        elif more:
+            self._room -= len(more)
+            self.extra[name] = more
+            self._marks[line] = DIFFERS

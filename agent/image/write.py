@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +28,12 @@ from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, Entry
 from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.kept import Kept
-from agent.image.listing import Listing, Sliceable, open_listing
+from agent.image.listing import Listing, open_listing
 from agent.image.metadata import apply_xattrs, looks_right
 from agent.image.pack import check_table
 from agent.image.settle import Settler
 from agent.image.survey import holds_something, survey
-from agent.image.survey_marks import EVERY_NAME, NAMED
+from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
 from agent.image.target import LOST_AND_FOUND, Target, remove
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
@@ -143,11 +143,11 @@ class _Run:
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
-    _marks: Sliceable | None = None  # what has to be looked at, where not all has to
+    _marks: Marks | None = None  # what has to be looked at, where not all has to
     _whole: set[bytes] = field(default_factory=set)  # marked directories of which all names come
     _told: float = 0.0
 
-    def skip(self, marks: Sliceable) -> None:
+    def skip(self, marks: Marks) -> None:
         """Go on with what is marked, all else is right."""
         self._marks = marks
 
@@ -264,6 +264,8 @@ class _Run:
             left_alone = left_alone or (self._marks is not None and name not in self._whole)
             self._names.append((name, None if left_alone else set()))
             self._is_new = new
+            if here and self._marks is not None and (extra := self._marks.extra.get(name)):
+                self._clean(name, extra)
             if here:
                 (self._made if new else self._found).add(entry)
             return False
@@ -338,15 +340,19 @@ class _Run:
         name, names = self._names.pop()
         if names is None:
             return
+        found = os.listdir(b"/proc/self/fd/%d" % self.target.folder(name))
+        self._clean(name, [last for last in found if last not in names and (name or last != LOST_AND_FOUND)])
+
+    def _clean(self, name: bytes, extra: Sequence[bytes]) -> None:
+        """Remove what is in a directory under these names, except where another file system is mounted."""
         descriptor = self.target.open_directory(name)
         try:
-            for last in os.listdir(b"/proc/self/fd/%d" % descriptor):
-                if last not in names and not (name == b"" and last == LOST_AND_FOUND):
-                    if os.stat(last, dir_fd=descriptor, follow_symlinks=False).st_dev != self.target.device:
-                        continue
-                    self.target.forget(name + b"/" + last if name else last)
-                    remove(descriptor, last, self.target.device)
-                    self.removed += 1
+            for last in extra:
+                if os.stat(last, dir_fd=descriptor, follow_symlinks=False).st_dev != self.target.device:
+                    continue
+                self.target.forget(name + b"/" + last if name else last)
+                remove(descriptor, last, self.target.device)
+                self.removed += 1
         finally:
             os.close(descriptor)
 

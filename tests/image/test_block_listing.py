@@ -32,7 +32,7 @@ def check(*entries: Entry, kind: str = BLOCKS) -> None:
     frames.add(0, Frame(0, 0, 10, MIB, False, bytes(32)))
     checking = EntryCheck("listing", frames, kind)
     for line, entry in enumerate(entries, 1):
-        checking.entries([entry], line)
+        checking.entries([entry], [line])
 
 
 def test_chunks_and_zeros_beside_each_other_are_right() -> None:

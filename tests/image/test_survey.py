@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.depot.local import LocalDepot
-from agent.image import survey
+from agent.image import survey, survey_marks
 from agent.image.entry import PART_BYTES
 from agent.image.listing import open_listing
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
@@ -111,11 +111,10 @@ def test_what_is_right_is_not_marked(carried: Carried, target: Path) -> None:
             for entry, mark in zip(entries, chosen, strict=True)
             if entry.type != "hardlink"
         }
-    inside = {f"d1/e1/f1/{path.name}" for path in (target / "d1/e1/f1").iterdir() if path.name != "new"}
-    names = {path: EVERY_NAME if path == "d1/e1/f1" else NAMED if path in inside else DIFFERS for path in marked}
-    assert marked == names
+    assert set(marked.values()) == {DIFFERS}
+    assert marks.extra == {b"d1/e1/f1": [b"new"]}
     # The directory of the hard link, and those that lead to what differs, come along.
-    assert set(marked) == {"", "d0", "d0/own-0", "d1", "d1/e1", "d1/e1/f1", "d2", "d2/e2", "usr", "usr/bin"} | inside
+    assert set(marked) == {"", "d0", "d0/own-0", "d1", "d1/e1", "d1/e1/f1", "d2", "d2/e2", "usr", "usr/bin"}
 
 
 @pytest.mark.root
@@ -143,6 +142,10 @@ Change = Callable[[Marks], None]
 
 
 def marked(lines: bytes, found: list[list[bytes] | None], elsewhere: frozenset[bytes] = frozenset()) -> bytes:
+    return added(lines, found, elsewhere)[:]
+
+
+def added(lines: bytes, found: list[list[bytes] | None], elsewhere: frozenset[bytes] = frozenset()) -> Marks:
     marks = Marks(elsewhere)
     add(marks, *TREE)
     half = 4  # results come in any order
@@ -150,7 +153,7 @@ def marked(lines: bytes, found: list[list[bytes] | None], elsewhere: frozenset[b
     marks.end(10)
     marks.seen(Seen(0, lines[:half], found[:2]))
     marks.finish()
-    return marks[:]
+    return marks
 
 
 def test_a_tree_that_is_right_has_no_marks() -> None:
@@ -161,7 +164,15 @@ def test_what_differs_brings_the_directories_that_lead_to_it() -> None:
     assert marked(bytes([0, 0, 0, 0, 0, 0, 0, 1, 0, 0]), ALL) == bytes([1, 0, 1, 0, 0, 0, 1, 1, 0, 0])
 
 
-def test_where_a_name_does_not_belong_all_names_come() -> None:
+def test_a_name_that_does_not_belong_is_told() -> None:
+    found: list[list[bytes] | None] = [ALL[0], [b"b", b"c", b"more"], *ALL[2:]]
+    marks = added(bytes(10), found)
+    assert marks[:] == bytes([1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+    assert marks.extra == {b"a": [b"more"]}
+
+
+def test_where_too_much_does_not_belong_all_names_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_marks, "EXTRA_NAMES", 0)
     found: list[list[bytes] | None] = [ALL[0], [b"b", b"c", b"more"], *ALL[2:]]
     assert marked(bytes(10), found) == bytes([1, 0, EVERY_NAME, NAMED, NAMED, 0, NAMED, 0, 0, 0])
 

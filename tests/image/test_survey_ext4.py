@@ -6,18 +6,24 @@ import os
 import random
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from agent.depot.local import LocalDepot
+from agent.errors import DamagedError
 from agent.image import ext4, ext4_behind, survey, survey_ext4
 from agent.image.ext4 import StrangeError
 from agent.image.ext4_behind import disk_behind
 from agent.image.ext4_disk import Ext4Disk
 from agent.image.listing import Listing, open_listing
+from agent.image.survey_ext4 import DiskSurveyor, Half
+from agent.image.survey_marks import Marks
 from agent.image.survey_work import Folder, Line
+from agent.image.target import Target
 from agent.process import run
 from tests.image.drifting_tree import drift, ext4_tree, set_flags
 from tests.image.source_tree import Carried, carry, plain_tree
@@ -71,9 +77,28 @@ def both_ways(carried: Carried, tree: Path) -> bytes:
     """The marks, which are the same by the disk and by system calls."""
     with listing_of(carried) as listing:
         by_tables = survey.survey_by_tables(listing, tree, frozenset())
+        by_calls = survey.survey_by_calls(listing, tree, frozenset(), 2)
         assert by_tables is not None, "the disk is read"
-        assert by_tables == survey.survey_by_calls(listing, tree, frozenset(), 2)[:]
-        return by_tables
+        assert by_tables[:] == by_calls[:]
+        assert sorted_names(by_tables) == sorted_names(by_calls)
+        return by_tables[:]
+
+
+def sorted_names(marks: Marks) -> dict[bytes, list[bytes]]:
+    return {name: sorted(extra) for name, extra in marks.extra.items()}
+
+
+def by_one_process(listing: Listing, tree: Path) -> bytes:
+    """The marks, where one process looks at both halves."""
+    marks, half = Marks(frozenset()), Half()
+    with disk_behind(tree) as (disk, top, covered), closing(Target(tree)) as target:
+        for told, part in ((marks, survey.first_half), (half, survey.second_half)):
+            looking = DiskSurveyor(disk, target, top, covered, told)
+            looking.run(part(listing))
+    half.tell(marks)
+    marks.end(looking.reached)
+    marks.finish()
+    return marks[:]
 
 
 def unlock(tree: Path) -> None:
@@ -100,8 +125,7 @@ def test_the_disk_says_what_system_calls_say(
         ext4_tree(tree, 128 if name == "inodes of 128 bytes" else 256)
         carried = carry(tree, depot)
         with listing_of(carried) as listing:
-            marks = survey.look_at_tables(listing, tree, frozenset())
-            assert marks is not None
+            marks = by_one_process(listing, tree)
             directories = carried.result.entries
         few = sum(map(bool, marks))
         assert 0 < few < directories / 10, "only what is asked for always: devices, hard links, what is locked"
@@ -199,6 +223,67 @@ def test_another_file_system_is_left_to_the_kernel(tmp_path: Path, file_system: 
     for place in (Path("/dev/shm"), Path("/proc"), file_system("xfs", "xfs"), file_system("btrfs", "btrfs")):
         with pytest.raises((StrangeError, OSError)), disk_behind(place):
             pass
+
+
+# --- listings that are not sound --------------------------------------------------------------------------------------
+
+Lines = list[bytes]
+
+
+def at(lines: Lines, path: str) -> int:
+    return next(number for number, line in enumerate(lines) if b'"path":"%s"' % path.encode() in line)
+
+
+def swapped(lines: Lines, one: str, other: str) -> None:
+    first, second = at(lines, one), at(lines, other)
+    lines[first], lines[second] = lines[second], lines[first]
+
+
+def said_of(lines: Lines, path: str, old: str, new: str) -> None:
+    number = at(lines, path)
+    assert old.encode() in lines[number], lines[number]
+    lines[number] = lines[number].replace(old.encode(), new.encode())
+
+
+UNSOUND: dict[str, Callable[[Lines], None]] = {
+    "files that do not ascend": lambda lines: swapped(lines, "etc/empty", "etc/hostname"),
+    "a file that comes twice": lambda lines: lines.insert(at(lines, "etc/empty"), lines[at(lines, "etc/empty")]),
+    "a directory that comes twice": lambda lines: lines.insert(at(lines, "usr/bin"), lines[at(lines, "usr/bin")]),
+    "directories that do not ascend": lambda lines: swapped(lines, "etc", "usr"),
+    "a file of another directory": lambda lines: said_of(lines, "etc/empty", "etc/empty", "usr/empty"),
+    "a path that leads upwards": lambda lines: said_of(lines, "etc/empty", "etc/empty", "etc/../etc/empty"),
+    "a directory named as a file": lambda lines: said_of(lines, "usr/aaa", "usr/aaa", "usr/afile"),
+    "a kind that is not known": lambda lines: said_of(lines, "etc/empty", '"file"', '"door"'),
+    "a chunk of what differs": lambda lines: said_of(lines, "etc/hostname", '"chunks":[[0,', '"chunks":[[9,'),
+    "a line too many": lambda lines: lines.append(lines[-1].replace(b'"path":"', b'"path":"z')),
+    "a line too few": lambda lines: lines.__delitem__(at(lines, "etc/empty")),
+    "half a line": lambda lines: lines.__setitem__(at(lines, "etc/empty"), lines[at(lines, "etc/empty")][:-5]),
+    "a continued file that is not": lambda lines: said_of(lines, "etc/empty", '"file"', '"more"'),
+    "no root": lambda lines: lines.__delitem__(0),
+    "nothing": lambda lines: lines.clear(),
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", UNSOUND)
+def test_a_listing_that_is_not_sound_is_refused(
+    name: str, make: Callable[..., Path], depot: LocalDepot, tmp_path: Path
+) -> None:
+    with mounted(make(), tmp_path / "tree") as tree:
+        plain_tree(tree)
+        (tree / "usr/afile").touch()
+        (tree / "usr/aaa").mkdir()
+        carried = carry(tree, depot)
+        (tree / "etc/hostname").write_text("drifted")
+        with listing_of(carried) as listing:
+            lines = [line for _, block in listing.entry_lines() for line in block]
+            UNSOUND[name](lines)
+            text = b"".join(b"%s\n" % line for line in [*[b"{}"] * (1 + listing.head.frames), *lines])
+            (tmp_path / "listing").write_bytes(zstandard.compress(text))
+            with (tmp_path / "listing").open("rb") as file, pytest.raises(DamagedError):
+                unsound = replace(listing, _file=file)
+                for _ in unsound.marked(survey.survey(unsound, tree, frozenset(), 2)):
+                    pass
 
 
 # --- damage, on file systems that nobody mounts -----------------------------------------------------------------------
