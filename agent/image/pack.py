@@ -27,7 +27,7 @@ LEVEL = 3
 # costs bytes (2 %).
 PARAMETERS = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=21, hash_log=15, chain_log=14)
 PACK_BYTES = 64 << 20
-FRAME_BYTES = 1 << 20  # a frame is closed once it holds so much
+FRAME_BYTES = 1 << 18  # a frame is closed once it holds so much
 CHUNK_BYTES = 1 << 20  # slices of files larger than this
 MAX_FRAME_BYTES = 8 << 20  # what a reader accepts: a frame never unfolds to more
 MAX_TABLE_BYTES = 64 << 20

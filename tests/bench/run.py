@@ -46,10 +46,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "recapture": Scenario(recapture, 4.0),
     "second": Scenario(second_machine, 4.0),
     "blocks": Scenario(blocks, 2.0),
+    "restore-large": Scenario(restore_large),
     "decide": Scenario(decide, 1.0),
     "growth": Scenario(growth),
     "listing": Scenario(listing),
-    "restore-large": Scenario(restore_large),
 }
 MEMORY_SHARE = 0.9
 
