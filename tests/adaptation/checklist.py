@@ -106,6 +106,8 @@ def faults(groups: tuple[Group, ...]) -> list[str]:
             found.append(f"{row.id} is said to be met ({how}) and no test is marked with it")
         if not row.handled and not row.missing:
             found.append(f"{row.id}: no recipe names it; rows.toml must say how it is met, or what is missing")
+        if row.handled and "yet" in row.missing.split():
+            found.append(f"{row.id} is met, and rows.toml says ‘{row.missing}’; say what else is not done, or nothing")
         if not row.handled and row.proofs:
             found.append(f"{row.id}: {row.proofs[0].test} proves it, but rows.toml does not say how it is met")
     return found

@@ -60,6 +60,14 @@ def test_claims_without_proof_are_told() -> None:
     ]
 
 
+def test_what_is_met_cannot_be_said_to_be_still_missing() -> None:
+    stale = ROWS.replace('missing = "not yet"', 'met = "by the layout"\nmissing = "no recipe yet"')
+    marked = tuple(proofs_in('@pytest.mark.adapts("B2", "T1")\ndef test_x(): ...', "tests/test_x.py"))
+    assert faults(checklist(stale, (RECIPE,), marked)) == [
+        "B2 is met, and rows.toml says ‘no recipe yet’; say what else is not done, or nothing"
+    ]
+
+
 def test_unknown_rows_are_refused_with_their_place() -> None:
     with pytest.raises(ChecklistError, match=r"recipes/scale\.toml: rows: there is no row Z9"):
         checklist(ROWS, (replace(RECIPE, rows=("Z9",)),), ())
