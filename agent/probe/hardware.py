@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.model.profile import ChainLink, Device, Firmware, Platform, Role
 from agent.probe.kernel_files import link_name, names_in, text_of, uevent_value
+from agent.probe.pci_ids import PciNames
 from agent.probe.udev import UdevDatabase
 
 # System V ABI, AMD64 supplement: what each micro-architecture level adds, by the names of /proc/cpuinfo
@@ -160,6 +161,7 @@ class Inventory:
 def read_devices(root: Path = Path("/"), udev: UdevDatabase | None = None) -> Inventory:
     """Every device that has a module alias, in order of place; virtual functions of a card count as their card."""
     udev = udev or UdevDatabase(None)
+    listed = PciNames(root)
     top = (root / "sys/devices").resolve()
     counted: Counter[str] = Counter()
     devices: list[Device] = []
@@ -174,7 +176,9 @@ def read_devices(root: Path = Path("/"), udev: UdevDatabase | None = None) -> In
         counted[kind] += 1
         key = f"{kind}#{counted[kind]}"
         keys[path] = key
-        devices.append(Device(key, bus, path.name, modalias, class_code, role, driver, label_of(path, udev)))
+        devices.append(
+            Device(key, bus, path.name, modalias, class_code, role, driver, label_of(path, modalias, udev, listed))
+        )
     return Inventory(tuple(devices), keys)
 
 
@@ -234,10 +238,12 @@ def describe(bus: str, modalias: str, driver: str = "") -> tuple[str, str, Role]
     return f"{bus}:{modalias}", "", Role.INPUT if modalias.startswith("serio:") else Role.OTHER
 
 
-def label_of(device: Path, udev: UdevDatabase) -> str:
+def label_of(device: Path, modalias: str, udev: UdevDatabase, listed: PciNames) -> str:
     """Vendor and product for people."""
     known = udev.properties(device) if udev.present and bus_of(device) in ("pci", "usb") else {}
     words = [known.get("ID_VENDOR_FROM_DATABASE", ""), known.get("ID_MODEL_FROM_DATABASE", "")]
+    if not any(words) and (pci := PCI.match(modalias)):
+        words = list(listed.names(pci[1][-4:], pci[2][-4:]))
     if not any(words) and bus_of(device) == "usb":
         words = [text_of(device.parent / "manufacturer"), text_of(device.parent / "product")]
     if not any(words) and bus_of(device) == "scsi":

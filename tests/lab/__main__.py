@@ -16,6 +16,7 @@ from tests.lab.demo import main as demo
 from tests.lab.machine import Forward, Machine, Nic, parse_disk, parse_nic, parse_smbios
 from tests.lab.matrix.runner import main as matrix
 from tests.lab.medium import ISO
+from tests.lab.profiles import take_profiles
 from tests.lab.programs import LabError
 from tests.lab.running import RunningMachine, plain_text
 from tests.lab.serving import serving
@@ -156,6 +157,16 @@ def build_source() -> None:
     """Build the demo's source disk, or find it in the cache."""
     source = cached_source()
     click.echo(json.dumps({"disk": str(source.disk), "key": str(source.key), "nic": source.nic_name}))
+
+
+@lab.command("profiles")
+@click.option("--only", multiple=True, metavar="WORD", help="Machines with this in their name; may be repeated.")
+@click.option("--keep", default=KEEP, show_default=True, type=A_DIRECTORY, help="Logs stay here.")
+@click.option("--iso", default=ISO, type=A_PATH, help="The PE; default: build/regraft.iso.")
+def profiles_command(only: tuple[str, ...], keep: Path, iso: Path) -> None:
+    """Boot the PE on virtual machines of every kind, and keep their profiles in tests/machines/virtual."""
+    for path in take_profiles(iso, keep / f"profiles-{time.strftime('%Y%m%dT%H%M%S')}", only, click.echo):
+        click.echo(path)
 
 
 def parse_forward(text: str) -> Forward:
