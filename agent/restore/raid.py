@@ -52,7 +52,7 @@ def create_words(made: Path, array: PlannedArray, nodes: Sequence[Path]) -> list
     words += ["--raid-devices", str(array.devices), "--metadata", array.metadata, "--uuid", array.uuid]
     words += name_words(array.name) if array.name and array.metadata != "0.90" else []
     words += ["--chunk", str(array.chunk_bytes // KIB)] if array.chunk_bytes else []
-    words += ["--layout", array.layout] if array.layout else []
+    words += ["--layout", layout_word(array.layout)] if array.layout else []
     offset = array.offset_bytes // KIB
     words += ["--data-offset", str(offset)] if offset and array.metadata in ("1.1", "1.2") else []
     words += ["--bitmap", "internal" if array.bitmap else "none"] if array.level != "raid0" else []
@@ -63,6 +63,12 @@ def name_words(name: str) -> list[str]:
     """``host:0`` of the superblock, told apart: mdadm joins them again, and from 4.3 on takes no colon in a name."""
     host, _, short = name.rpartition(":")
     return ["--name", short, "--homehost", host] if host else ["--name", name]
+
+
+def layout_word(layout: str) -> str:
+    """``near=2``, as mdadm tells it, in the form that it takes: ``n2``."""
+    kind, _, copies = layout.partition("=")
+    return kind[:1] + copies
 
 
 def matches(array: PlannedArray, nodes: Sequence[Path]) -> bool:

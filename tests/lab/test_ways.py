@@ -4,6 +4,7 @@ machine that nobody knows and that waits. Each in the real PE, each with what a 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.depot.local import LocalDepot
+from agent.model.plan import PlannedArray
+from agent.restore import raid
 from tests.depot.web_server import Plain, serve
 from tests.lab.demo import ISO, pe_build
 from tests.lab.inventory import differences, read_disk, read_tree
@@ -26,6 +29,18 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(1800)]
 
 SERIAL = "WAYS0001"
 PATIENCE_S = 300.0
+ARRAYS = tuple(
+    PlannedArray(uuid="a3ba06fe:5cfe7bf4:e2581feb:df9a4a6a", node="md77", devices=2, **words)
+    for words in (
+        {"level": "raid0", "chunk_bytes": 512 << 10, "name": "host:0"},
+        {"level": "raid1", "name": "host:1", "offset_bytes": 2 << 20, "bitmap": True},
+        {"level": "raid1", "metadata": "1.0"},
+        {"level": "raid1", "metadata": "0.90"},
+        {"level": "raid10", "chunk_bytes": 64 << 10, "layout": "near=2"},
+        {"level": "raid10", "chunk_bytes": 64 << 10, "layout": "far=2", "bitmap": True},
+        {"level": "raid10", "chunk_bytes": 64 << 10, "layout": "offset=2"},
+    )
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,6 +91,26 @@ def same_files(source: Path, disk: Path) -> None:
     ours = {"/etc", "/etc/udev", rules, f"{rules}/70-persistent-net.rules", "/lost+found"}
     unlike = differences(read_tree(source), read_disk(disk), ours, lambda path: path in ours or path.startswith("/var"))
     assert not unlike, "\n".join(map(str, unlike[:20]))
+
+
+def takes_our_words(vm: RunningMachine) -> None:
+    """The live system's mdadm makes every kind of array by the words that a restore gives it."""
+    status, said = vm.command(
+        "cd /tmp && truncate -s 64M a b && modprobe -a loop raid0 raid1 raid10 && "
+        "for file in a b; do node=$(losetup -f) && losetup $node $file && echo $node; done",
+        timeout_s=120,
+    )
+    assert status == 0, said
+    members = [Path(line) for line in said.split() if line.startswith("/dev/loop")]
+    for array in ARRAYS:
+        nodes = members[: array.devices] if array.level != "raid1" else members[:1]
+        made = shlex.join(map(str, raid.create_words(Path("/dev/md77"), array, nodes)))
+        status, said = vm.command(f"{made} && mdadm --detail --export /dev/md77 && mdadm --stop /dev/md77", 120)
+        assert status == 0, said
+        assert f"MD_LEVEL={array.level}" in said and f"MD_UUID={array.uuid}" in said, said
+        zeroed, said = vm.command(shlex.join(["mdadm", "--zero-superblock", *map(str, nodes)]), 60)
+        assert zeroed == 0, said
+    vm.command(shlex.join(["losetup", "-d", *map(str, members)]), 60)
 
 
 def test_from_a_depot_on_a_usb_disk(depot: Path, tmp_path: Path) -> None:
@@ -132,6 +167,7 @@ def test_a_machine_that_nobody_knows_waits_and_takes_the_job_that_comes(depot: P
             status, said = vm.command("regraft --version", timeout_s=120)
             assert status == 0
             assert "regraft" in said
+            takes_our_words(vm)
             vm.console.send("exit\n")
             served.call("POST", "jobs", {"match": {"system_uuid": "0b7d3f0e-53e2-4b0c-9a52-2f6f5d6f0e11"},
                                          "image": NAME, "disk": "only-eligible"})  # fmt: skip

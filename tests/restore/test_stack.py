@@ -71,6 +71,8 @@ def test_an_array_keeps_uuid_and_name_and_its_other_members_are_missing() -> Non
     assert (pairs["--uuid"], pairs["--homehost"], pairs["--name"], pairs["--level"], pairs["--raid-devices"]) == (
         ARRAY.uuid, "debian", "0", "1", "2",
     )  # fmt: skip
+    ten = msgspec.structs.replace(ARRAY, level="raid10", layout="far=2")
+    assert dict(pairwise(raid.create_words(Path("/dev/md0"), ten, [])))["--layout"] == "f2", "mdadm tells it otherwise"
     assert raid.name_words("data") == ["--name", "data"]
     assert (pairs["--data-offset"], pairs["--bitmap"], pairs["--metadata"]) == ("2048", "internal", "1.2")
 
