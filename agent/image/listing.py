@@ -43,6 +43,7 @@ WINDOW_BYTES = 8 << 20  # what unfolding may remember; level 3 needs 2 MiB, the 
 SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
 
 _HARDLINK = b'"hardlink"'
+_BETWEEN_OBJECTS, _BETWEEN_LISTS = b"}\n{", b"]\n["
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -266,13 +267,23 @@ def _blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
         raise DamagedError(f"{name}, after line {number:,}: it ends in the middle of a line")
 
 
+def count_lines(text: bytes) -> int:
+    """How many lines are there, if each that follows another is one object or list of its own; else fewer.
+
+    The decoder does not mind empty lines, several values in a line, or one over several. Inside of a value no ``}``
+    is followed by ``{`` and no ``]`` by ``[``: a line's end between them is one between two values.
+    """
+    return 1 + text.count(_BETWEEN_OBJECTS) + text.count(_BETWEEN_LISTS)
+
+
 def _decode(decoder: msgspec.json.Decoder[T], lines: list[bytes], name: str, first: int) -> list[T]:
     """Many lines at once; one by one only to say which of them is wrong."""
+    text = b"\n".join(lines)
     try:
-        found = decoder.decode_lines(b"\n".join(lines))
+        found = decoder.decode_lines(text)
     except UNDECODABLE:
         found = []
-    if len(found) == len(lines):
+    if len(found) == len(lines) == count_lines(text):
         return found
     number = first
     try:

@@ -98,6 +98,27 @@ def test_listings_with_other_values(lines: list[Any]) -> None:
     refused_by_name(lambda: read_everything(depot, image), "objects/", "hard link", "packs/")
 
 
+@pytest.mark.parametrize(
+    "mend",
+    [
+        lambda lines, at: [*lines[:at], lines[at] + lines[at + 1], b"", *lines[at + 2 :]],
+        lambda lines, at: [*lines[:at], b"", lines[at] + lines[at + 1], *lines[at + 2 :]],
+        lambda lines, at: [
+            *lines[:at],
+            lines[at] + lines[at + 1],
+            *lines[at + 2 : -1],
+            b",\n".join(lines[-1].split(b",", 1)),
+        ],
+    ],
+)
+def test_every_line_is_one_value(mend: Callable[[list[bytes], int], list[bytes]]) -> None:
+    """As many values as lines is not enough."""
+    for at in (1, len(LINES) - 4):
+        lines = mend(PLAIN.splitlines(), at)
+        with pytest.raises(DamagedError, match="line"):
+            read_everything(*with_listing(zstandard.compress(b"".join(b"%s\n" % line for line in lines))))
+
+
 @given(flipped(PLAIN))
 @MANY
 def test_listings_with_other_bytes(plain: bytes) -> None:
