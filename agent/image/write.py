@@ -348,7 +348,11 @@ class _Run:
         descriptor = self.target.open_directory(name)
         try:
             for last in extra:
-                if os.stat(last, dir_fd=descriptor, follow_symlinks=False).st_dev != self.target.device:
+                try:
+                    found = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
+                except FileNotFoundError:  # since it was told
+                    continue
+                if found.st_dev != self.target.device:
                     continue
                 self.target.forget(name + b"/" + last if name else last)
                 remove(descriptor, last, self.target.device)

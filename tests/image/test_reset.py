@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from agent.errors import UsageError
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.image.entry import PART_BYTES
 from agent.image.extract import Existing, extract
+from agent.image.survey import survey
+from agent.image.survey_marks import Marks
 from agent.image.verify import verify_volume
 from agent.image.write import write_volume
 from agent.model.profile import FileSystem
@@ -83,6 +86,25 @@ def test_a_drifted_tree_becomes_the_image_again(trust: bool, restored: Carried, 
     again = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
     assert (again.removed, again.bytes_fetched if trust else 0) == (0, 0)
     assert describe(target) == describe(tmp_path / "source")
+
+
+def test_what_goes_of_its_own_accord_need_not_be_removed(
+    restored: Carried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    names = target / "etc/goes", target / "etc/stays"
+    for path in names:
+        path.touch()
+
+    def survey_then_go(*arguments: Any) -> Marks:
+        marks = survey(*arguments)
+        assert sorted(marks.extra[b"etc"]) == [b"goes", b"stays"]
+        names[0].unlink()
+        return marks
+
+    monkeypatch.setattr("agent.image.write.survey", survey_then_go)
+    result = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=True)
+    assert result.removed == 1 and describe(target) == describe(tmp_path / "source")
 
 
 def test_everything_awkward_is_trusted_as_it_came(depot: LocalDepot, file_system: MakeFileSystem) -> None:
