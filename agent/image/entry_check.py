@@ -32,7 +32,7 @@ OFFSETS = 2**63  # of files; of time in seconds, both ways
 TIMES_NS = OFFSETS * 1_000_000_000
 MAJORS, MINORS = 2**12, 2**20  # linux/kdev_t.h
 IDS = 2**32
-_NO_NAMES = frozenset({b"", b".", b".."})
+NO_NAMES = frozenset({b"", b".", b".."})
 _DEVICES = frozenset({CHAR, BLOCK})
 
 
@@ -132,7 +132,7 @@ class EntryCheck:
         parent, slash, last = name.rpartition(b"/")
         if entry.type == BLOCKS:
             raise ValueError("only a whole volume is blocks")
-        if last in _NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
+        if last in NO_NAMES or (slash and not parent) or len(last) > MAX_NAME_BYTES or b"\0" in last:
             raise ValueError(f"‘{last[:MAX_NAME_BYTES]!r}’ cannot be a name here")
         folder = self._open[-1] if self._open else _Folder(b"")
         while folder.name != parent or not self._open:
@@ -173,7 +173,7 @@ class EntryCheck:
             return
         if not entry.target_name or b"\0" in entry.target_name:
             raise ValueError("is a link without a target")
-        if kind == HARDLINK and any(part in _NO_NAMES for part in entry.target_name.split(b"/")):
+        if kind == HARDLINK and any(part in NO_NAMES for part in entry.target_name.split(b"/")):
             raise ValueError("is a hard link that leads out of the volume")
         if len(entry.target_name) > MAX_PATH_BYTES:
             raise ValueError(f"its target has more than {MAX_PATH_BYTES:,} bytes")

@@ -22,7 +22,7 @@ import msgspec
 from agent.image.entry import DIRECTORY
 from agent.image.ext4 import StrangeError
 from agent.image.ext4_behind import disk_behind
-from agent.image.listing import Listing
+from agent.image.listing import Listing, count_lines
 from agent.image.survey_ext4 import DiskSurveyor, Half, Told
 from agent.image.survey_marks import Marks, OutOfOrderError
 from agent.image.survey_work import Line, Seen, Surveyor, encode_task
@@ -35,7 +35,7 @@ TASK_BYTES = 512 << 10
 # Without a new directory for so long, the open one is not looked at as a whole, but marked.
 LONG_BYTES = 8 << 20
 # Where these come, system calls are asked, and the whole listing is checked.
-UNSURE = (StrangeError, OutOfOrderError, OSError, *UNDECODABLE)
+UNSURE = (StrangeError, OutOfOrderError, OSError, ValueError, *UNDECODABLE)
 
 
 def holds_something(root: Path) -> bool:
@@ -82,7 +82,7 @@ def look_at_second_half(listing: Listing, surveyor: Callable[[Told], DiskSurveyo
             looking.run(second_half(own))
     except UNSURE:
         return b""
-    half.lines, half.further, half.unknown = looking.reached, looking.further, looking.unknown
+    half.lines, half.further = looking.reached, looking.further
     return msgspec.msgpack.encode(half)
 
 
@@ -97,7 +97,6 @@ def add_halves(listing: Listing, surveyor: Callable[[Told], DiskSurveyor], marks
     if half is None:
         return None
     half.tell(marks)
-    looking.refuse_files_at(half.unknown)
     lines = max(half.lines, looking.reached)
     if lines != listing.head.entries + looking.further + half.further:
         raise OutOfOrderError
@@ -113,7 +112,7 @@ def first_half(listing: Listing) -> Iterator[tuple[int, list[Line]]]:
     middle = listing.head.entries // 2
     decoder = msgspec.json.Decoder(Line)
     for number, block in listing.entry_blocks():
-        lines = decoder.decode_lines(block)
+        lines = _decode(decoder, block)
         end = _cut(lines, middle - number)
         yield number, lines[:end]
         if end < len(lines):
@@ -127,11 +126,18 @@ def second_half(listing: Listing) -> Iterator[tuple[int, list[Line]]]:
     for number, block in listing.entry_blocks():
         if not reached and number + block.count(b"\n") <= middle:
             continue
-        lines = decoder.decode_lines(block)
+        lines = _decode(decoder, block)
         begin = 0 if reached else _cut(lines, middle - number)
         reached = reached or begin < len(lines)
         if reached:
             yield number + begin, lines[begin:]
+
+
+def _decode(decoder: msgspec.json.Decoder[Line], block: bytes) -> list[Line]:
+    lines = decoder.decode_lines(block)
+    if not len(lines) == block.count(b"\n") == count_lines(block):
+        raise OutOfOrderError
+    return lines
 
 
 def _cut(lines: list[Line], middle: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,13 +18,14 @@ import msgspec
 
 from agent.image import ext4
 from agent.image.entry import DIRECTORY, FILE, MORE, SYMLINK, decoded_name
+from agent.image.entry_check import NO_NAMES
 from agent.image.ext4 import Fields, StrangeError, mtime_ns, owner
 from agent.image.ext4_disk import Ext4Disk
 from agent.image.flags import CARRIED, LOCKING, NOCOW
 from agent.image.metadata import NOT_CARRIED
 from agent.image.survey_marks import OutOfOrderError
 from agent.image.survey_work import DIFFERS, RIGHT, Folder, Line, Seen, look_at
-from agent.image.target import LOST_AND_FOUND, Target
+from agent.image.target import Target
 
 Names = dict[bytes, int]
 SEEN_LINES = 4000  # as many are told at once, or more
@@ -49,7 +50,6 @@ class Half(msgspec.Struct):
     everything: list[Seen] = msgspec.field(default_factory=list)
     lines: int = 0
     further: int = 0  # of these lines, those that continue a file
-    unknown: list[bytes] = msgspec.field(default_factory=list)  # directories that may have the name of a file
 
     def directory(self, name: bytes, line: int) -> None:
         self.directories.append((name, line))
@@ -71,15 +71,6 @@ class _Folder:
 
     name: bytes
     names: Names | None  # in it, those of files that were listed no more; None where it is looked at by calls
-    is_whole: bool = True  # whether its files are listed in this half
-    slices: list[list[Line]] = field(default_factory=list)  # its files
-    files: set[bytes] = field(default_factory=set)  # their names, once they are asked for
-
-    def lists_file(self, name: bytes) -> bool:
-        for lines in self.slices:
-            self.files.update(decoded_name(line.path, line.raw) for line in lines)
-        self.slices = []
-        return name in self.files
 
 
 class DiskSurveyor:
@@ -100,15 +91,13 @@ class DiskSurveyor:
         self._last = b""  # the last of its files, by name
         self._file: Line | None = None  # and that file
         self._is_inside = False  # whether there is one
-        self._is_there = False
-        self._calls = Folder(self._target)
-        self._calling = False  # its files are looked at by system calls
+        self._is_there = False  # and is looked at by the disk
+        self._calls = Folder(self._target)  # or else it is looked at by system calls, or is not there
         self._piece = (0, b"")  # of the table of inodes, the last one that was looked at
         self._first = 0  # line
         self._marks = bytearray()  # of the lines since
         self._folders: list[list[bytes] | None] = []
         self.further = 0  # lines that continue a file
-        self.unknown: list[bytes] = []  # directories that may have the name of a file of the other half
 
     @property
     def reached(self) -> int:
@@ -118,22 +107,28 @@ class DiskSurveyor:
     def run(self, blocks: Iterable[tuple[int, list[Line]]]) -> None:
         """Tell the marks of lines that follow each other, whole directories at a time; each block with the number of
         its first line. The first line of all is a directory."""
-        for number, lines in blocks:
-            begins = [place for place, line in enumerate(lines) if line.type == DIRECTORY]
-            if not self._is_inside:
-                if not lines or lines[0].type != DIRECTORY:
-                    raise OutOfOrderError
-                self._first = number
-                self._open_way(decoded_name(lines[0].path, lines[0].raw))
-            self._files(lines[: begins[0]] if begins else lines)
-            for start, stop in pairwise([*begins, len(lines)]):
-                self._leave()
-                if len(self._marks) >= SEEN_LINES:
-                    self._tell()
-                self._enter(lines[start])
-                self._files(lines[start + 1 : stop])
-        self._leave()
-        self._tell()
+        try:
+            for number, lines in blocks:
+                if not self._is_inside:
+                    if not lines or lines[0].type != DIRECTORY:
+                        raise OutOfOrderError
+                    self._first = number
+                    self._open_way(decoded_name(lines[0].path, lines[0].raw))
+                self._block(lines)
+            self._leave()
+            self._tell()
+        finally:
+            self._calls.leave()
+
+    def _block(self, lines: list[Line]) -> None:
+        begins = [place for place, line in enumerate(lines) if line.type == DIRECTORY]
+        self._files(lines[: begins[0]] if begins else lines)
+        for start, stop in pairwise([*begins, len(lines)]):
+            self._leave()
+            if len(self._marks) >= SEEN_LINES:
+                self._tell()
+            self._enter(lines[start])
+            self._files(lines[start + 1 : stop])
 
     def _tell(self) -> None:
         self._told.seen(Seen(self._first, bytes(self._marks), self._folders))
@@ -155,37 +150,30 @@ class DiskSurveyor:
                     names = self._names_of(way, *found)
             except StrangeError:
                 names = None
-            self._open.append(_Folder(way, names, is_whole=False))
+            self._open.append(_Folder(way, names))
 
     def _leave(self) -> None:
-        if not self._is_inside:
-            return
-        if self._calling:
-            self._folders.append(self._calls.leave())
-        elif self._is_there:
-            self._folders.append(
-                list(self._names) if len(self._open) > 1 else [name for name in self._names if name != LOST_AND_FOUND]
-            )
-        else:
-            self._folders.append(None)
+        if self._is_inside:
+            self._folders.append(list(self._names) if self._is_there else self._calls.leave())
 
     def _enter(self, line: Line) -> None:
         name = decoded_name(line.path, line.raw)
+        parent, slash, last = name.rpartition(b"/")
+        if name and (not _is_name(last) or (slash and not parent)):
+            raise OutOfOrderError
         self._told.directory(name, self.reached)
-        self._calling, self._is_there, self._names, self._last, self._is_inside = False, False, {}, b"", True
-        self._file = None
+        self._is_inside, self._is_there, self._names, self._last, self._file = True, False, {}, b"", None
         mark = DIFFERS
         try:
             inode = self._find(name)
             if inode >= 0:
                 mark = self._directory(line, name, inode)
+            self._open.append(_Folder(name, self._names))
         except StrangeError:
-            self._calling = True
+            self._is_there = False
             mark = self._calls.enter(line)
-        if mark == DIFFERS and not self._is_there:
-            self._refuse_file_at(name)
+            self._open.append(_Folder(name, None))
         self._marks.append(mark)
-        self._open.append(_Folder(name, None if self._calling else self._names))
 
     def _find(self, name: bytes) -> int:
         """Of a directory its inode, -1 where there is none; StrangeError where it is not known."""
@@ -238,16 +226,12 @@ class DiskSurveyor:
         """Those of one directory, or some of them."""
         if not lines:
             return
-        self._open[-1].slices.append(lines)
-        if self._calling:
-            for line in lines:
-                self._marks.append(self._calls.file(line) if line.type != MORE else self._marks[-1])
-            self._follow(lines)
-        elif self._is_there:
+        if self._is_there:
             self._files_of_disk(lines)
-        else:
-            self._marks += bytes([DIFFERS]) * len(lines)
-            self._follow(lines)
+            return
+        self._follow(lines)
+        for line in lines:
+            self._marks.append(self._calls.file(line) if line.type != MORE else self._marks[-1])
 
     def _follow(self, lines: list[Line]) -> None:
         """Refuse files that cannot come here."""
@@ -259,7 +243,7 @@ class DiskSurveyor:
                 self._continue(line)
                 continue
             last = name[len(prefix) :]
-            if last <= self._last or not name.startswith(prefix):
+            if last <= self._last or not name.startswith(prefix) or not _is_name(last):
                 raise OutOfOrderError
             self._last, self._file = last, line
 
@@ -268,22 +252,6 @@ class DiskSurveyor:
         if file is None or (file.type, file.path, file.raw) != (FILE, line.path, line.raw):
             raise OutOfOrderError
         self.further += 1
-
-    def _refuse_file_at(self, name: bytes) -> None:
-        """A directory may not have the name of a file, which lies in the same directory and was listed before."""
-        if not self._open:
-            return
-        if not self._open[-1].is_whole:
-            self.unknown.append(name)
-        elif self._open[-1].lists_file(name):
-            raise OutOfOrderError
-
-    def refuse_files_at(self, names: Iterable[bytes]) -> None:
-        """The same for those that the other half does not know, of directories that are still open."""
-        for name in names:
-            parent = name.rpartition(b"/")[0]
-            if any(folder.name == parent and folder.lists_file(name) for folder in self._open):
-                raise OutOfOrderError
 
     def _files_of_disk(self, lines: list[Line]) -> None:
         """The same by their inodes. Of all this program does the most often done: written out for that reason."""
@@ -339,6 +307,11 @@ class DiskSurveyor:
     def _is_link(self, line: Line, inode: bytes, fields: Fields) -> bool:
         text = ext4.link_text(inode, fields)
         return text == decoded_name(line.target, line.raw_target) and self._attributes(inode, fields) == line.xattrs
+
+
+def _is_name(last: bytes) -> bool:
+    """Whether the kernel may be asked for it in a directory."""
+    return last not in NO_NAMES and b"/" not in last and b"\0" not in last
 
 
 @cache

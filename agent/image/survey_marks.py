@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from agent.image.survey_work import DIFFERS, RIGHT, Seen
 from agent.image.target import LOST_AND_FOUND
 
-EVERY_NAME = 2  # a directory of which is not known what does not belong: all that lies directly in it is marked
+# A directory of which is not known what does not belong, or whether a name comes twice: all that lies directly in it is
+# marked.
+EVERY_NAME = 2
 NAMED = 3  # is right, and listed in such a directory: only its name is asked for
 EXTRA_NAMES = 50_000  # so many names that do not belong are kept; of further directories every name is asked for
 _IS_RIGHT = (RIGHT, NAMED)
@@ -45,8 +47,8 @@ class Marks:
         self._split: set[int] = set()
         self.extra: dict[bytes, list[bytes]] = {}  # by directory: names in it that do not belong
         self._room = EXTRA_NAMES
-        # Of each directory what is listed and what was found in it, until both are known; None: not to be compared.
-        self._listed: dict[int, tuple[bytes, set[bytes]] | None] = {}
+        # Of each directory what is listed and what was found in it, until both are known.
+        self._listed: dict[int, tuple[bytes, set[bytes]]] = {}
         self._found: dict[int, list[bytes] | None] = {}
 
     def __getitem__(self, lines: slice) -> bytes:
@@ -63,8 +65,7 @@ class Marks:
             if folder.name != parent or last <= folder.last:
                 raise OutOfOrderError
             folder.last = last
-            if name != LOST_AND_FOUND:
-                folder.below.add(last)
+            folder.below.add(last)
         elif name:
             raise OutOfOrderError
         self._lines.append(line)
@@ -107,19 +108,24 @@ class Marks:
 
     def _close(self) -> None:
         folder = self._open.pop()
-        self._listed[folder.number] = None if folder.name in self._elsewhere else (folder.name, folder.below)
+        self._listed[folder.number] = folder.name, folder.below
         self._compare(folder.number)
 
     def _compare(self, number: int) -> None:
         if number not in self._found or number not in self._listed:
             return
-        found, listed = self._found.pop(number), self._listed.pop(number)
-        if found is None or listed is None:
+        found, (name, below) = self._found.pop(number), self._listed.pop(number)
+        if found is None:
             return
-        name, below = listed
         more = [each for each in found if each not in below]
+        # A file may be listed under the name of a directory that is absent: it must come along to be refused.
+        is_one_absent = len(found) - len(more) < len(below)
+        if name in self._elsewhere:
+            more = []
+        elif not name and LOST_AND_FOUND in more:
+            more.remove(LOST_AND_FOUND)
         line = self._lines[number]
-        if number in self._split or len(more) > self._room:
+        if is_one_absent or number in self._split or len(more) > self._room:
             self._marks[line] = EVERY_NAME
         elif more:
             self._room -= len(more)

@@ -10,7 +10,7 @@ from agent.errors import RegraftError
 from agent.image.entry import DIRECTORY, FILE, MORE, SYMLINK, decoded_name
 from agent.image.flags import LOCKING, read_flags
 from agent.image.metadata import looks_right, read_xattrs
-from agent.image.target import LOST_AND_FOUND, Target
+from agent.image.target import Target
 from agent.image.workers import Ask
 
 RIGHT, DIFFERS = 0, 1
@@ -67,8 +67,6 @@ class Folder:
             found = os.fstat(self._open)
             if found.st_dev == self._target.device:
                 self._names = set(os.listdir(b"/proc/self/fd/%d" % self._open))
-                if not name:
-                    self._names.discard(LOST_AND_FOUND)
                 right = looks_right(line, found) and read_flags(self._open) == line.flags & ~LOCKING
                 return RIGHT if right and read_xattrs(self._open) == line.xattrs else DIFFERS
         except (OSError, RegraftError):  # whoever makes it right says what is wrong with it

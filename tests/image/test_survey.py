@@ -180,3 +180,18 @@ def test_where_too_much_does_not_belong_all_names_come(monkeypatch: pytest.Monke
 def test_what_is_in_another_volume_s_directory_is_not_asked_for() -> None:
     found: list[list[bytes] | None] = [ALL[0], ALL[1], [b"more"], *ALL[3:]]
     assert marked(bytes(10), found, frozenset({b"a/b"})) == bytes(10)
+
+
+def test_where_a_directory_is_absent_all_names_come() -> None:
+    """What lies beside it may be a file that is listed under its name, and is to be refused."""
+    found: list[list[bytes] | None] = [ALL[0], [b"b", b"more"], [], None, []]
+    marks = added(bytes([0, 0, 0, 0, 0, 0, 1, 1, 0, 0]), found)
+    assert marks[:] == bytes([1, 0, EVERY_NAME, NAMED, NAMED, 0, 1, 1, 0, 0])
+    assert not marks.extra
+    assert marked(bytes([0, 0, 0, 0, 0, 0, 1, 1, 0, 0]), found, frozenset({b"a"}))[2] == EVERY_NAME
+
+
+def test_the_root_may_have_its_lost_and_found() -> None:
+    found: list[list[bytes] | None] = [[b"a", b"d", b"lost+found"], [b"b", b"c", b"lost+found"], *ALL[2:]]
+    marks = added(bytes(10), found)
+    assert marks.extra == {b"a": [b"lost+found"]}

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
 
 from agent.depot.local import LocalDepot
 from agent.errors import DamagedError
-from agent.image import ext4, ext4_behind, survey, survey_ext4
-from agent.image.ext4 import StrangeError
+from agent.image import ext4, ext4_behind, listing, survey, survey_ext4
+from agent.image.ext4 import Fields, StrangeError
 from agent.image.ext4_behind import disk_behind
 from agent.image.ext4_disk import Ext4Disk
 from agent.image.listing import Listing, open_listing
@@ -26,6 +29,7 @@ from agent.image.survey_work import Folder, Line
 from agent.image.target import Target
 from agent.process import run
 from tests.image.drifting_tree import drift, ext4_tree, set_flags
+from tests.image.hostile import changed
 from tests.image.source_tree import Carried, carry, plain_tree
 
 IMAGE_BYTES = 48 << 20
@@ -245,6 +249,17 @@ def said_of(lines: Lines, path: str, old: str, new: str) -> None:
     lines[number] = lines[number].replace(old.encode(), new.encode())
 
 
+def on_one_line(lines: Lines, path: str) -> None:
+    number = at(lines, path)
+    lines[number : number + 2] = [lines[number] + lines[number + 1], b""]
+
+
+def on_two_lines(lines: Lines, path: str) -> None:
+    """In place of an entry that is taken out, so that there are as many lines."""
+    del lines[at(lines, "etc/empty")]
+    said_of(lines, path, ",", ",\n")
+
+
 UNSOUND: dict[str, Callable[[Lines], None]] = {
     "files that do not ascend": lambda lines: swapped(lines, "etc/empty", "etc/hostname"),
     "a file that comes twice": lambda lines: lines.insert(at(lines, "etc/empty"), lines[at(lines, "etc/empty")]),
@@ -254,6 +269,22 @@ UNSOUND: dict[str, Callable[[Lines], None]] = {
     "a path that leads upwards": lambda lines: said_of(lines, "etc/empty", "etc/empty", "etc/../etc/empty"),
     "a directory named as a file": lambda lines: said_of(lines, "usr/aaa", "usr/aaa", "usr/afile"),
     "a kind that is not known": lambda lines: said_of(lines, "etc/empty", '"file"', '"door"'),
+    "a directory's name for a file": lambda lines: said_of(lines, "usr/afile", "usr/afile", "usr/aaa"),
+    "a directory's name for a hard link": lambda lines: lines.insert(
+        at(lines, "usr/afile"), b'{"path":"usr/aaa","type":"hardlink","target":"etc/empty"}'
+    ),
+    "a file below a name that is not listed": lambda lines: said_of(lines, "usr/afile", "usr/afile", "usr/a/afile"),
+    "a directory above the root": lambda lines: said_of(lines, "etc", "etc", ".."),
+    "a directory above another": lambda lines: said_of(lines, "usr/aaa", "usr/aaa", "usr/.."),
+    "a directory by an absolute path": lambda lines: said_of(lines, "opt", "opt", "/opt"),
+    "a name with a NUL": lambda lines: said_of(lines, "etc/empty", "etc/empty", "etc/em\\u0000pty"),
+    "a directory's name with a NUL": lambda lines: said_of(lines, "usr/aaa", "usr/aaa", "usr/a\\u0000a"),
+    "exact bytes that are none": lambda lines: said_of(lines, "etc/empty", '"path"', '"raw":"aGk","path"'),
+    "exact bytes that are no ASCII": lambda lines: said_of(lines, "usr/aaa", '"path"', '"raw":"ä","path"'),
+    "a link that leads to no bytes": lambda lines: said_of(lines, "bin", '"path"', '"raw_target":"aGk","path"'),
+    "an empty line": lambda lines: lines.__setitem__(at(lines, "etc/empty"), b""),
+    "two entries on a line": lambda lines: on_one_line(lines, "bin"),
+    "an entry on two lines": lambda lines: on_two_lines(lines, "bin"),
     "a chunk of what differs": lambda lines: said_of(lines, "etc/hostname", '"chunks":[[0,', '"chunks":[[9,'),
     "a line too many": lambda lines: lines.append(lines[-1].replace(b'"path":"', b'"path":"z')),
     "a line too few": lambda lines: lines.__delitem__(at(lines, "etc/empty")),
@@ -264,26 +295,85 @@ UNSOUND: dict[str, Callable[[Lines], None]] = {
 }
 
 
-@pytest.mark.root
-@pytest.mark.parametrize("name", UNSOUND)
-def test_a_listing_that_is_not_sound_is_refused(
-    name: str, make: Callable[..., Path], depot: LocalDepot, tmp_path: Path
-) -> None:
+@pytest.fixture(params=["disk", "calls"])
+def looked_at(
+    request: pytest.FixtureRequest, make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A tree, looked at by its disk or, directory after directory, by system calls; its listing comes in many blocks.
+    Unmounted in the end, which fails if anything of it is still open."""
+
+    def strange(_disk: Ext4Disk, _inode: bytes, _fields: Fields) -> dict[bytes, int]:
+        raise StrangeError("to be asked for")
+
+    if request.param == "calls":
+        monkeypatch.setattr(Ext4Disk, "names", strange)
+    monkeypatch.setattr(listing, "BLOCK_BYTES", 200)
     with mounted(make(), tmp_path / "tree") as tree:
         plain_tree(tree)
         (tree / "usr/afile").touch()
         (tree / "usr/aaa").mkdir()
-        carried = carry(tree, depot)
-        (tree / "etc/hostname").write_text("drifted")
-        with listing_of(carried) as listing:
-            lines = [line for _, block in listing.entry_lines() for line in block]
-            UNSOUND[name](lines)
-            text = b"".join(b"%s\n" % line for line in [*[b"{}"] * (1 + listing.head.frames), *lines])
-            (tmp_path / "listing").write_bytes(zstandard.compress(text))
-            with (tmp_path / "listing").open("rb") as file, pytest.raises(DamagedError):
-                unsound = replace(listing, _file=file)
-                for _ in unsound.marked(survey.survey(unsound, tree, frozenset(), 2)):
-                    pass
+        (tree / "opt").mkdir()
+        yield tree
+
+
+@contextmanager
+def listing_of_lines(like: Listing, lines: Lines, entries: int, place: Path) -> Iterator[Listing]:
+    text = b"".join(b"%s\n" % line for line in [*[b"{}"] * (1 + like.head.frames), *lines])
+    place.write_bytes(zstandard.compress(text))
+    with place.open("rb") as file:
+        yield replace(like, _file=file, head=msgspec.structs.replace(like.head, entries=entries))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", UNSOUND)
+def test_a_listing_that_is_not_sound_is_refused(name: str, looked_at: Path, depot: LocalDepot, tmp_path: Path) -> None:
+    carried = carry(looked_at, depot)
+    (looked_at / "etc/hostname").write_text("drifted")
+    with listing_of(carried) as sound:
+        lines = [line for _, block in sound.entry_lines() for line in block]
+        UNSOUND[name](lines)
+        entries = sound.head.entries + (name == "a directory's name for a hard link")
+        with listing_of_lines(sound, lines, entries, tmp_path / "listing") as unsound, pytest.raises(DamagedError):
+            for _ in unsound.marked(survey.survey(unsound, looked_at, frozenset(), 2)):
+                pass
+
+
+COMPARED = {"file": ("path", "raw", "type", "mode", "uid", "gid", "mtime", "size")}
+OF_OTHERS = (*COMPARED["file"], "target", "raw_target", "xattrs", "flags")
+
+
+@pytest.mark.root
+def test_whatever_a_listing_says_what_has_no_mark_is_sound(looked_at: Path, depot: LocalDepot, tmp_path: Path) -> None:
+    """Lines changed anywhere: what is right need not have sound chunks; all else of it is as a listing may say."""
+    carried = carry(looked_at, depot)
+    (looked_at / "etc/hostname").write_text("drifted")
+    (looked_at / "usr/aaa").rmdir()
+    (looked_at / "opt/new").touch()
+    with listing_of(carried) as sound:
+        documents = [msgspec.json.decode(line) for _, block in sound.entry_lines() for line in block]
+
+        @given(changed(documents))
+        @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        def look(changed_documents: list[Any]) -> None:
+            lines = [msgspec.json.encode(document) for document in changed_documents]
+            with listing_of_lines(sound, lines, len(lines), tmp_path / "listing") as other:
+                marks = survey.survey_by_tables(other, looked_at, frozenset())
+                if marks is None:
+                    return
+                try:
+                    for _ in other.marked(marks):
+                        pass
+                except DamagedError:
+                    return
+            for number, mark in enumerate(marks[:]):
+                if not mark:
+                    document = changed_documents[number]
+                    fields = COMPARED.get(document["type"], OF_OTHERS)
+                    lines[number] = msgspec.json.encode({name: document[name] for name in fields if name in document})
+            with listing_of_lines(sound, lines, len(lines), tmp_path / "listing") as other:
+                assert sum(len(entries) for entries in other.entries()) == len(lines)
+
+        look()
 
 
 # --- damage, on file systems that nobody mounts -----------------------------------------------------------------------
