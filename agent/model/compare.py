@@ -27,7 +27,7 @@ from agent.model import (
 )
 from agent.model.bls import entry_machine_id, entry_words
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
-from agent.model.drivers import KernelIndex, flavour_of
+from agent.model.drivers import KernelIndex, flavour_of, fold
 from agent.model.image import Component
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
 from agent.model.references import Planned, command_line_words
@@ -212,7 +212,10 @@ def driver_items(situation: Situation, choice: KernelChoice) -> Iterator[Item]:
     for one in choice.needed:
         found = judge(choice.index, one.link, others)
         if one.boot and found.verdict is Verdict.MODULE:
-            wanted.setdefault(found.modules[0], f"drives {one.link.modalias} on the way to {one.use}")
+            # Where nobody knows which of several it will be, the initramfs holds each of them.
+            is_known = found.modules[0] == fold(one.link.driver)
+            for module in found.modules[:1] if is_known else found.modules:
+                wanted.setdefault(module, f"drives {one.link.modalias} on the way to {one.use}")
     for volume in situation.manifest.volumes:
         if volume.filesystem.mountpoint in ("/", "/usr"):
             kind = volume.filesystem.kind

@@ -242,7 +242,8 @@ class KernelIndex:
         by_class = tuple(module for pattern, module in CLASS_DRIVERS if pattern.match(link.modalias))
         names = tuple(dict.fromkeys(fold(name) for name in (link.driver, *live_modules, *by_class) if name))
         if loadable:
-            best = tuple(sorted(loadable, key=lambda name: name not in names))
+            # What drives it now comes first, though other kernels name others for it as well (ata_generic, ata_piix).
+            best = tuple(sorted(loadable, key=lambda name: (name != fold(link.driver), name not in names)))
             return DeviceVerdict(Verdict.MODULE, best, f"modules.alias of {self.release} names {best[0]}")
         for name in (*matched, *names):
             if self.has_builtin(name):

@@ -31,7 +31,7 @@ VIRTUAL_MACHINES = (
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 BUSES = frozenset({"pci", "usb", "virtio", "vmbus", "acpi", "scsi", "nvme"})
 # Drivers that are called otherwise than the module they are in, for when they are built in.
-MODULE_OF_DRIVER = {"sd": "sd_mod", "sr": "sr_mod", "st": "st", "ses": "ses"}
+MODULE_OF_DRIVER = {"sd": "sd_mod", "sr": "sr_mod", "st": "st", "ses": "ses", "mmcblk": "mmc_block"}
 
 PCI = re.compile(r"pci:v(\w{8})d(\w{8})sv(\w{8})sd(\w{8})bc(\w\w)sc(\w\w)i(\w\w)")
 USB = re.compile(r"usb:v(\w{4})p(\w{4})d\w+dc\w\wdsc\w\wdp\w\wic(\w\w)isc(\w\w)ip(\w\w)")

@@ -100,6 +100,15 @@ def test_every_controller_of_iron_needs_the_generic_kernel(driver: str) -> None:
     assert bind_all(read_recipes(), compare(alone), alone)[1].blockers
 
 
+@pytest.mark.adapts("B1", "T1")
+def test_where_nobody_knows_which_driver_it_will_be_the_initramfs_gets_each() -> None:
+    ide = ChainLink("pci:v00008086d00007010sv00001AF4sd00001100bc01sc01i80", "")
+    for driver, expected in (("", {"ata_piix", "ata_generic"}), ("ata_piix", {"ata_piix"})):
+        case = cloud_on(disk=replace(DISK, chain=(replace(ide, driver=driver),)))
+        told = {item.target for item in compare(case).items if item.kind == "driver"}
+        assert told == expected | {"ext4"}
+
+
 @pytest.mark.parametrize("driver", [name for name in IRON if "bc02" in IRON[name]])
 @pytest.mark.adapts("D1", "T1")
 def test_every_card_of_iron_is_driven_by_the_generic_kernel_only(driver: str) -> None:

@@ -51,6 +51,21 @@ def test_the_kernel_configuration_is_a_second_witness() -> None:
     assert kernel(config="CONFIG_BLK_DEV_NVME=m\n").verdict(ChainLink(NVME, "nvme")).verdict is Verdict.ABSENT
 
 
+PIIX = "pci:v00008086d00007010sv00001AF4sd00001100bc01sc01i80"
+
+
+@pytest.mark.adapts("B1", "T1")
+def test_of_several_drivers_the_one_that_is_bound_comes_first() -> None:
+    index = kernel(
+        alias="alias pci:v*d*sv*sd*bc01sc01i* ata_generic\nalias pci:v00008086d00007010sv*sd*bc*sc*i* ata_piix\n",
+        dep="kernel/drivers/ata/ata_generic.ko:\nkernel/drivers/ata/ata_piix.ko:\n",
+    )
+    both = ("ata_generic", "ata_piix")
+    assert index.verdict(ChainLink(PIIX, "ata_piix"), both).modules == ("ata_piix", "ata_generic")
+    assert index.verdict(ChainLink(PIIX, "ata_generic"), both).modules == both
+    assert set(index.verdict(ChainLink(PIIX, ""), both).modules) == set(both)
+
+
 @pytest.mark.adapts("D3", "T1")
 def test_a_driver_that_does_not_know_the_id_is_told_from_no_driver() -> None:
     index = kernel(dep="kernel/drivers/net/e1000e.ko:\n")
