@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -59,6 +60,14 @@ class Ask:
         self(result())
 
 
+_peak_bytes = [0]  # of all workers that this process had, as getrusage(2) has it for all its children
+
+
+def largest_worker_bytes() -> int:
+    """Peak resident memory of the largest worker that ended well so far, what it shares with its parent included."""
+    return _peak_bytes[0]
+
+
 Work = Callable[[int, Ask], None]  # a worker's whole life: its number, and how it asks
 
 
@@ -91,6 +100,7 @@ class Pool:
                 message = self._receive(number)
                 if message[:1] == _ENDED:
                     del running[pipe]
+                    _peak_bytes.append(max(_peak_bytes.pop(), int.from_bytes(message[1:], "big")))
                 elif message[:1] == _FAILED:
                     raise _rebuild(message[1:])
                 else:
@@ -176,7 +186,7 @@ def _live(work: Work, number: int, pipe: Connection, others: list[Connection]) -
             failed = TargetIOError(f"{error.filename or 'a file'}: {error.strerror}", "look at the kernel log")
             pipe.send_bytes(_FAILED + msgspec.json.encode((type(failed).__name__, failed.message, failed.hint)))
         else:
-            pipe.send_bytes(_ENDED)
+            pipe.send_bytes(_ENDED + (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10).to_bytes(8, "big"))
     except (EOFError, OSError):
         return  # the parent is gone
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 
+from agent.image.workers import largest_worker_bytes
+
 
 def own_peak_memory_bytes() -> int:
     """Peak resident memory of this process."""
@@ -11,9 +13,9 @@ def own_peak_memory_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """The same, and that of the largest of its ended children.
+    """The same, and that of the largest of its workers; programs that were called (apt, mkinitramfs) do not count.
 
     Workers are forked: most of what they hold is the parent's own memory and is counted twice here, which makes up
     for the second worker that is not counted.
     """
-    return own_peak_memory_bytes() + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return own_peak_memory_bytes() + largest_worker_bytes()

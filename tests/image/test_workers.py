@@ -7,7 +7,7 @@ import os
 import pytest
 
 from agent.errors import DamagedError, UnexpectedError
-from agent.image.workers import Ask, pool
+from agent.image.workers import Ask, largest_worker_bytes, pool
 
 pytestmark = pytest.mark.root
 
@@ -43,3 +43,16 @@ def test_a_worker_that_was_killed_is_told_as_that() -> None:
         for worker, _ in workers.requests():
             workers._processes[0].join(10)
             workers.reply(worker, b"a task")
+
+
+def takes_memory(_: int, ask: Ask) -> None:
+    ask(bytes([len(bytearray(b"x" * (200 << 20))) >> 20]))
+
+
+def test_the_memory_of_workers_is_known_to_their_parent() -> None:
+    before = largest_worker_bytes()
+    with pool(takes_memory, 1) as workers:
+        for worker, message in workers.requests():
+            assert message == bytes([200])
+            workers.reply(worker, b"")
+    assert max(before, 200 << 20) <= largest_worker_bytes() < 2 << 30

@@ -16,7 +16,6 @@ from tests.lab.programs import remove_built, run
 from tests.lab.serving import REPOSITORY
 
 CELL = CELLS[0]
-EVERY_CHANGE = "debian-11-mbr--ahci-rtl8139-bios"  # what is run for every change
 
 
 def test_every_source_goes_to_two_machines_and_every_machine_takes_one() -> None:
@@ -110,16 +109,36 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
 @pytest.mark.machine
 @pytest.mark.frozen
 @pytest.mark.timeout(3000)
-@pytest.mark.adapts("B1", "T3", systems=("Debian 11",))
-@pytest.mark.adapts("B1", "T5", systems=("Debian 11",))
-@pytest.mark.adapts("B2", "T3", systems=("Debian 11",))
-@pytest.mark.adapts("B2", "T5", systems=("Debian 11",))
-@pytest.mark.adapts("B14", "T4", systems=("Debian 11",))
-@pytest.mark.adapts("N1", "T3", systems=("Debian 11",))
-def test_an_initramfs_for_one_machine_only_boots_another(tmp_path: Path) -> None:
-    """Debian 11 with an MBR from a RAID controller to a PC, by the command that runs the matrix."""
-    words = [sys.executable, "-m", "tests.lab", "matrix", "--only", EVERY_CHANGE, "--jobs", "1"]
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "debian-11-mbr--ahci-rtl8139-bios",  # an initramfs for one machine only, from a RAID controller to a PC
+            marks=[
+                pytest.mark.adapts("B1", "B2", "T3", "T5", systems=("Debian 11",)),
+                pytest.mark.adapts("B14", "T4", systems=("Debian 11",)),
+                pytest.mark.adapts("N1", "T3", systems=("Debian 11",)),
+            ],
+        ),
+        pytest.param(
+            "debian-12-btrfs--virtio-virtio-uefi",
+            marks=[pytest.mark.adapts("B12", "B13", "T3", "T4", systems=("Debian 12 on btrfs",))],
+        ),
+        pytest.param(
+            "debian-13-raid1--two-disks-uefi",
+            marks=[
+                pytest.mark.adapts("B9", "B13", "T3", "T4", systems=("Debian 13 on a mirror",)),
+                pytest.mark.adapts("N1", "N7", "T3", systems=("Debian 13 on a mirror",)),
+            ],
+        ),
+    ],
+)
+def test_a_cell_that_was_seen_good_is_good(name: str, tmp_path: Path) -> None:
+    """By the command that runs the matrix."""
+    words = [sys.executable, "-m", "tests.lab", "matrix", "--only", name, "--jobs", "1"]
     done = run([*words, "--out", tmp_path / "matrix"], accept=None, timeout_s=2700, cwd=REPOSITORY)
     (found,) = [one for one in json.loads((tmp_path / "matrix.json").read_text())["cells"] if one["good"] is not None]
     assert done.returncode == 0, done.stdout[-3000:]
-    assert {name: found[name] for name in runner.VALUES} == dict.fromkeys(runner.VALUES, True)
+    control = True if next(cell for cell in CELLS if cell.name == name).breaks else None
+    expected = {**dict.fromkeys(runner.VALUES, True), "negative_control": control}
+    assert {value: found[value] for value in runner.VALUES} == expected

@@ -99,7 +99,8 @@ CELLS = (
     Cell("debian-12-uefi", "ahci-large-bios", "N1"),
     Cell("debian-12-lvm-luks", "nvme-e1000e-uefi", "N1"),
     Cell("debian-12-lvm-luks", "virtio-virtio-uefi", "N1"),
-    Cell("debian-13-raid1", "two-disks-uefi", "N1", arrays="keep"),
+    # Its first card keeps its slot, so that unadapted it comes up, too.
+    Cell("debian-13-raid1", "two-disks-uefi", "", arrays="keep"),
     Cell("debian-13-raid1", "ahci-swapped-uefi", "N1"),
     Cell("debian-12-btrfs", "ahci-rtl8139-bios", "N1"),
     Cell("debian-12-btrfs", "virtio-virtio-uefi", ""),  # of its hardware only the firmware is another
