@@ -131,6 +131,10 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
                 pytest.mark.adapts("N1", "N7", "T3", systems=("Debian 13 on a mirror",)),
             ],
         ),
+        pytest.param(
+            "debian-13-raid1--ahci-swapped-uefi",
+            marks=[pytest.mark.adapts("N1", "N2", "T3", "T5", systems=("Debian 13 on a mirror",))],
+        ),
     ],
 )
 def test_a_cell_that_was_seen_good_is_good(name: str, tmp_path: Path) -> None:
