@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -60,12 +61,24 @@ class Ask:
         self(result())
 
 
-_peak_bytes = [0]  # of all workers that this process had, as getrusage(2) has it for all its children
+_peak_bytes = [0]  # of all pools that this process had
 
 
-def largest_worker_bytes() -> int:
-    """Peak resident memory of the largest worker that ended well so far, what it shares with its parent included."""
+def workers_peak_bytes() -> int:
+    """What the workers of one pool took together at most, those that ended well, beside what they shared with their
+    parent."""
     return _peak_bytes[0]
+
+
+def unshared_peak_bytes() -> int:
+    """What this process holds and shares with no other, and what it had held before it gave it back (proc(5))."""
+    kib = {"Rss": 0, "Private_Clean": 0, "Private_Dirty": 0}
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in kib:
+            kib[name] = int(rest.split()[0])
+    given_back = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - kib["Rss"]
+    return (kib["Private_Clean"] + kib["Private_Dirty"] + max(0, given_back)) << 10
 
 
 Work = Callable[[int, Ask], None]  # a worker's whole life: its number, and how it asks
@@ -82,6 +95,7 @@ class Pool:
     def __init__(self, work: Work, jobs: int) -> None:
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
+        self._bytes = 0  # that they held
         for number in range(jobs):
             ours, theirs = _FORK.Pipe()
             process = _FORK.Process(target=_live, args=(work, number, theirs, [*self._pipes, ours]), daemon=True)
@@ -100,7 +114,8 @@ class Pool:
                 message = self._receive(number)
                 if message[:1] == _ENDED:
                     del running[pipe]
-                    _peak_bytes.append(max(_peak_bytes.pop(), int.from_bytes(message[1:], "big")))
+                    self._bytes += int.from_bytes(message[1:], "big")
+                    _peak_bytes[0] = max(_peak_bytes[0], self._bytes)
                 elif message[:1] == _FAILED:
                     raise _rebuild(message[1:])
                 else:
@@ -186,7 +201,7 @@ def _live(work: Work, number: int, pipe: Connection, others: list[Connection]) -
             failed = TargetIOError(f"{error.filename or 'a file'}: {error.strerror}", "look at the kernel log")
             pipe.send_bytes(_FAILED + msgspec.json.encode((type(failed).__name__, failed.message, failed.hint)))
         else:
-            pipe.send_bytes(_ENDED + (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10).to_bytes(8, "big"))
+            pipe.send_bytes(_ENDED + unshared_peak_bytes().to_bytes(8, "big"))
     except (EOFError, OSError):
         return  # the parent is gone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from agent.image.workers import largest_worker_bytes
+from agent.image.workers import workers_peak_bytes
 
 
 def own_peak_memory_bytes() -> int:
@@ -13,9 +13,6 @@ def own_peak_memory_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """The same, and that of the largest of its workers; programs that were called (apt, mkinitramfs) do not count.
-
-    Workers are forked: most of what they hold is the parent's own memory and is counted twice here, which makes up
-    for the second worker that is not counted.
-    """
-    return own_peak_memory_bytes() + largest_worker_bytes()
+    """The same, and what its workers took beside what is its own; programs that were called (apt, mkinitramfs) do not
+    count."""
+    return own_peak_memory_bytes() + workers_peak_bytes()
