@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,13 @@ def memory(mountpoint: Path, size_bytes: int) -> Iterator[Path]:
         # Lazily: a loop device may be let go of a moment after its file system.
         run(["umount", "--lazy", mountpoint])
         mountpoint.rmdir()
+
+
+def forget_cached_files() -> None:
+    """Give back the memory in which the kernel keeps files of disks, for all contestants alike: where none is free, each
+    page has to be taken from something else first, and whoever touches many is slowed down (proc_sys_vm(5))."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def available_bytes() -> int:
