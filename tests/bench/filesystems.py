@@ -144,8 +144,8 @@ def memory(mountpoint: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def forget_cached_files() -> None:
-    """Give back the memory in which the kernel keeps files of disks, for all contestants alike: where none is free, each
-    page has to be taken from something else first, and whoever touches many is slowed down (proc_sys_vm(5))."""
+    """Give back the memory in which the kernel keeps files of disks, for all contestants alike: where none is free,
+    each page has to be taken from something else first (proc_sys_vm(5))."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
