@@ -28,6 +28,7 @@ from agent.errors import RegraftError, TargetIOError, UnexpectedError
 
 _FORK = multiprocessing.get_context("fork")
 AHEAD = 3
+ROLLUP = Path("/proc/self/smaps_rollup")
 _FAILED = b"!"
 _ENDED = b"."
 _REQUEST = b"?"
@@ -71,12 +72,14 @@ def workers_peak_bytes() -> int:
 
 
 def unshared_peak_bytes() -> int:
-    """What this process holds and shares with no other, and what it had held before it gave it back (proc(5))."""
+    """What this process holds and shares with no other, and what it had held before it gave it back (proc(5)); where
+    the kernel does not tell what is shared, all that it ever held."""
     kib = {"Rss": 0, "Private_Clean": 0, "Private_Dirty": 0}
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name in kib:
-            kib[name] = int(rest.split()[0])
+    with suppress(OSError):
+        for line in ROLLUP.read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in kib:
+                kib[name] = int(rest.split()[0])
     given_back = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - kib["Rss"]
     return (kib["Private_Clean"] + kib["Private_Dirty"] + max(0, given_back)) << 10
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,7 +145,6 @@ def memory(mountpoint: Path, size_bytes: int) -> Iterator[Path]:
 def forget_cached_files() -> None:
     """Give back the memory in which the kernel keeps files of disks, for all contestants alike: where none is free,
     each page has to be taken from something else first (proc_sys_vm(5))."""
-    os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 

@@ -12,8 +12,10 @@ from agent.depot.local import LocalDepot
 from agent.errors import DamagedError
 from agent.image.entry import FrameTable
 from agent.image.frames import FrameReader
-from agent.image.pack import Frame
-from tests.image.source_tree import random_bytes
+from agent.image.listing import open_listing
+from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame
+from agent.image.workers import default_jobs
+from tests.image.source_tree import carry, random_bytes
 
 PLAIN = b"".join(random_bytes(500) * 2 for _ in range(300))
 
@@ -74,3 +76,22 @@ def test_a_part_of_a_frame_that_ends_early_is_refused(depot: LocalDepot) -> None
     reader.want_parts({0: 250_000})
     with pytest.raises(DamagedError, match=r"bytes 0 to [\d,]+: "):
         reader.get(0, 250_000)
+
+
+@pytest.mark.root
+def test_frames_of_small_files_are_closed_once_they_hold_so_much(depot: LocalDepot, tmp_path: Path) -> None:
+    """Of a large file each chunk is one; what a worker has at its end may be less."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    sizes = range(50_000, 50_060)
+    for size in sizes:
+        (tree / f"{size}").write_bytes(random_bytes(size))
+    (tree / "large").write_bytes(random_bytes(2 * CHUNK_BYTES))
+    carried = carry(tree, depot)
+    with open_listing(depot, carried.loaded.manifest, carried.loaded.manifest.volumes[0]) as listing:
+        plain = [frame.plain for _, frame in listing.frames]
+    assert sum(plain) == sum(sizes) + 2 * CHUNK_BYTES
+    full = [each for each in plain if FRAME_BYTES <= each < FRAME_BYTES + max(sizes)]
+    assert plain.count(CHUNK_BYTES) == 2
+    assert len(full) >= sum(sizes) // (FRAME_BYTES + max(sizes)) - default_jobs()
+    assert len(plain) - 2 - len(full) <= default_jobs()

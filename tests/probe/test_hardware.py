@@ -118,6 +118,16 @@ def test_devices_are_counted_in_order_of_place(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("driver", "module", "expected"),
+    [("ahci", "ahci", "ahci"), ("sd", "", "sd_mod"), ("mmcblk", "", "mmc_block"), ("e1000-x", "e1000_x", "e1000_x")],
+)
+def test_a_driver_is_told_by_its_module(tmp_path: Path, driver: str, module: str, expected: str) -> None:
+    """Some are called otherwise, and those that are built in name no module."""
+    MachineTree(tmp_path).device("x/y", driver=driver, module=module, modalias="x:y", subsystem="bus/x")
+    assert [device.driver for device in read_devices(tmp_path).devices] == [expected]
+
+
 def test_order_of_names() -> None:
     assert sorted(["sdb", "sda10", "sda2", "sda"], key=natural) == ["sda", "sda2", "sda10", "sdb"]
 
