@@ -17,9 +17,10 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import compress
+from operator import add, eq, le
 from typing import IO, Protocol, TypeVar
 
 import msgspec
@@ -197,14 +198,39 @@ def _open(spool: IO[bytes], name: str, volume: Volume, pack_sizes: Mapping[str, 
             table = FrameTable(head.packs)
             sizes = [pack_sizes.get(pack, 0) for pack in head.packs]
             lines = lines[1:]
-        wanted = head.frames - len(table)
-        for number, row in enumerate(_decode(decoder, lines[:wanted], name, first), first + 1):
-            _add_frame(table, row, f"{name} line {number}", sizes)
+        begin = first + len(block) - len(lines)
+        rows = _decode(decoder, lines[: head.frames - len(table)], name, begin)
+        _add_frames(table, rows, sizes, name, begin + 1)
         if len(table) == head.frames:
             break
     if head is None or len(table) != head.frames:
         raise DamagedError(f"{name} ends before its frames are listed")
     return Listing(name, head, table, volume.kind, spool)
+
+
+def _add_frames(table: FrameTable, rows: Sequence[FrameLine], pack_sizes: Sequence[int], name: str, line: int) -> None:
+    """All at once; one by one only to say which of them is wrong."""
+    if rows and _are_good(rows, pack_sizes):
+        numbers, packs, offsets, stored, plain, raw, digests = zip(*rows, strict=True)
+        with suppress(ValueError, struct.error, OverflowError):
+            table.add_all(numbers, packs, offsets, stored, plain, map(bool, raw), map(bytes.fromhex, digests))
+            return
+    for number, row in enumerate(rows, line):
+        _add_frame(table, row, f"{name} line {number}", pack_sizes)
+
+
+def _are_good(rows: Sequence[FrameLine], pack_sizes: Sequence[int]) -> bool:
+    """What `_add_frame` asks of each, of all columns."""
+    _, packs, offsets, stored, plain, raw, digests = zip(*rows, strict=True)
+    return (
+        0 <= min(packs) <= max(packs) < len(pack_sizes)
+        and min(offsets) >= 0
+        and 0 < min(stored) <= max(stored) <= 2 * MAX_FRAME_BYTES
+        and 0 < min(plain) <= max(plain) <= MAX_FRAME_BYTES
+        and all(map(le, map(add, offsets, stored), map(pack_sizes.__getitem__, packs)))
+        and all(map(eq, compress(stored, raw), compress(plain, raw)))
+        and set(map(len, digests)) == {HEX_DIGEST_CHARS}
+    )
 
 
 def _add_frame(table: FrameTable, row: FrameLine, place: str, pack_sizes: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -29,6 +30,7 @@ ZEROS = bytes(PIECE_BYTES)
 FRESH, FOUND = b"+", b"-"
 NOTES = 20  # sentences a task may send; the rest is counted
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OLD = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -63,6 +65,8 @@ class Writer:
             before = self.frames.fetched
             entries = decoder.decode_lines(memoryview(task)[1:])
             if task[:1] == FOUND:  # looked at first, so that nothing is fetched for what is right
+                for entry in entries:
+                    self._read_ahead(entry)
                 entries = [entry for entry in entries if not self._stays(entry)]
             self.frames.want_parts(wanted_ends(entries))
             for entry in entries:
@@ -112,6 +116,21 @@ class Writer:
         finally:
             os.close(descriptor)
 
+    def _read_ahead(self, entry: Entry) -> None:
+        """Have the disk bring what `_keep` will read, of many files at once, in place of one after another."""
+        if entry.type != FILE or not 0 < entry.size <= PART_BYTES:
+            return
+        folder, last = self.target.place(entry.name)
+        with suppress(OSError):  # whoever reads it meets it again, and says so
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            if not may_be_right(entry, found) or (self.trust and looks_right(entry, found)):
+                return
+            descriptor = os.open(last, _LOOK, dir_fd=folder)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
+
     def _stays(self, entry: Entry) -> bool:
         """Whether a file is there and right, or was made right without writing its content."""
         if entry.type != FILE or entry.size > PART_BYTES:
@@ -152,10 +171,10 @@ class Writer:
 
     def _keep(self, entry: Entry, folder: int, last: bytes, found: os.stat_result) -> bool:
         """Whether the file that is there has the right content; its metadata is then made right."""
-        if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size or found.st_nlink > 1:
+        if not may_be_right(entry, found):
             return False
         try:
-            descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            descriptor = os.open(last, _LOOK, dir_fd=folder)
         except PermissionError:
             return False
         try:
@@ -257,6 +276,11 @@ class Writer:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DoesNotFitError(f"{where}: no room left for {entry.size:,} bytes", "choose a larger disk")
         return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log and the disk's health")
+
+
+def may_be_right(entry: Entry, found: os.stat_result) -> bool:
+    """Whether what is there can have a file's content: one file of its size, under this name alone."""
+    return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_nlink == 1
 
 
 def wanted_frames(entries: list[Entry]) -> list[int]:
