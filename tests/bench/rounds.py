@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from tests.bench.filesystems import forget_cached_files
 from tests.bench.measure import CommandFailed, Run, sampled, timed
 from tests.bench.stage import Stage, is_ours
 from tests.bench.values import Row
@@ -61,7 +60,7 @@ def measure(stage: Stage, scenario: str, data: str, plain_bytes: int, turns: Seq
         stage.say(f"  round {number + 1} of {stage.rounds}")
         first = number % len(able)
         for turn in (*able[first:], *able[:first]):
-            forget_cached_files()
+            stage.forget_files()
             with turn.ready() as ready:
                 runs[turn.contestant].append(timed(ready.command, stage.environment))
     stage.rows += [

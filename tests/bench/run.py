@@ -14,7 +14,7 @@ from agent.version import VERSION
 from tests.bench import ratios
 from tests.bench.contestants import ALL, REGRAFT_CONTESTANT, environment
 from tests.bench.data import CACHE, Data, DataSets, Origin
-from tests.bench.filesystems import memory, remove_tree
+from tests.bench.filesystems import forget_cached_files, memory, remove_tree
 from tests.bench.measure import CommandFailed
 from tests.bench.needs import find_nginx, install_missing, present, versions
 from tests.bench.scenarios.blocks import blocks
@@ -82,6 +82,7 @@ def attempt(stage: Stage, name: str, scenario: Scenario) -> None:
     share = scenario.memory_share
     if share and not stage.has_memory(name, round(share * stage.data.system().bytes)):
         return
+    forget_cached_files()
     try:
         scenario.run(stage)
     except CommandFailed as error:

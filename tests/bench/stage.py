@@ -9,7 +9,15 @@ from pathlib import Path
 
 from tests.bench.contestants import REGRAFT_CONTESTANT, Contestant, Places
 from tests.bench.data import Data, DataSets
-from tests.bench.filesystems import available_bytes, mounted, mounted_node, remove_tree, target_device, target_tree
+from tests.bench.filesystems import (
+    available_bytes,
+    forget_files_of,
+    mounted,
+    mounted_node,
+    remove_tree,
+    target_device,
+    target_tree,
+)
 from tests.bench.measure import CommandFailed, timed
 from tests.bench.tree import same
 from tests.bench.values import Omission, Row
@@ -59,6 +67,12 @@ class Stage:
                 remove_tree(path)
             else:
                 path.unlink()
+
+    def forget_files(self) -> None:
+        """Nothing of stores and data sets on a disk is held in memory: where none is free, whoever is measured would
+        have to wait for each page to be taken from something else. Programs stay, for all alike: each ran before."""
+        for folder in (self.work, self.data.home):
+            forget_files_of(folder)
 
     def folder(self, name: str) -> Path:
         """An empty folder in memory."""

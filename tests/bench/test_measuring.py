@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.process import run
 from tests.bench.data import DataSets, Origin
+from tests.bench.filesystems import forget_files_of
 from tests.bench.measure import CommandFailed, sampled, timed
 from tests.bench.rounds import Ready, Turn, measure
 from tests.bench.stage import Stage
@@ -29,6 +31,23 @@ def stage_in(folder: Path, rounds: int = 3) -> Stage:
         nginx=None,
         small=True,
     )
+
+
+@pytest.mark.tools
+def test_files_of_a_folder_are_forgotten_and_no_others(tmp_path: Path) -> None:
+    folder, other = tmp_path / "folder/below", tmp_path / "other"
+    folder.mkdir(parents=True)
+    for path in (folder / "file", other):
+        path.write_bytes(os.urandom(1 << 20))
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    (folder / "link").symlink_to(other)
+    cached = partial(run, ["fincore", "--bytes", "--noheadings", "--raw", "--output", "RES", folder / "file", other])
+    if "tmpfs" in run(["stat", "--file-system", "--format", "%T", tmp_path]).stdout:
+        pytest.skip("what lies in memory cannot be forgotten")
+    assert cached().stdout.split() == ["1048576", "1048576"]
+    forget_files_of(tmp_path / "folder")
+    assert cached().stdout.split() == ["0", "1048576"]
 
 
 @pytest.mark.root
