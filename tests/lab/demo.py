@@ -66,7 +66,6 @@ def target_machine(out: Path) -> Machine:
         disks=(Disk("nvme", size_bytes=6 << 30, serial="NVME0001"), other_disk(out / "other.img")),
         nics=(Nic("e1000e", "52:54:00:99:00:01"),),
         memory_mib=1024,
-        processors=1,
         smbios=Smbios("Other Systems Inc.", "Workstation 9", "TGT-0001", "9d3c1f52-77aa-4e0b-8c1e-0a1b2c3d4e5f"),
     )
 

@@ -32,7 +32,6 @@ def machine(name: str, firmware: str, disks: tuple[str, ...], nics: tuple[str, .
         ),
         nics=tuple(Nic(model, f"52:54:00:fa:{number:02x}:{place:02x}") for place, model in enumerate(nics)),
         memory_mib=768,
-        processors=1,
         smbios=Smbios("Virtual Hardware Inc.", name, f"VM-{number:03d}", str(uuid5(NAMESPACE_DNS, name))),
     )
 

@@ -90,7 +90,6 @@ def test_what_was_restored_is_restored_again_and_boots_by_bios(demo: Demo, captu
         name="back",
         disks=(Disk("lsi53c895a", size_bytes=8 << 30, serial="PARALLEL0001"),),
         nics=(Nic("pcnet", "52:54:00:99:00:03"),),
-        processors=1,
         smbios=Smbios("Third Vendor", "Old Server", "BCK-0001", "7b1f6c1e-8c3a-4b59-9a55-1f2e3d4c5b6b"),
     )
     with serving(demo.out / "again/depot", out) as served:

@@ -15,6 +15,7 @@ import pytest
 
 from agent.process import run
 from pe_build.customize import customize
+from tests.lab.machine import PROCESSOR
 
 Media = Callable[[Path, Path], list[str]]
 LIMIT_S = 240.0
@@ -60,7 +61,7 @@ def test_the_medium_boots_with_what_the_agent_needs(medium: Path, tmp_path: Path
     with disk.open("wb") as blank:
         blank.truncate(1 << 30)
     arguments = [
-        *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-machine", "q35"),
+        *("-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-m", "1024", "-machine", "q35"),
         *("-nographic", "-no-reboot", "-netdev", "user,id=net,net=10.77.0.0/24", "-device", "e1000e,netdev=net"),
         *("-drive", f"if=none,id=disk,format=raw,file={disk}", "-device", "nvme,drive=disk,serial=REGRAFT1"),
         *media(medium, tmp_path),

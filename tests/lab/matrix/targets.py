@@ -45,7 +45,6 @@ def machine(firmware: str, disk: Disk, *nics: str, more: tuple[Disk, ...] = ()) 
         disks=(replace(disk, serial=disk.serial or "MATRIXTARGET"), *more),
         nics=tuple(Nic(model, f"52:54:00:99:10:{number:02x}") for number, model in enumerate(nics, 1)),
         memory_mib=1024,
-        processors=1,
         smbios=Smbios("New Hardware Inc.", "Replacement", "TGT-M001", "9d3c1f52-77aa-4e0b-8c1e-0a1b2c3da001"),
     )
 
