@@ -40,6 +40,10 @@ class FrameReader:
         self._ends = {}
         self._wanted = {number: self._frame(number) for number in numbers if number not in self._plain}
 
+    def want_more(self, numbers: Iterable[int]) -> None:
+        """Further frames beside those."""
+        self._wanted |= {number: self._frame(number) for number in numbers if number not in self._plain}
+
     def want_parts(self, ends: Mapping[int, int]) -> None:
         """The same of frames of which only the bytes up to an end will be asked for."""
         self.want(ends)

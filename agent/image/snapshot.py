@@ -19,8 +19,9 @@ from pathlib import Path
 
 from agent.errors import RegraftError
 from agent.image.capture import CaptureSource, SourceVolume
+from agent.image.mount_points import mount_points
 from agent.image.stamps import mounted_kind
-from agent.image.walk import mount_points, swap_inodes
+from agent.image.walk import swap_inodes
 from agent.model.events import Emit, Event
 from agent.model.image import LIVE, SNAPSHOT, TREE, Excluded
 from agent.process import ProcessError, run

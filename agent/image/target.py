@@ -13,8 +13,10 @@ import stat
 from collections import OrderedDict
 from pathlib import Path
 
-from agent.errors import TargetIOError
+from agent.errors import RefusedError, TargetIOError
 from agent.image.flags import CARRIED, LOCKING, write_flags
+from agent.image.mount_points import mount_points
+from agent.model.wording import printable
 
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -125,6 +127,26 @@ class Target:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             return TargetIOError(f"{where} is not a directory although one was made there", "who else writes to it?")
         return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log")
+
+
+def refuse_second_views(root: Path) -> None:
+    """RefusedError where a place below ``root`` shows the same file system once more (a bind mount): what is removed
+    there is gone elsewhere too, and by its device it cannot be told from what belongs to ``root``."""
+    below = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
+    device = os.stat(root).st_dev
+    for place in sorted(mount_points(root, None)):
+        if not place.startswith(below):
+            continue
+        try:
+            found = os.stat(place)
+        except OSError:  # out of reach: it lies below another mount
+            continue
+        if found.st_dev == device:
+            raise RefusedError(
+                f"{printable(os.fsdecode(place))} shows a part of the same file system as {root}: what is removed "
+                "there would be gone from where it lies, too",
+                "unmount it, then start again",
+            )
 
 
 def remove(folder: int, last: bytes, device: int) -> None:

@@ -17,6 +17,7 @@ from agent.image.entry import DIRECTORY, PART_BYTES, Entry, text_and_raw
 from agent.image.flags import read_flags
 from agent.image.long_path import open_path
 from agent.image.metadata import mtime_of, read_xattrs
+from agent.image.mount_points import mount_points
 from agent.image.previous import Known, Previous, folder_key
 from agent.image.stamps import Stamp, stamp
 from agent.model.image import Excluded
@@ -239,23 +240,6 @@ def _matcher(patterns: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
     if not patterns:
         return re.compile(r"(?!)")
     return re.compile("|".join(f"(?P<p{number}>{fnmatch.translate(p)})" for number, (p, _) in enumerate(patterns)))
-
-
-def mount_points(root: Path, live: Path | None) -> frozenset[bytes]:
-    """Where something is mounted now (proc(5), /proc/pid/mountinfo, field 5 with octal escapes).
-
-    In a snapshot at ``root``: the places at which something is mounted in the tree ``live`` that it is of.
-    """
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return frozenset()
-    fields = (line.split(b" ")[4] for line in lines)
-    found = (re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), each) for each in fields)
-    if live is None:
-        return frozenset(found)
-    top, below = os.path.realpath(os.fsencode(root)), os.path.realpath(os.fsencode(live)).rstrip(b"/") + b"/"
-    return frozenset(os.path.join(top, each.removeprefix(below)) for each in found if each.startswith(below))
 
 
 def status_in(root: Path, live: Path | None, place: Path) -> tuple[int, int] | None:

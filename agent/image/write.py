@@ -34,7 +34,7 @@ from agent.image.pack import check_table
 from agent.image.settle import Settler
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
-from agent.image.target import LOST_AND_FOUND, Target, remove
+from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
@@ -85,12 +85,15 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
 
     ``select`` takes only some entries, and then leaves everything else at ``root`` alone. What is in the directories
     ``elsewhere`` (names in the volume) is another volume's. With ``trust_metadata`` a file that has the right size,
-    time (ns), mode and owner is right; else files are read.
+    time (ns), mode and owner is right; else files are read. RefusedError, with nothing written, where ``root`` shows a
+    part of its own file system a second time.
     """
     volume = find_volume(loaded, volume_id)
     if volume.kind != "tree":
         raise UsageError(f"volume {volume_id} of {loaded.manifest.ref} holds {volume.kind}, expected a tree")
     started = time.monotonic()
+    if select is None:
+        refuse_second_views(root)
     with ExitStack() as stack:
         listing = stack.enter_context(open_listing(depot, loaded.manifest, volume))
         for pack in loaded.manifest.packs:

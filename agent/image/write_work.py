@@ -68,7 +68,8 @@ class Writer:
                 for entry in entries:
                     self._read_ahead(entry)
                 entries = [entry for entry in entries if not self._stays(entry)]
-            self.frames.want_parts(wanted_ends(entries))
+            # Of a large file's part it is known only when its turn comes what of it has to be fetched.
+            self.frames.want_parts(wanted_ends(entry for entry in entries if not is_part(entry)))
             for entry in entries:
                 self._entry(entry)
             self.result.fetched += self.frames.fetched - before
@@ -80,7 +81,7 @@ class Writer:
     def _entry(self, entry: Entry) -> None:
         folder, last = self.target.place(entry.name)
         try:
-            if entry.type == MORE or (entry.type == FILE and entry.size > PART_BYTES):
+            if is_part(entry):
                 self._part(entry, folder, last)
             elif entry.type == FILE:
                 self._file(entry, folder, last)
@@ -202,7 +203,7 @@ class Writer:
             if not fresh:
                 wrong = tuple(chunk for chunk in entry.chunks if not self._same(descriptor, chunk))
                 self.result.kept += sum(chunk.size for chunk in entry.chunks) - sum(chunk.size for chunk in wrong)
-                self.frames.want(dict.fromkeys(chunk.frame for chunk in wrong))
+            self.frames.want_more(dict.fromkeys(chunk.frame for chunk in wrong))
             for chunk in wrong:
                 self._write(descriptor, chunk, -1)
                 self.result.written += chunk.size
@@ -278,6 +279,11 @@ class Writer:
         return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log and the disk's health")
 
 
+def is_part(entry: Entry) -> bool:
+    """Whether a line stands for a part of a file that has several: the first, or one that continues it."""
+    return entry.type == MORE or (entry.type == FILE and entry.size > PART_BYTES)
+
+
 def may_be_right(entry: Entry, found: os.stat_result) -> bool:
     """Whether what is there can have a file's content: one file of its size, under this name alone."""
     return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_nlink == 1
@@ -288,7 +294,7 @@ def wanted_frames(entries: list[Entry]) -> list[int]:
     return list(dict.fromkeys(chunk.frame for entry in entries for chunk in entry.chunks))
 
 
-def wanted_ends(entries: list[Entry]) -> dict[int, int]:
+def wanted_ends(entries: Iterable[Entry]) -> dict[int, int]:
     """The same, each with the end of what is needed of it."""
     ends: dict[int, int] = {}
     for entry in entries:

@@ -14,7 +14,7 @@ import pytest
 from agent.depot.catalogue import find_image
 from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
-from agent.errors import UsageError
+from agent.errors import RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.image.entry import PART_BYTES
 from agent.image.extract import Existing, extract
@@ -23,6 +23,7 @@ from agent.image.survey_marks import Marks
 from agent.image.verify import verify_volume
 from agent.image.write import write_volume
 from agent.model.profile import FileSystem
+from agent.process import run
 from tests.image.source_tree import Carried, awkward_tree, carry, describe, no_events, plain_tree, profile, random_bytes
 
 pytestmark = pytest.mark.root
@@ -150,6 +151,26 @@ def test_after_trusting_what_was_written_is_read_back(restored: Carried, tmp_pat
     (target / "etc/more").touch()
     read = verify_volume(restored.depot, restored.loaded, "root", target, no_events, changed_since_ns=since)
     assert {line.partition(":")[0] for line in read.mismatches} == {"/etc", "/etc/1.conf", "/etc/6.conf", "/etc/more"}
+
+
+def test_nothing_is_removed_where_the_same_file_system_shows_again(restored: Carried, tmp_path: Path) -> None:
+    """A bind mount has the device of the target: a file that does not belong there is somebody's elsewhere."""
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    place = target / "var/a place"
+    for folder in (place, elsewhere):
+        folder.mkdir(parents=True)
+    (elsewhere / "precious").write_text("kept")
+    (target / "etc/new.conf").touch()
+    run(["mount", "--bind", elsewhere, place])
+    try:
+        with pytest.raises(RefusedError, match="a place shows a part of the same file system"):
+            write_volume(restored.depot, restored.loaded, "root", target, no_events)
+    finally:
+        run(["umount", place])
+    assert (elsewhere / "precious").read_text() == "kept"
+    assert (target / "etc/new.conf").exists(), "nothing was begun"
+    write_volume(restored.depot, restored.loaded, "root", target, no_events)
+    assert not (target / "var").exists() and not (target / "etc/new.conf").exists()
 
 
 def test_extract_makes_a_directory_equal_to_all_volumes(depot: LocalDepot, tmp_path: Path) -> None:
