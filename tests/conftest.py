@@ -24,7 +24,9 @@ TIERS = ("tools", "root", "frozen", "machine")
 # common stays together, and partitions of loop devices are made by one process alone.
 MACHINES = {"tests/lab/test_demo.py": "demo", "tests/lab/test_matrix.py": "matrix"}
 OTHER_MACHINES, HOST = "machines", "host"
-POLITE = 10  # an emulated processor takes all it gets: the host's own tests go first
+# An emulated processor takes all it gets. The demo's machines follow each other, and all else ends before them: they go
+# first, then the host's own tests, then other machines.
+NICENESS = {"demo": -5, OTHER_MACHINES: 10}
 
 PROCESS_EVENTS = frozenset(
     {
@@ -135,8 +137,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if tier(item) > TIERS.index("tools") + 1 and os.geteuid() != 0:
         # On a developer's own account these cannot run; continuous integration is root and runs all.
         pytest.skip("needs root")
-    if "PYTEST_XDIST_WORKER" in os.environ and group(item) != HOST:
-        os.setpriority(os.PRIO_PROCESS, 0, POLITE)
+    if "PYTEST_XDIST_WORKER" in os.environ and group(item) in NICENESS:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS[group(item)])
     FENCE.trespasses.clear()
     FENCE.closed = tier(item) == 0
 

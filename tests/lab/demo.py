@@ -108,7 +108,7 @@ def tell(out: Path, negative: bool, bench: bool) -> Demo:
             demo.bench = measure(out, source.disk)
     if negative:
         with demo.stage("negative control: the same restore without adaptation"):
-            negative_control(demo, source)
+            demo.checks.append(negative_control(demo, source))
     return demo
 
 
@@ -213,7 +213,7 @@ def measure(out: Path, disk: Path) -> str:
     return run(words, cwd=REPOSITORY, timeout_s=1800).stdout
 
 
-def negative_control(demo: Demo, source: Source) -> None:
+def negative_control(demo: Demo, source: Source) -> Check:
     """Without adaptation it must not come up; else the proof above proves nothing."""
     pe_build("iso", "--agent-entry", "tests/lab/unadapted.py", "--output", str(UNADAPTED_ISO))
     out = demo.out / "negative"
@@ -224,7 +224,7 @@ def negative_control(demo: Demo, source: Source) -> None:
     if not result.good:
         raise LabError(f"the negative control was not even restored: {result.job['message']}")
     up, seen = comes_up(replace(machine, disks=machine.disks[:1]), out, source.key, "unadapted", 240)
-    demo.checks.append(Check("negative control: unadapted it does not come up", not up, seen))
+    return Check("negative control: unadapted it does not come up", not up, seen)
 
 
 # --- what is told at the end --------------------------------------------------------------------------------------
