@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 
 from agent.errors import RefusedError, TargetIOError
@@ -127,6 +128,34 @@ class Target:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             return TargetIOError(f"{where} is not a directory although one was made there", "who else writes to it?")
         return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log")
+
+
+def strangers(folder: int, found: Collection[bytes], names: Collection[bytes]) -> list[bytes]:
+    """What is found in a directory and is none of ``names``. What differs from one of them in its case alone and is the
+    same file gets that name: FAT keeps the case in which a name was made, and finds it in every other."""
+    extra = [last for last in found if last not in names]
+    folded = {fold_case(name): name for name in names} if extra else {}
+    return [last for last in extra if not _take_case(folder, last, folded.get(fold_case(last)))]
+
+
+def fold_case(name: bytes) -> str:
+    return os.fsdecode(name).casefold()
+
+
+def _take_case(folder: int, last: bytes, name: bytes | None) -> bool:
+    if name is None:
+        return False
+    try:
+        found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        same = os.path.samestat(found, os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+    if not same or (found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode)):  # a hard link is a name of its own
+        return False
+    between = b".regraft-" + secrets.token_hex(8).encode()  # from a name to the same, rename(2) does nothing
+    os.rename(last, between, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(between, name, src_dir_fd=folder, dst_dir_fd=folder)
+    return True
 
 
 def refuse_second_views(root: Path) -> None:

@@ -34,7 +34,7 @@ from agent.image.pack import check_table
 from agent.image.settle import Settler
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
-from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove
+from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove, strangers
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
@@ -343,8 +343,10 @@ class _Run:
         name, names = self._names.pop()
         if names is None:
             return
-        found = os.listdir(b"/proc/self/fd/%d" % self.target.folder(name))
-        self._clean(name, [last for last in found if last not in names and (name or last != LOST_AND_FOUND)])
+        folder = self.target.folder(name)
+        found = os.listdir(b"/proc/self/fd/%d" % folder)
+        extra = strangers(folder, found, names)
+        self._clean(name, [last for last in extra if name or last != LOST_AND_FOUND])
 
     def _clean(self, name: bytes, extra: Sequence[bytes]) -> None:
         """Remove what is in a directory under these names, except where another file system is mounted."""

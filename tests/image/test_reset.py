@@ -195,3 +195,12 @@ def test_extract_makes_a_directory_equal_to_all_volumes(depot: LocalDepot, tmp_p
     assert sorted(path.name for path in (target / "boot").iterdir()) == ["vmlinuz"]
     with pytest.raises(UsageError, match="whole image"):
         extract(depot, loaded, ["/etc"], target, no_events, Existing(delete=True))
+
+
+def test_a_hard_link_whose_name_differs_in_its_case_goes(restored: Carried, tmp_path: Path) -> None:
+    """Where names have cases, it is another name; on FAT it would be the same file (a test in the live system)."""
+    target = tmp_path / "target"
+    os.link(target / "etc/5.conf", target / "etc/5.CONF")
+    (target / "etc/6.CONF").write_text("another file")
+    result = write_volume(restored.depot, restored.loaded, "root", target, no_events)
+    assert result.removed == 2 and describe(target) == describe(tmp_path / "source")

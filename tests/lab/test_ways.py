@@ -113,6 +113,23 @@ def takes_our_words(vm: RunningMachine) -> None:
     vm.command(shlex.join(["losetup", "-d", *map(str, members)]), 60)
 
 
+def keeps_what_fat_has_in_another_case(vm: RunningMachine) -> None:
+    """FAT finds a name in every case: what another system renamed so is the image's file, and gets its name back."""
+    for words in (
+        "mkdir -p /tmp/fat/tree/EFI/BOOT /tmp/fat/to && echo loader > /tmp/fat/tree/EFI/BOOT/BOOTX64.EFI",
+        "regraft depot init /tmp/fat/depot",
+        "regraft capture --root /tmp/fat/tree --name fat --depot /tmp/fat/depot",
+        "cd /tmp/fat && modprobe vfat && truncate -s 40M disk && mkfs.vfat disk && mount -o loop disk to",
+        "regraft extract fat --depot /tmp/fat/depot --to /tmp/fat/to --delete",
+        "cd /tmp/fat/to && mv EFI/BOOT EFI/x && mv EFI/x EFI/Boot && touch EFI/Boot/new && cd /",
+        "regraft extract fat --depot /tmp/fat/depot --to /tmp/fat/to --delete",
+    ):  # fmt: skip
+        status, said = vm.command(words, timeout_s=120)
+        assert status == 0, said
+    status, said = vm.command("cd /tmp/fat/to && find EFI && cat EFI/BOOT/BOOTX64.EFI; cd / && umount /tmp/fat/to", 60)
+    assert status == 0 and said.split() == ["EFI", "EFI/BOOT", "EFI/BOOT/BOOTX64.EFI", "loader"], said
+
+
 def test_from_a_depot_on_a_usb_disk(depot: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -168,6 +185,7 @@ def test_a_machine_that_nobody_knows_waits_and_takes_the_job_that_comes(depot: P
             assert status == 0
             assert "regraft" in said
             takes_our_words(vm)
+            keeps_what_fat_has_in_another_case(vm)
             vm.console.send("exit\n")
             served.call("POST", "jobs", {"match": {"system_uuid": "0b7d3f0e-53e2-4b0c-9a52-2f6f5d6f0e11"},
                                          "image": NAME, "disk": "only-eligible"})  # fmt: skip
