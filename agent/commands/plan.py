@@ -54,6 +54,18 @@ DISK_HELP = (
 
 def layout_options(command: Command) -> Command:
     """--disk, --map, --grow and --arrays: where the image goes, and how large it becomes."""
+    disk = click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP)
+    return disk(_placing(command))
+
+
+def layout_options_for_profiles(command: Command) -> Command:
+    """The same for what writes no disk: without --disk it is the only one that a restore could take."""
+    disk = click.option("--disk", "selectors", multiple=True, default=("only-eligible",), show_default="only-eligible",
+                        metavar="SELECTOR", help=DISK_HELP)  # fmt: skip
+    return disk(_placing(command))
+
+
+def _placing(command: Command) -> Command:
     options: tuple[Callable[[Command], Command], ...] = (
         click.option("--arrays", type=click.Choice([PLAIN, KEEP]), default=PLAIN, show_default=True,
                      help="md RAID: plain puts what lies on an array onto one disk's partition; keep makes a RAID 1, "
@@ -63,7 +75,6 @@ def layout_options(command: Command) -> Command:
                      "mount point or name."),
         click.option("--map", "maps", multiple=True, metavar="WHAT=SELECTOR",
                      help="Which disk a disk or volume of the image goes to: vdb=serial=S2, /srv=serial=S2."),
-        click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP),
     )  # fmt: skip
     for option in options:
         command = option(command)
@@ -93,7 +104,7 @@ def nic_option(command: Command) -> Command:
 @click.command()
 @click.argument("image")
 @click.argument("target", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="TARGET.xml")
-@click.option("--disk", "selector", default="only-eligible", show_default=True, help="Target disk; see ‘regraft plan’.")
+@layout_options_for_profiles
 @click.option("--xml", "as_xml", is_flag=True, help="Print the difference document.")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
               help="Write the difference as a page to read and to print.")  # fmt: skip
@@ -104,16 +115,17 @@ def nic_option(command: Command) -> Command:
 @depot_options
 @json_option
 def diff(
-    image: str, target: Path, selector: str, as_xml: bool, html_path: Path | None, mode: str,
-    site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str, edits: Path | None, location: str, token: str,
-    trust: tuple[str, ...], as_json: bool,
+    image: str, target: Path, selectors: tuple[str, ...], maps: tuple[str, ...], grow: str, arrays: str, as_xml: bool,
+    html_path: Path | None, mode: str, site_recipes: Path | None, nics: tuple[str, ...], on_nic_tie: str,
+    edits: Path | None, location: str, token: str, trust: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Show how a target differs from the machine an image was made of, and what handles each difference."""
     wishes = parse_wishes(nics, on_nic_tie)
     access = Access(location, token, trust)
     prepared = prepared_for(access, RestoreRequest(
-        image=parse_image(image), target=read_profile(target), selector=selector, mode=mode, site_recipes=site_recipes,
-        nic_wishes=wishes, choices=choices_of(edits),
+        image=parse_image(image), target=read_profile(target), selector=selectors[0], mode=mode,
+        site_recipes=site_recipes, nic_wishes=wishes, choices=choices_of(edits),
+        wish=wish_of(selectors, maps, grow, arrays),
     ))  # fmt: skip
     if html_path:
         html_path.write_text(difference_html(prepared.plan, prepared.difference), "utf-8")

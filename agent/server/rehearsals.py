@@ -22,6 +22,7 @@ from agent.depot.local import LocalDepot
 from agent.depot.signing import regraft_home
 from agent.errors import DamagedError, NoImageError, RegraftError
 from agent.model.difference import Light
+from agent.model.jobs import Job
 from agent.model.likeness import likeness
 from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
@@ -46,9 +47,8 @@ class Pair:
     profile: Profile
     xml: bytes
     image: str
-    disk: str
-    mode: str
     why: str
+    job: Job | None = None  # that is queued for it: its word on disks, cards and all else counts
 
 
 class _Error(msgspec.Struct):
@@ -137,13 +137,14 @@ class Rehearsals:
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         job = self._jobs.queued_for(facts)
         if job is not None:
-            return Pair(name, profile, xml, job.image, job.disk, job.mode, f"job {job.id}")
+            return Pair(name, profile, xml, job.image, f"job {job.id}", job)
         image, why = most_fitting(self._depot, profile)
-        return Pair(name, profile, xml, image, "only-eligible", "restore", why)
+        return Pair(name, profile, xml, image, why)
 
     def _basis(self, pair: Pair) -> str:
         components = [(c.id, c.version, c.sha256) for c in catalogue.read_catalogue(self._depot).components]
-        said = msgspec.json.encode([pair.image, pair.disk, pair.mode, components, TOOL])
+        job = [*words_of(pair.job), pair.job.edits] if pair.job else []
+        said = msgspec.json.encode([pair.image, job, components, TOOL])
         return hashlib.sha256(said + pair.xml).hexdigest()
 
     # --- one of them ----------------------------------------------------------------------------------------------
@@ -167,10 +168,16 @@ class Rehearsals:
         with tempfile.TemporaryDirectory(prefix="rehearse-", dir=self._depot.staging) as folder:
             target = Path(folder) / "target.xml"
             target.write_bytes(pair.xml)
-            words = ["rehearse", pair.image, str(target), "--decisions", "--json", "--disk", pair.disk]
-            place = ["--mode", pair.mode, "--depot", str(self._depot.root.resolve())]
+            words = ["rehearse", pair.image, str(target), "--decisions", "--json"]
+            words += ["--depot", str(self._depot.root.resolve())]
+            if pair.job:
+                words += words_of(pair.job)
+            if pair.job and pair.job.edits:
+                edits = Path(folder) / f"edits of job {pair.job.id}"
+                edits.write_text(pair.job.edits, "utf-8", "surrogateescape")
+                words += ["--edits", str(edits)]
             environment = {"REGRAFT_HOME": str(regraft_home())}
-            told = run([*PROGRAM, *words, *place], timeout_s=TIMEOUT_S, accept=range(256), environment=environment)
+            told = run([*PROGRAM, *words], timeout_s=TIMEOUT_S, accept=range(256), environment=environment)
             return told.stdout.encode()
 
     def _tell(self, facts: Rehearsed, said: bytes) -> None:
@@ -217,6 +224,21 @@ class Rehearsals:
         staged.write_bytes(data)
         staged.chmod(0o600)
         staged.rename(self._folder / name)
+
+
+def words_of(job: Job) -> list[str]:
+    """What a job says, in the words of `regraft rehearse`; what it leaves to a medium's configuration is as usual."""
+    words = [f"--disk={selector}" for selector in (job.disk, *job.also)]
+    words += [f"--map={each}" for each in job.map]
+    words += [f"--nic={each}" for each in job.nic]
+    for option, value in (
+        ("mode", job.mode),
+        ("grow", job.grow),
+        ("arrays", job.arrays),
+        ("on-nic-tie", job.on_nic_tie),
+    ):
+        words += [f"--{option}={value}"] if value else []
+    return words
 
 
 def _red(facts: Rehearsed, exit_code: int, message: str) -> Rehearsed:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from agent.model.jobs import Job, JobMatch, State
 from agent.model.profile_xml import dump_profile
 from agent.server.api import Services
 from agent.server.auth import Role
+from agent.server.rehearsals import words_of
 from tests.commands.system import machine, publish_machine
 from tests.server.conftest import Server, make_profile, make_server
 
@@ -94,6 +96,43 @@ def test_a_disk_that_is_not_unique_is_red_without_a_report(published: Server) ->
     (told,) = listed(published)
     assert (told["light"], told["exit_code"], told["has_report"]) == ("red", 11, False)
     assert "disk" in told["message"]
+
+
+def test_what_a_queued_job_says_of_disks_counts(published: Server) -> None:
+    """Two disks that could be it, and the job tells which; its edits are read as the restore would read them."""
+    own = machine("qemu-i440fx-virtio-bios-debian")
+    two = replace(own, time="2027-01-01T00:00:00Z", disks=(*own.disks, replace(own.disks[0], name="vdb", serial="S9")))
+    published.client.post("/api/v1/targets", content=dump_profile(two), headers=published.headers(Role.AGENT))
+
+    def queued(**more: str) -> dict[str, Any]:
+        body = {"match": {"system_uuid": own.platform.system_uuid}, "image": "web1", "disk": "serial=S9", **more}
+        answer = published.client.post("/api/v1/jobs", json=body, headers=published.headers(Role.WRITE))
+        assert answer.status_code == 201, answer.text
+        services(published).rehearsals.rehearse_all()
+        (told,) = listed(published)
+        cancel = f"/api/v1/jobs/{answer.json()['id']}/cancel"
+        cancelled = published.client.post(cancel, headers=published.headers(Role.WRITE))
+        assert cancelled.status_code < 300, cancelled.text
+        return told
+
+    told = queued()
+    assert (told["exit_code"], told["has_report"]) == (0, True) and told["why"].startswith("job ")
+    report = published.client.get(f"/api/v1/rehearsals/{told['id']}/report", headers=published.headers(Role.READ))
+    assert "S9" in report.text
+    wrong = queued(edits='[nics]\nens99 = "52:54:00:00:00:01"\n')
+    assert (wrong["light"], wrong["exit_code"]) == ("red", 2) and "ens99" in wrong["message"], wrong
+
+
+def test_a_job_in_the_words_of_the_command() -> None:
+    job = Job(
+        id="1", state=State.QUEUED, match=JobMatch(any=True), image="web1@1", disk="serial=S1", mode="clone",
+        on_success="", attempt=1, created="", also=("serial=S2", "serial=S3"), map=("/srv=serial=S2",), grow="none",
+        arrays="keep", nic=("ens3=none",), on_nic_tie="order",
+    )  # fmt: skip
+    assert words_of(job) == [
+        "--disk=serial=S1", "--disk=serial=S2", "--disk=serial=S3", "--map=/srv=serial=S2", "--nic=ens3=none",
+        "--mode=clone", "--grow=none", "--arrays=keep", "--on-nic-tie=order",
+    ]  # fmt: skip
 
 
 @pytest.fixture
