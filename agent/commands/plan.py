@@ -60,7 +60,7 @@ def layout_options(command: Command) -> Command:
 
 def layout_options_for_profiles(command: Command) -> Command:
     """The same for what writes no disk: without --disk it is the only one that a restore could take."""
-    disk = click.option("--disk", "selectors", multiple=True, default=("only-eligible",), show_default="only-eligible",
+    disk = click.option("--disk", "selectors", multiple=True, default=("only-eligible",), show_default=True,
                         metavar="SELECTOR", help=DISK_HELP)  # fmt: skip
     return disk(_placing(command))
 

@@ -51,6 +51,7 @@ class FrameReader:
 
     def get(self, number: int, end: int = 0) -> bytes:
         """The plain bytes of a frame, its digest checked: all, or with an ``end`` at least those before it."""
+        self._wanted.pop(number, None)  # it need not be fetched along with others any more
         plain = self._plain.get(number)
         if plain is not None:
             if number not in self._short or 0 < end <= len(plain):

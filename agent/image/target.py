@@ -11,12 +11,11 @@ import os
 import secrets
 import stat
 from collections import OrderedDict
-from collections.abc import Collection
 from pathlib import Path
 
 from agent.errors import RefusedError, TargetIOError
 from agent.image.flags import CARRIED, LOCKING, write_flags
-from agent.image.mount_points import mount_points
+from agent.image.mount_points import mount_number, mounts_below
 from agent.model.wording import printable
 
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -130,56 +129,30 @@ class Target:
         return TargetIOError(f"{where}: {error.strerror}", "look at the kernel log")
 
 
-def strangers(folder: int, found: Collection[bytes], names: Collection[bytes]) -> list[bytes]:
-    """What is found in a directory and is none of ``names``. What differs from one of them in its case alone and is the
-    same file gets that name: FAT keeps the case in which a name was made, and finds it in every other."""
-    extra = [last for last in found if last not in names]
-    folded = {fold_case(name): name for name in names} if extra else {}
-    return [last for last in extra if not _take_case(folder, last, folded.get(fold_case(last)))]
-
-
-def fold_case(name: bytes) -> str:
-    return os.fsdecode(name).casefold()
-
-
-def _take_case(folder: int, last: bytes, name: bytes | None) -> bool:
-    if name is None:
-        return False
-    try:
-        found = os.stat(last, dir_fd=folder, follow_symlinks=False)
-        same = os.path.samestat(found, os.stat(name, dir_fd=folder, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-    if not same or (found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode)):  # a hard link is a name of its own
-        return False
-    between = b".regraft-" + secrets.token_hex(8).encode()  # from a name to the same, rename(2) does nothing
-    os.rename(last, between, src_dir_fd=folder, dst_dir_fd=folder)
-    os.rename(between, name, src_dir_fd=folder, dst_dir_fd=folder)
-    return True
-
-
 def refuse_second_views(root: Path) -> None:
     """RefusedError where a place below ``root`` shows the same file system once more (a bind mount): what is removed
     there is gone elsewhere too, and by its device it cannot be told from what belongs to ``root``."""
-    below = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
-    device = os.stat(root).st_dev
-    for place in sorted(mount_points(root, None)):
-        if not place.startswith(below):
-            continue
+    top, device = os.path.realpath(os.fsencode(root)), os.stat(root).st_dev
+    for place, number in mounts_below(top):
         try:
-            found = os.stat(place)
-        except OSError:  # out of reach: it lies below another mount
-            continue
-        if found.st_dev == device:
-            raise RefusedError(
-                f"{printable(os.fsdecode(place))} shows a part of the same file system as {root}: what is removed "
-                "there would be gone from where it lies, too",
-                "unmount it, then start again",
-            )
+            descriptor = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue  # it lies below another mount, out of reach
+        try:
+            is_seen = mount_number(descriptor) == number  # and not hidden by a later mount
+            if is_seen and os.fstat(descriptor).st_dev == device:
+                raise RefusedError(
+                    f"{printable(os.fsdecode(place))} shows a part of the same file system as {root}: what is removed "
+                    "there would be gone from where it lies, too",
+                    "unmount it, then start again",
+                )
+        finally:
+            os.close(descriptor)
 
 
 def remove(folder: int, last: bytes, device: int) -> None:
-    """Remove whatever is at a name, on this file system only, immutable or not."""
+    """Remove whatever is at a name, on this file system only, immutable or not. Where something is mounted it stays,
+    also when that is a part of this file system."""
     try:
         found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         if found.st_dev != device:
@@ -197,6 +170,8 @@ def _remove_tree(folder: int, last: bytes, device: int) -> None:
     moved up beside the top first."""
     top = os.open(last, _DIRECTORY, dir_fd=folder)
     try:
+        if mount_number(top) != mount_number(folder):
+            return
         write_flags(top, 0, LOCKING)
         while names := _removable(top, device):
             for name in names:
@@ -226,10 +201,22 @@ def _remove_below(folder: int, last: bytes, device: int, top: int, depth: int) -
 
 
 def _removable(descriptor: int, device: int) -> list[bytes]:
-    """What lies in a directory on this file system; another one mounted there is another volume's."""
+    """What lies in a directory on this file system; what is mounted there belongs elsewhere."""
     with os.scandir(descriptor) as scan:
         names = [os.fsencode(child.name) for child in scan]
-    return [name for name in names if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_dev == device]
+    number = mount_number(descriptor)
+    return [name for name in names if _is_here(descriptor, name, device, number)]
+
+
+def _is_here(folder: int, last: bytes, device: int, number: int) -> bool:
+    found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+    if found.st_dev != device or not stat.S_ISDIR(found.st_mode):
+        return found.st_dev == device
+    descriptor = os.open(last, _ENTER, dir_fd=folder)
+    try:
+        return mount_number(descriptor) == number
+    finally:
+        os.close(descriptor)
 
 
 def _unlink(folder: int, last: bytes) -> None:

@@ -24,6 +24,7 @@ import msgspec
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, NoImageError, TargetIOError, UsageError
+from agent.image.aliases import has_aliases, strangers
 from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, Entry
 from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
@@ -34,7 +35,7 @@ from agent.image.pack import check_table
 from agent.image.settle import Settler
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
-from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove, strangers
+from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove
 from agent.image.workers import Ask, default_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
@@ -103,9 +104,9 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
         stack.callback(target.close)
         settler = Settler(root)
         stack.callback(settler.close)
-        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere)
+        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere, has_aliases(root))
         stack.enter_context(exact_modes())
-        if trust_metadata and select is None and holds_something(root):
+        if trust_metadata and select is None and not run.has_aliases and holds_something(root):
             run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
         run.write(depot, listing, jobs or default_jobs())
         run.finish()
@@ -134,6 +135,7 @@ class _Run:
     settler: Settler
     trust: bool
     elsewhere: frozenset[bytes]
+    has_aliases: bool
     owner: bool = field(default_factory=lambda: os.geteuid() == 0)
     entries: int = 0
     removed: int = 0
@@ -144,6 +146,7 @@ class _Run:
     _found: Kept = field(default_factory=Kept)  # directories that were
     _locked: Kept = field(default_factory=Kept)
     _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
+    _aside: list[tuple[bytes, set[bytes]]] = field(default_factory=list)  # the same, to be cleaned at the end
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
     _marks: Marks | None = None  # what has to be looked at, where not all has to
@@ -167,6 +170,7 @@ class _Run:
 
     def finish(self) -> None:
         """What must come last: other names of files, metadata of large files and directories, flags that lock."""
+        self._clean_aside()
         for entry in self._links:
             self._guarded(self._link, entry)
         for entry in self._large:
@@ -343,16 +347,28 @@ class _Run:
         name, names = self._names.pop()
         if names is None:
             return
-        folder = self.target.folder(name)
-        found = os.listdir(b"/proc/self/fd/%d" % folder)
-        extra = strangers(folder, found, names)
-        self._clean(name, [last for last in extra if name or last != LOST_AND_FOUND])
+        if self.has_aliases:
+            self._aside.append((name, names))  # a worker may be about to write what looks like something else now
+            return
+        found = os.listdir(b"/proc/self/fd/%d" % self.target.folder(name))
+        self._clean(name, [last for last in found if last not in names])
+
+    def _clean_aside(self) -> None:
+        """The same where a file has more than one name: what none of the listed names finds goes."""
+        for name, names in self._aside:
+            folder = self.target.folder(name)
+            found = os.listdir(b"/proc/self/fd/%d" % folder)
+            self._clean(name, strangers(folder, found, names))
 
     def _clean(self, name: bytes, extra: Sequence[bytes]) -> None:
         """Remove what is in a directory under these names, except where another file system is mounted."""
+        if not extra:
+            return
         descriptor = self.target.open_directory(name)
         try:
             for last in extra:
+                if not name and last == LOST_AND_FOUND:
+                    continue
                 try:
                     found = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
                 except FileNotFoundError:  # since it was told

@@ -68,8 +68,11 @@ class Writer:
                 for entry in entries:
                     self._read_ahead(entry)
                 entries = [entry for entry in entries if not self._stays(entry)]
-            # Of a large file's part it is known only when its turn comes what of it has to be fetched.
-            self.frames.want_parts(wanted_ends(entry for entry in entries if not is_part(entry)))
+            if task[:1] == FOUND:
+                # Of a large file's part it is known only when its turn comes what of it has to be fetched.
+                self.frames.want_parts(wanted_ends(entry for entry in entries if not is_part(entry)))
+            else:
+                self.frames.want_parts(wanted_ends(entries))
             for entry in entries:
                 self._entry(entry)
             self.result.fetched += self.frames.fetched - before
@@ -286,7 +289,7 @@ def is_part(entry: Entry) -> bool:
 
 def may_be_right(entry: Entry, found: os.stat_result) -> bool:
     """Whether what is there can have a file's content: one file of its size, under this name alone."""
-    return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_nlink == 1
+    return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_nlink <= 1
 
 
 def wanted_frames(entries: list[Entry]) -> list[int]:

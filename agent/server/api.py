@@ -342,6 +342,9 @@ def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
             f"mode ‘{printable(wanted.mode, 40)}’, on_success ‘{printable(wanted.on_success, 40)}’: expected one of "
             f"{', '.join(MODES)} and one of {', '.join(ON_SUCCESS[1:])} or nothing"
         )
+    for words in (wanted.disk, *wanted.also, *wanted.map, *wanted.nic):
+        if "\0" in words:
+            raise DamagedError(f"‘{printable(words, 200)}’ has a NUL character, which no machine has in such a name")
     parse_wishes(wanted.nic, wanted.on_nic_tie or STOP)
     if any(" " in each for each in wanted.nic):
         raise DamagedError("nic names an interface with a blank, expected OLD=NEW")

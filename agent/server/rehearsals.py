@@ -160,7 +160,7 @@ class Rehearsals:
             return
         try:
             self._tell(facts, self._decided(pair))
-        except (RegraftError, OSError, *UNDECODABLE) as error:
+        except (RegraftError, OSError, ValueError, *UNDECODABLE) as error:
             self._keep(_red(facts, getattr(error, "exit_code", 1), str(error)), b"")
 
     def _decided(self, pair: Pair) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,11 +152,17 @@ def forget_files_of(folder: Path) -> None:
     """The same of the files in a folder alone: programs that were used before stay in memory."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
+            with suppress(FileNotFoundError):  # of another bench that ends
+                _forget(path)
+
+
+def _forget(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)  # what has yet to be written is not given back
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def available_bytes() -> int:

@@ -14,7 +14,7 @@ import pytest
 from agent.depot.catalogue import find_image
 from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
-from agent.errors import RefusedError, UsageError
+from agent.errors import RefusedError, TargetIOError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.image.entry import PART_BYTES
 from agent.image.extract import Existing, extract
@@ -197,10 +197,59 @@ def test_extract_makes_a_directory_equal_to_all_volumes(depot: LocalDepot, tmp_p
         extract(depot, loaded, ["/etc"], target, no_events, Existing(delete=True))
 
 
-def test_a_hard_link_whose_name_differs_in_its_case_goes(restored: Carried, tmp_path: Path) -> None:
-    """Where names have cases, it is another name; on FAT it would be the same file (a test in the live system)."""
+@pytest.mark.parametrize("aliases", [False, True])
+def test_names_that_differ_in_their_case_alone_go_where_they_are_other_files(
+    aliases: bool, restored: Carried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is the same file under two names is seen on FAT only, by a test in the live system."""
+    monkeypatch.setattr("agent.image.write.has_aliases", lambda root: aliases)
     target = tmp_path / "target"
     os.link(target / "etc/5.conf", target / "etc/5.CONF")
     (target / "etc/6.CONF").write_text("another file")
-    result = write_volume(restored.depot, restored.loaded, "root", target, no_events)
-    assert result.removed == 2 and describe(target) == describe(tmp_path / "source")
+    (target / "etc/7.conf").rename(target / "etc/7.CONF")
+    (target / "DIRECTORY").mkdir()
+    (target / "DIRECTORY/file").touch()
+    result = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=True)
+    assert result.removed == 4 and describe(target) == describe(tmp_path / "source")
+
+
+def test_a_bind_mount_is_not_emptied_by_what_takes_its_place(restored: Carried, tmp_path: Path) -> None:
+    """Taking single files out of an image removes what is in their way, but nothing of what is mounted there."""
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    (elsewhere / "below").mkdir(parents=True)
+    (elsewhere / "below/precious").write_text("kept")
+    place = target / "etc/5.conf"
+    place.unlink()
+    (place / "mounted").mkdir(parents=True)
+    run(["mount", "--bind", elsewhere, place / "mounted"])
+    try:
+        with pytest.raises(TargetIOError):
+            extract(restored.depot, restored.loaded, ["/etc/5.conf"], target, no_events)
+    finally:
+        run(["umount", place / "mounted"])
+    assert (elsewhere / "below/precious").read_text() == "kept"
+    extract(restored.depot, restored.loaded, ["/etc/5.conf"], target, no_events)
+    assert describe(target) == describe(tmp_path / "source")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_mounts_that_are_no_second_view(hidden: bool, restored: Carried, tmp_path: Path) -> None:
+    """The target itself may be a mount point; a mount that another one hides is not in the way."""
+    target, other = tmp_path / "target", tmp_path / "other"
+    (other / "place").mkdir(parents=True)
+    run(["mount", "--bind", target, target])
+    mounted = [target]
+    try:
+        if hidden:
+            (target / "place").mkdir()
+            run(["mount", "--bind", other, target / "place"])
+            run(["mount", "--bind", other, target])
+            mounted = [target, target / "place", target]
+            write_volume(restored.depot, restored.loaded, "root", target, no_events)
+        else:
+            (target / "etc/new.conf").touch()
+            write_volume(restored.depot, restored.loaded, "root", target, no_events)
+            assert describe(target) == describe(tmp_path / "source")
+    finally:
+        for each in mounted:
+            run(["umount", each])

@@ -137,7 +137,7 @@ def comes_up(machine: Machine, keep: Path, key: Path, label: str, patience_s: fl
             return False, f"no login prompt: {str(error).splitlines()[0]}"
         seconds = vm.seconds()
         try:
-            Ssh(ssh_port, key).wait(45)
+            Ssh(ssh_port, key).wait(90)
         except LabError:
             return False, f"a login prompt after {seconds:.1f} s, but {ADDRESS} does not answer ssh"
         return True, f"login after {seconds:.1f} s, ssh answers"
