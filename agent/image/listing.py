@@ -16,7 +16,7 @@ import hashlib
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -42,6 +42,7 @@ LINE_LIMIT_BYTES = 16 << 20
 UNFOLDS_TO, UNFOLDS_FROM_BYTES = 200, 64 << 20
 WINDOW_BYTES = 8 << 20  # what unfolding may remember; level 3 needs 2 MiB, the highest 8
 SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
+KEPT_BYTES = 32 << 20  # of lines: some 100,000 entries
 
 _HARDLINK = b'"hardlink"'
 _BETWEEN_OBJECTS, _BETWEEN_LISTS = b"}\n{", b"]\n["
@@ -75,6 +76,7 @@ class Listing:
     frames: FrameTable
     kind: str  # of the volume
     _file: IO[bytes]
+    _kept: list[tuple[int, bytes]] | None = None  # all of it, unfolded, where that was asked for
 
     def entries(self) -> Iterator[list[Entry]]:
         """Checked entries in order, some hundred at a time."""
@@ -114,7 +116,7 @@ class Listing:
     def entry_lines(self) -> Iterator[tuple[int, list[bytes]]]:
         """Blocks of lines behind the frames, each with the number of its first line (from 0)."""
         begin = 1 + self.head.frames
-        for first, block in _line_blocks(self._file, self.name):
+        for first, block in _split(self._blocks()):
             start = max(0, begin - first)
             if start < len(block):
                 yield first + start, block[start:] if start else block
@@ -122,11 +124,25 @@ class Listing:
     def entry_blocks(self) -> Iterator[tuple[int, bytes]]:
         """The same in one piece each, the first block of entries having the number 0; every line has its end."""
         begin = 1 + self.head.frames
-        for first, block in _blocks(self._file, self.name):
+        for first, block in self._blocks():
             if first >= begin:
                 yield first - begin, block
             elif rest := block.split(b"\n", begin - first)[-1]:  # empty where all of it comes before
                 yield 0, rest
+
+    def keep(self) -> None:
+        """Hold it in memory as it unfolds, if that is not much: for several passes, and for forked processes."""
+        kept: list[tuple[int, bytes]] = []
+        size = 0
+        for first, block in self._blocks():
+            kept.append((first, block))
+            size += len(block)
+            if size > KEPT_BYTES:
+                return
+        self._kept = kept
+
+    def _blocks(self) -> Iterator[tuple[int, bytes]]:
+        return iter(self._kept) if self._kept is not None else _blocks(self._file, self.name)
 
     @contextmanager
     def apart(self) -> Iterator[Listing]:
@@ -254,7 +270,11 @@ def _add_frame(table: FrameTable, row: FrameLine, place: str, pack_sizes: Sequen
 
 def _line_blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, list[bytes]]]:
     """Lines in blocks, each with the number of its first line (from 0)."""
-    for number, block in _blocks(file, name):
+    return _split(_blocks(file, name))
+
+
+def _split(blocks: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
+    for number, block in blocks:
         lines = block.split(b"\n")
         lines.pop()  # behind the last end
         yield number, lines

@@ -62,6 +62,7 @@ def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) 
     try:
         with disk_behind(root) as (disk, top, covered), closing(Target(root)) as target:
             disk.read_ahead()
+            listing.keep()
             surveyor = partial(DiskSurveyor, disk, target, top, covered)
 
             def work(_number: int, ask: Ask) -> None:
