@@ -15,7 +15,7 @@ from tests.lab.serving import serving
 from tests.lab.source import cached_source
 from tests.lab.story import RestoreOrder, capture_disk, manifest, restore
 
-pytestmark = [pytest.mark.machine, pytest.mark.frozen, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.machine, pytest.mark.frozen, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

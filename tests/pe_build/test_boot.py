@@ -16,9 +16,10 @@ import pytest
 from agent.process import run
 from pe_build.customize import customize
 from tests.lab.machine import PROCESSOR
+from tests.lab.programs import PATIENCE
 
 Media = Callable[[Path, Path], list[str]]
-LIMIT_S = 240.0
+LIMIT_S = 400.0 * PATIENCE
 FIRMWARE = Path("/usr/share/OVMF")
 
 
