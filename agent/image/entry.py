@@ -6,7 +6,7 @@ import base64
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import lt
 
 import msgspec
@@ -93,21 +93,14 @@ class FrameTable:
         self._numbers.append(number)
         self._rows += self._ROW.pack(frame.pack, frame.offset, frame.stored, frame.plain, frame.raw, frame.digest)
 
-    def add_all(  # noqa: PLR0913 - the columns of a frame
-        self,
-        numbers: Sequence[int],
-        packs: Iterable[int],
-        offsets: Iterable[int],
-        stored: Iterable[int],
-        plain: Iterable[int],
-        raw: Iterable[bool],
-        digests: Iterable[bytes],
-    ) -> None:
-        """Many at once, as columns: nothing is added where one is not good."""
+    def add_all(self, lines: Sequence[FrameLine]) -> None:
+        """Many at once: nothing is added where one is not good."""
+        numbers, packs, offsets, stored, plain, raw, digests = zip(*lines, strict=True)
         last = self._numbers[-1] if self._numbers else -1
         if not all(map(lt, (last, *numbers), numbers)):
             raise ValueError("frames are not in order")
-        rows = b"".join(map(self._ROW.pack, packs, offsets, stored, plain, raw, digests))
+        columns = packs, offsets, stored, plain, map(bool, raw), map(bytes.fromhex, digests)
+        rows = b"".join(map(self._ROW.pack, *columns))
         self._numbers += array("Q", numbers)
         self._rows += rows
 

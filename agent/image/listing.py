@@ -42,7 +42,7 @@ LINE_LIMIT_BYTES = 16 << 20
 UNFOLDS_TO, UNFOLDS_FROM_BYTES = 200, 64 << 20
 WINDOW_BYTES = 8 << 20  # what unfolding may remember; level 3 needs 2 MiB, the highest 8
 SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
-KEPT_BYTES = 32 << 20  # of lines: some 100,000 entries
+KEPT_BYTES = 32 << 20  # of lines: those of some 150,000 entries
 
 _HARDLINK = b'"hardlink"'
 _BETWEEN_OBJECTS, _BETWEEN_LISTS = b"}\n{", b"]\n["
@@ -227,9 +227,8 @@ def _open(spool: IO[bytes], name: str, volume: Volume, pack_sizes: Mapping[str, 
 def _add_frames(table: FrameTable, rows: Sequence[FrameLine], pack_sizes: Sequence[int], name: str, line: int) -> None:
     """All at once; one by one only to say which of them is wrong."""
     if rows and _are_good(rows, pack_sizes):
-        numbers, packs, offsets, stored, plain, raw, digests = zip(*rows, strict=True)
         with suppress(ValueError, struct.error, OverflowError):
-            table.add_all(numbers, packs, offsets, stored, plain, map(bool, raw), map(bytes.fromhex, digests))
+            table.add_all(rows)
             return
     for number, row in enumerate(rows, line):
         _add_frame(table, row, f"{name} line {number}", pack_sizes)

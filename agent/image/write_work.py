@@ -64,15 +64,13 @@ class Writer:
         for task in self.ask.tasks(self._take_result):
             before = self.frames.fetched
             entries = decoder.decode_lines(memoryview(task)[1:])
+            known = entries  # of which is known what of them has to be fetched
             if task[:1] == FOUND:  # looked at first, so that nothing is fetched for what is right
                 for entry in entries:
                     self._read_ahead(entry)
                 entries = [entry for entry in entries if not self._stays(entry)]
-            if task[:1] == FOUND:
-                # Of a large file's part it is known only when its turn comes what of it has to be fetched.
-                self.frames.want_parts(wanted_ends(entry for entry in entries if not is_part(entry)))
-            else:
-                self.frames.want_parts(wanted_ends(entries))
+                known = [entry for entry in entries if not is_part(entry)]  # parts are looked at in their turn
+            self.frames.want_parts(wanted_ends(known))
             for entry in entries:
                 self._entry(entry)
             self.result.fetched += self.frames.fetched - before
@@ -297,7 +295,7 @@ def wanted_frames(entries: list[Entry]) -> list[int]:
     return list(dict.fromkeys(chunk.frame for entry in entries for chunk in entry.chunks))
 
 
-def wanted_ends(entries: Iterable[Entry]) -> dict[int, int]:
+def wanted_ends(entries: list[Entry]) -> dict[int, int]:
     """The same, each with the end of what is needed of it."""
     ends: dict[int, int] = {}
     for entry in entries:

@@ -160,7 +160,7 @@ class Rehearsals:
             return
         try:
             self._tell(facts, self._decided(pair))
-        except (RegraftError, OSError, ValueError, *UNDECODABLE) as error:
+        except (RegraftError, OSError, *UNDECODABLE) as error:
             self._keep(_red(facts, getattr(error, "exit_code", 1), str(error)), b"")
 
     def _decided(self, pair: Pair) -> bytes:
@@ -174,7 +174,7 @@ class Rehearsals:
                 words += words_of(pair.job)
             if pair.job and pair.job.edits:
                 edits = Path(folder) / f"edits of job {pair.job.id}"
-                edits.write_text(pair.job.edits, "utf-8", "surrogateescape")
+                edits.write_text(pair.job.edits, "utf-8")
                 words += ["--edits", str(edits)]
             environment = {"REGRAFT_HOME": str(regraft_home())}
             told = run([*PROGRAM, *words], timeout_s=TIMEOUT_S, accept=range(256), environment=environment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,7 +65,7 @@ def test_a_digest_that_is_none_is_refused(digest: str) -> None:
 def test_another_number_is_judged_alike(row: int, column: int, number: int) -> None:
     rows = [list(each) for each in GOOD]
     rows[row][column] = number
-    changed: list[FrameLine] = [tuple(each) for each in rows]  # type: ignore[misc]
+    changed = [cast(FrameLine, tuple(each)) for each in rows]
     found: list[object] = []
     for read in (one_by_one, all_at_once):
         try:

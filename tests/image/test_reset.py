@@ -239,17 +239,15 @@ def test_mounts_that_are_no_second_view(hidden: bool, restored: Carried, tmp_pat
     (other / "place").mkdir(parents=True)
     run(["mount", "--bind", target, target])
     mounted = [target]
+    if hidden:
+        (target / "place").mkdir()
+        run(["mount", "--bind", other, target / "place"])
+        run(["mount", "--bind", other, target])
+        mounted = [target, target / "place", target]
     try:
-        if hidden:
-            (target / "place").mkdir()
-            run(["mount", "--bind", other, target / "place"])
-            run(["mount", "--bind", other, target])
-            mounted = [target, target / "place", target]
-            write_volume(restored.depot, restored.loaded, "root", target, no_events)
-        else:
-            (target / "etc/new.conf").touch()
-            write_volume(restored.depot, restored.loaded, "root", target, no_events)
-            assert describe(target) == describe(tmp_path / "source")
+        (target / "new").touch()
+        write_volume(restored.depot, restored.loaded, "root", target, no_events)
+        assert describe(target) == describe(tmp_path / "source")
     finally:
         for each in mounted:
             run(["umount", each])

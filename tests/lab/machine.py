@@ -89,7 +89,7 @@ class Machine:
     nics: tuple[Nic, ...] = (Nic("virtio-net-pci"),)
     memory_mib: int = 1024
     # With more, QEMU 7.2 may run a breakpoint that the kernel has taken out of its code again, as it does where it
-    # switches a static key, and the kernel panics (“int3: 0000”): seen in 2 of some 60 boots beside other load.
+    # switches a static key, and the kernel panics (“int3: 0000”): seen beside other load.
     # linux-kernel, July 2023: “qemu-x86_64 booting with 8.0.0 stil see int3”.
     processors: int = 1
     smbios: Smbios = field(default_factory=Smbios)

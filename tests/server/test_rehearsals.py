@@ -123,6 +123,16 @@ def test_what_a_queued_job_says_of_disks_counts(published: Server) -> None:
     assert (wrong["light"], wrong["exit_code"]) == ("red", 2) and "ens99" in wrong["message"], wrong
 
 
+@pytest.mark.parametrize(
+    "where", [{"disk": "serial=\0"}, {"also": ["serial=\0"]}, {"map": ["/=serial=\0"]}, {"nic": ["\0=none"]}]
+)
+def test_a_job_with_what_no_program_can_be_told_is_refused(published: Server, where: dict[str, Any]) -> None:
+    """A NUL would end the rehearsals: words of a program have none."""
+    body = {"match": {"mac": "52:54:00:00:00:01"}, "image": "web1", "disk": "serial=S9", **where}
+    answer = published.client.post("/api/v1/jobs", json=body, headers=published.headers(Role.WRITE))
+    assert answer.status_code == 422 and "NUL" in answer.text
+
+
 def test_a_job_in_the_words_of_the_command() -> None:
     job = Job(
         id="1", state=State.QUEUED, match=JobMatch(any=True), image="web1@1", disk="serial=S1", mode="clone",
