@@ -65,9 +65,9 @@ class PackWriter:
         self._compressor = zstandard.ZstdCompressor(compression_params=PARAMETERS)
         self.size = 0
 
-    def append(self, pack: int, plain: bytes, chunks: list[tuple[bytes, int, int]]) -> Frame:
+    def append(self, pack: int, plain: bytes | bytearray, chunks: list[tuple[bytes, int, int]]) -> Frame:
         """Compress and append one frame that holds ``chunks`` (id, offset, size)."""
-        stored = self._compressor.compress(plain)
+        stored: bytes | bytearray = self._compressor.compress(plain)
         raw = len(stored) > len(plain) * RAW_FROM
         if raw:
             stored = plain
@@ -104,7 +104,7 @@ class PackWriter:
             self._file = -1
         self.path.unlink(missing_ok=True)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         self._sha256.update(data)
         view = memoryview(data)
         while view:

@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from agent.depot.store import WritableDepot, pack_path
 from agent.errors import RegraftError
+from agent.image import uncached
 from agent.image.entry import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Chunk, Entry, text_and_raw
 from agent.image.flags import read_flags
 from agent.image.long_path import open_path
@@ -101,7 +102,7 @@ class Packs:
     _sender: threading.Thread | None = None
     _failed: list[RegraftError] = field(default_factory=list)
 
-    def append(self, plain: bytes, chunks: list[tuple[bytes, int, int]]) -> Frame:
+    def append(self, plain: bytes | bytearray, chunks: list[tuple[bytes, int, int]]) -> Frame:
         with storing(self.depot, self.folder):
             if self._writer is None:
                 self._writer = PackWriter(self.folder, f"{self.worker}-{len(self.done)}.pack")
@@ -143,7 +144,7 @@ class Pending:
     """A chunk that waits for its frame."""
 
     id: bytes
-    data: bytes
+    data: bytes | bytearray
     at: int
     holder: list[Chunk]
 
@@ -347,14 +348,14 @@ class Reader:
     def _run(self, descriptor: int, start: int, end: int, chunks: list[Chunk]) -> None:
         while start < end:
             stop = min(end, (start // CHUNK_BYTES + 1) * CHUNK_BYTES)
-            data = os.pread(descriptor, stop - start, start)
+            data = uncached.read(descriptor, stop - start, start)
             if not data:
                 return  # the file became shorter
             if len(data) < HOLE_BYTES or data[0] or data[-1] or data.count(0) != len(data):
                 self._take(data, start, chunks)
             start += len(data)
 
-    def _take(self, data: bytes, at: int, chunks: list[Chunk]) -> None:
+    def _take(self, data: bytes | bytearray, at: int, chunks: list[Chunk]) -> None:
         """Content that waits for its place."""
         self.pending.append(Pending(blake3(data).digest(), data, at, chunks))
         self.pending_bytes += len(data)
@@ -373,7 +374,7 @@ class Reader:
 
     def _store(self, asked: list[Pending], answer: Places) -> None:
         """One frame of what is new."""
-        new: list[bytes] = []
+        new: list[bytes | bytearray] = []
         table: list[tuple[bytes, int, int]] = []
         reached = 0
         for each, (number, offset) in zip(asked, answer.places, strict=True):

@@ -16,6 +16,7 @@ from blake3 import blake3
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import TargetIOError
+from agent.image import uncached
 from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Entry
 from agent.image.flags import read_flags
 from agent.image.listing import Listing, open_listing
@@ -289,7 +290,7 @@ class Comparer:
         size = found.st_size if entry.type == MORE else min(entry.size, found.st_size)
         end = min(start + PART_BYTES, size) if entry.type == MORE or entry.size > PART_BYTES else size
         for chunk in entry.chunks:
-            data = os.pread(descriptor, chunk.size, chunk.at)
+            data = uncached.read(descriptor, chunk.size, chunk.at)
             self.result.read += len(data)
             if blake3(data).hexdigest() != chunk.id:
                 self._differs(entry, f"bytes {chunk.at:,} to {chunk.at + chunk.size:,} differ")

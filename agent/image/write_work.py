@@ -17,6 +17,7 @@ import msgspec
 from blake3 import blake3
 
 from agent.errors import DoesNotFitError, TargetIOError
+from agent.image import uncached
 from agent.image.entry import BLOCK, CHAR, FILE, MORE, PART_BYTES, SYMLINK, Chunk, Entry
 from agent.image.flags import CARRIED, FIRST, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
@@ -107,10 +108,8 @@ class Writer:
             if entry.size != sum(chunk.size for chunk in entry.chunks):
                 # Before anything is written: XFS fills the gaps of a file that grows, with blocks it took ahead.
                 os.ftruncate(descriptor, entry.size)
-            reached = 0
             for chunk in entry.chunks:
-                self._write(descriptor, chunk, reached)
-                reached = chunk.at + chunk.size
+                self._write(descriptor, chunk)
                 self.result.written += chunk.size
             if entry.mode > 0o777 or (self.owner and (entry.uid or entry.gid)):
                 self._note(entry, apply_owner_and_mode(entry, descriptor, os.fstat(descriptor), self.owner))
@@ -152,15 +151,12 @@ class Writer:
             self.result.done += size
         return stays
 
-    def _write(self, descriptor: int, chunk: Chunk, position: int) -> None:
+    def _write(self, descriptor: int, chunk: Chunk) -> None:
         plain = self.frames.get(chunk.frame, chunk.offset + chunk.size)
         view = memoryview(plain)[chunk.offset : chunk.offset + chunk.size]
-        if position == chunk.at:
-            count = os.write(descriptor, view) if position == 0 else os.pwrite(descriptor, view, position)
-        else:
-            count = os.pwrite(descriptor, view, chunk.at)
+        count = uncached.write(descriptor, view, chunk.at)
         while count < chunk.size:
-            count += os.pwrite(descriptor, view[count:], chunk.at + count)
+            count += uncached.write(descriptor, view[count:], chunk.at + count)
 
     def _finish(self, entry: Entry, descriptor: int, replace: bool) -> None:
         """Attributes, time and those flags that do not lock the file."""
@@ -192,7 +188,7 @@ class Writer:
             os.close(descriptor)
 
     def _same(self, descriptor: int, chunk: Chunk) -> bool:
-        return blake3(os.pread(descriptor, chunk.size, chunk.at)).hexdigest() == chunk.id
+        return blake3(uncached.read(descriptor, chunk.size, chunk.at)).hexdigest() == chunk.id
 
     def _part(self, entry: Entry, folder: int, last: bytes) -> None:
         """A part of a large file that the parent has made, with its size. Metadata comes at the end."""
@@ -206,7 +202,7 @@ class Writer:
                 self.result.kept += sum(chunk.size for chunk in entry.chunks) - sum(chunk.size for chunk in wrong)
             self.frames.want_more(dict.fromkeys(chunk.frame for chunk in wrong))
             for chunk in wrong:
-                self._write(descriptor, chunk, -1)
+                self._write(descriptor, chunk)
                 self.result.written += chunk.size
             if not fresh:
                 start = entry.size if entry.type == MORE else 0
