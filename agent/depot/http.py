@@ -95,6 +95,10 @@ class HttpDepot:
         self._answered = False
 
     @property
+    def is_remote(self) -> bool:
+        return True
+
+    @property
     def staging(self) -> Path | None:
         return None
 

@@ -95,6 +95,10 @@ class LocalDepot:
         return self.info.public_key
 
     @property
+    def is_remote(self) -> bool:
+        return False
+
+    @property
     def staging(self) -> Path | None:
         (self.root / "tmp").mkdir(exist_ok=True)
         return self.root / "tmp"

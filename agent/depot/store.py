@@ -55,6 +55,10 @@ class Depot(Protocol):
     def location(self) -> str:
         """The directory or URL, as people wrote it."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a network lies between: a read then waits without using a processor."""
+
     def read(self, path: str, limit_bytes: int = SMALL_FILE_LIMIT_BYTES) -> bytes:
         """A whole small file. Raises FileNotFoundError, and DamagedError when it is larger than the limit."""
 

@@ -24,10 +24,12 @@ from typing import TypeVar
 import msgspec
 
 from agent import errors
+from agent.depot.store import Depot
 from agent.errors import RegraftError, TargetIOError, UnexpectedError
 
 _FORK = multiprocessing.get_context("fork")
 AHEAD = 3
+MOST_JOBS = 8
 ROLLUP = Path("/proc/self/smaps_rollup")
 _FAILED = b"!"
 _ENDED = b"."
@@ -89,7 +91,12 @@ Work = Callable[[int, Ask], None]  # a worker's whole life: its number, and how 
 
 def default_jobs() -> int:
     """One worker a processor, two at least, eight at most."""
-    return max(2, min(8, len(os.sched_getaffinity(0))))
+    return max(2, min(MOST_JOBS, len(os.sched_getaffinity(0))))
+
+
+def fetching_jobs(depot: Depot) -> int:
+    """The same for workers that fetch what they write: two a processor where one of them waits for the network."""
+    return min(MOST_JOBS, 2 * default_jobs()) if depot.is_remote else default_jobs()
 
 
 class Pool:

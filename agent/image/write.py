@@ -36,7 +36,7 @@ from agent.image.settle import Settler
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
 from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove
-from agent.image.workers import Ask, default_jobs, pool
+from agent.image.workers import Ask, default_jobs, fetching_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
 from agent.model.image import Volume
@@ -109,7 +109,7 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
         stack.enter_context(exact_modes())
         if trust_metadata and select is None and not run.has_aliases and holds_something(root):
             run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
-        run.write(depot, listing, jobs or default_jobs())
+        run.write(depot, listing, jobs or fetching_jobs(depot))
         run.finish()
         settler.finish()
     return run.result(time.monotonic() - started)

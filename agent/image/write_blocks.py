@@ -31,7 +31,7 @@ from agent.image.frames import FrameReader
 from agent.image.listing import Listing, open_listing
 from agent.image.pack import check_table
 from agent.image.used_blocks import device_bytes
-from agent.image.workers import Ask, default_jobs, pool
+from agent.image.workers import Ask, fetching_jobs, pool
 from agent.image.write import PROGRESS_S, WriteResult, find_volume
 from agent.image.write_work import Written, wanted_frames
 from agent.model.events import Emit, Event
@@ -64,7 +64,7 @@ def write_blocks(  # noqa: PLR0913 - as for trees
             if pack.sha256 in volume.packs:
                 check_table(depot, pack)
         run = _Run(volume, node, emit)
-        run.write(depot, listing, jobs or default_jobs())
+        run.write(depot, listing, jobs or fetching_jobs(depot))
     return run.result(time.monotonic() - started)
 
 

@@ -29,6 +29,7 @@ class MemoryDepot:
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     location: str = "memory"
+    is_remote: bool = False
 
     def read(self, path: str, limit_bytes: int = 0) -> bytes:
         try:

@@ -10,7 +10,8 @@ import pytest
 
 from agent.errors import DamagedError, UnexpectedError
 from agent.image import workers as workers_module
-from agent.image.workers import Ask, pool, workers_peak_bytes
+from agent.image.workers import Ask, fetching_jobs, pool, workers_peak_bytes
+from tests.image.made_image import MemoryDepot
 
 pytestmark = pytest.mark.root
 
@@ -73,3 +74,9 @@ def test_the_memory_of_workers_is_known_to_their_parent(
     # kernel does not tell, and is as much as this process has.
     own = 0 if told else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     assert 400 * MIB <= workers_peak_bytes() < 520 * MIB + 2 * own
+
+
+def test_workers_that_wait_for_a_network_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processors, near, far in ((1, 2, 4), (2, 2, 4), (4, 4, 8), (64, 8, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=processors: set(range(count)))
+        assert (fetching_jobs(MemoryDepot()), fetching_jobs(MemoryDepot(is_remote=True))) == (near, far)
