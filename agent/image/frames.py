@@ -32,6 +32,7 @@ class FrameReader:
         self._ends: dict[int, int] = {}  # of frames that are needed in part
         self._short: set[int] = set()  # of which no more than that was unfolded
         self._buffer = bytearray(RANGE_BYTES)
+        self._single = bytearray()  # of frames that are fetched alone
         self._decompressor = zstandard.ZstdDecompressor()
         self.fetched = 0
 
@@ -92,8 +93,10 @@ class FrameReader:
             group.append((offset, other))
             end = offset + frame.stored
         size = end - first.offset
-        if len(group) == 1:
-            view = memoryview(bytearray(size))
+        if len(group) == 1:  # unfolded at once: the buffer of others stays as it is
+            if size > len(self._single):
+                self._single = bytearray(size)
+            view = memoryview(self._single)[:size]
         else:
             self._stored = {}  # the views into the buffer that is about to be filled anew
             if size > len(self._buffer):

@@ -41,7 +41,7 @@ LINE_LIMIT_BYTES = 16 << 20
 # A listing never unfolds to more: lines of real listings compress to a fifth, the most alike ones to a thirtieth.
 UNFOLDS_TO, UNFOLDS_FROM_BYTES = 200, 64 << 20
 WINDOW_BYTES = 8 << 20  # what unfolding may remember; level 3 needs 2 MiB, the highest 8
-SPOOL_BYTES = 4 << 20  # more of a listing waits in a file
+SPOOL_BYTES = 8 << 20  # more of a listing waits in a file
 KEPT_BYTES = 32 << 20  # of lines: those of some 150,000 entries
 
 _HARDLINK = b'"hardlink"'
@@ -147,6 +147,9 @@ class Listing:
     @contextmanager
     def apart(self) -> Iterator[Listing]:
         """The same for another process: with a place of its own where it is read."""
+        if self._kept is not None:
+            yield self
+            return
         with open(f"/proc/self/fd/{self._file.fileno()}", "rb") as file:
             yield replace(self, _file=file)
 

@@ -11,8 +11,9 @@ Nothing is changed here. What is marked is written the usual way; the rest is as
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 from agent.image.entry import DIRECTORY
 from agent.image.ext4 import StrangeError
 from agent.image.ext4_behind import disk_behind
+from agent.image.ext4_disk import Ext4Disk
 from agent.image.listing import Listing, count_lines
 from agent.image.survey_ext4 import DiskSurveyor, Half, Told
 from agent.image.survey_marks import Marks, OutOfOrderError
@@ -61,8 +63,8 @@ def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) 
     """
     try:
         with disk_behind(root) as (disk, top, covered), closing(Target(root)) as target:
-            disk.read_ahead()
-            listing.keep()
+            with read_ahead(disk):
+                listing.keep()
             surveyor = partial(DiskSurveyor, disk, target, top, covered)
 
             def work(_number: int, ask: Ask) -> None:
@@ -72,6 +74,22 @@ def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) 
                 return add_halves(listing, surveyor, Marks(elsewhere), workers)
     except UNSURE:
         return None
+
+
+@contextmanager
+def read_ahead(disk: Ext4Disk) -> Iterator[None]:
+    """Have the disk brought into memory meanwhile. What cannot be read is met again, by whoever needs it."""
+
+    def ask() -> None:
+        with suppress(*UNSURE):
+            disk.read_ahead()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def look_at_second_half(listing: Listing, surveyor: Callable[[Told], DiskSurveyor]) -> bytes:
