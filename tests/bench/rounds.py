@@ -1,12 +1,14 @@
 """Contestants take turns: a first turn that is not timed samples memory and checks the result, then round by round.
 
-Interleaved, so that whatever else the machine does hits all alike; another one begins each round.
+Interleaved, so that whatever else the machine does hits all alike; another one begins each round. Where only the
+fastest counts, who is far behind after the first round takes no part in the others.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -41,8 +43,13 @@ class Turn:
     checks: str = ""
 
 
-def measure(stage: Stage, scenario: str, data: str, plain_bytes: int, turns: Sequence[Turn]) -> None:
-    """Add a row for every turn that works. A peer that fails is left out, and said so; ours may not."""
+def measure(
+    stage: Stage, scenario: str, data: str, plain_bytes: int, turns: Sequence[Turn], behind_from: float = math.inf
+) -> None:
+    """Add a row for every turn that works. A peer that fails is left out, and said so; ours may not.
+
+    A peer that takes ``behind_from`` times as long as the fastest in the first round is not measured again.
+    """
     peaks: dict[str, float] = {}
     stored: dict[str, int] = {}
     able: list[Turn] = []
@@ -56,13 +63,16 @@ def measure(stage: Stage, scenario: str, data: str, plain_bytes: int, turns: Seq
                 raise
             stage.leave_out(f"{turn.contestant} in {scenario} of {data}", str(error))
     runs: dict[str, list[Run]] = {turn.contestant: [] for turn in able}
+    racing: Sequence[Turn] = able
     for number in range(stage.rounds if able else 0):
         stage.say(f"  round {number + 1} of {stage.rounds}")
-        first = number % len(able)
-        for turn in (*able[first:], *able[:first]):
+        first = number % len(racing)
+        for turn in (*racing[first:], *racing[:first]):
             stage.forget_files()
             with turn.ready() as ready:
                 runs[turn.contestant].append(timed(ready.command, stage.environment))
+        if number == 0:
+            racing = not_behind(racing, {name: done[0].seconds for name, done in runs.items()}, behind_from)
     stage.rows += [
         row(
             scenario, data, turn.contestant, turn.checks, runs[turn.contestant], plain_bytes,
@@ -70,6 +80,12 @@ def measure(stage: Stage, scenario: str, data: str, plain_bytes: int, turns: Seq
         )
         for turn in able
     ]  # fmt: skip
+
+
+def not_behind(turns: Sequence[Turn], seconds: Mapping[str, float], behind_from: float) -> list[Turn]:
+    """Ours, and the peers that took less than so many times the shortest time."""
+    limit = min(seconds.values()) * behind_from
+    return [one for one in turns if is_ours(one.contestant) or seconds[one.contestant] < limit]
 
 
 def first_turn(stage: Stage, turn: Turn) -> tuple[float, int]:

@@ -16,6 +16,7 @@ from tests.bench.filesystems import forget_files_of, make_ext4, mounted
 from tests.bench.measure import CommandFailed, sampled, timed
 from tests.bench.rounds import Ready, Turn, measure
 from tests.bench.stage import Stage
+from tests.bench.text import section
 from tests.bench.tree import same, size_of
 
 
@@ -99,6 +100,23 @@ def test_contestants_take_turns_and_another_begins_each_round(tmp_path: Path) ->
     assert [(row.contestant, row.rounds, row.stored_bytes) for row in stage.rows] == [
         ("regraft", 3, 7), ("b", 3, 7), ("c", 3, 7),
     ]  # fmt: skip
+
+
+@pytest.mark.tools
+def test_who_is_far_behind_is_measured_once(tmp_path: Path) -> None:
+    stage = stage_in(tmp_path)
+
+    @contextmanager
+    def ready(seconds: float) -> Iterator[Ready]:
+        yield Ready(f"sleep {seconds}")
+
+    times = {"regraft": 0.8, "near": 0.2, "far": 0.8}
+    turns = [Turn(name, partial(ready, seconds)) for name, seconds in times.items()]
+    measure(stage, "s", "d", 1, turns, behind_from=2.5)
+    assert [(row.contestant, row.rounds) for row in stage.rows] == [("regraft", 3), ("near", 3), ("far", 1)]
+    text = "\n".join(section("s", "d", stage.rows))
+    assert "far (1 round)" in text
+    assert "near (" not in text
 
 
 @pytest.mark.tools

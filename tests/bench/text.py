@@ -59,9 +59,12 @@ def section(scenario: str, data: str, rows: list[Row]) -> Iterator[str]:
         f"{scenario + (f' ({data})' if data else ''):<34} {'seconds':>8} {'(range)':>15} {'CPU s/GB':>9} {'MiB':>6} "
         f"{'stored MiB':>11}"
     )
+    most_rounds = max(row.rounds for row in rows)
     longest = max(row.seconds for row in rows) or 1.0
     for row in sorted(rows, key=lambda one: 0.0 if is_step(one) else one.seconds):
         name = f"{row.contestant}, {row.data}" if is_step(row) else row.contestant
+        if row.rounds < most_rounds and not is_step(row):
+            name += f" ({row.rounds} round)"
         spread = f"{row.fastest:.2f}–{row.slowest:.2f}"
         yield (
             f"  {name:<30} {'✓' if row.checks else ' '} {row.seconds:8.2f} {spread:>15} "
