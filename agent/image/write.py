@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,8 @@ import msgspec
 from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError, DoesNotFitError, NoImageError, TargetIOError, UsageError
-from agent.image.aliases import has_aliases, strangers
+from agent.image.aliases import has_aliases
+from agent.image.cleaner import Cleaner
 from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, TYPES, Entry
 from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
@@ -35,7 +36,7 @@ from agent.image.pack import check_table
 from agent.image.settle import Settler
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
-from agent.image.target import LOST_AND_FOUND, Target, refuse_second_views, remove
+from agent.image.target import Target, refuse_second_views, remove
 from agent.image.workers import Ask, default_jobs, fetching_jobs, pool
 from agent.image.write_work import FOUND, FRESH, Writer, Written, apply_owner_and_mode
 from agent.model.events import Emit, Event
@@ -105,9 +106,10 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
         stack.callback(target.close)
         settler = Settler(root)
         stack.callback(settler.close)
-        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere, has_aliases(root))
+        cleaner = Cleaner(target, has_aliases(root))
+        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere, cleaner)
         stack.enter_context(exact_modes())
-        if trust_metadata and select is None and not run.has_aliases and holds_something(root):
+        if trust_metadata and select is None and not cleaner.has_aliases and holds_something(root):
             run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
         run.write(depot, listing, jobs or fetching_jobs(depot))
         run.finish()
@@ -136,18 +138,15 @@ class _Run:
     settler: Settler
     trust: bool
     elsewhere: frozenset[bytes]
-    has_aliases: bool
+    cleaner: Cleaner
     owner: bool = field(default_factory=lambda: os.geteuid() == 0)
     entries: int = 0
-    removed: int = 0
     total: Written = field(default_factory=Written)
     _large: Kept = field(default_factory=Kept)
     _links: Kept = field(default_factory=Kept)
     _made: Kept = field(default_factory=Kept)  # directories that were not there
     _found: Kept = field(default_factory=Kept)  # directories that were
     _locked: Kept = field(default_factory=Kept)
-    _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)  # open directories and what is in them
-    _aside: list[tuple[bytes, set[bytes]]] = field(default_factory=list)  # the same, to be cleaned at the end
     _is_new: bool = False  # the directory whose files come
     _trusted_large: bool = False  # the file whose further parts may come is right
     _marks: Marks | None = None  # what has to be looked at, where not all has to
@@ -171,7 +170,7 @@ class _Run:
 
     def finish(self) -> None:
         """What must come last: other names of files, metadata of large files and directories, flags that lock."""
-        self._clean_aside()
+        self.cleaner.finish()
         for entry in self._links:
             self._guarded(self._link, entry)
         for entry in self._large:
@@ -195,7 +194,7 @@ class _Run:
             bytes_written=self.total.written,
             bytes_kept=self.total.kept,
             bytes_fetched=self.total.fetched,
-            removed=self.removed,
+            removed=self.cleaner.removed,
             seconds=round(seconds, 2),
             warnings=tuple(warnings),
         )
@@ -231,8 +230,7 @@ class _Run:
                 frame = chunk.frame
         if task:
             yield task, all_new
-        while self._names:
-            self._leave()
+        self.cleaner.leave_all()
 
     def _lines(self, listing: Listing) -> Iterator[tuple[Entry, bytes]]:
         """Entries with their lines: all, or those that are marked and the directories that lead there."""
@@ -245,7 +243,7 @@ class _Run:
             for entry, line, mark in zip(entries, lines, marks, strict=True):
                 if mark == NAMED:
                     if entry.type != MORE:
-                        self._arrive(entry.name)
+                        self.cleaner.arrive(entry.name)
                     continue
                 if mark == EVERY_NAME:
                     self._whole.add(entry.name)
@@ -264,18 +262,18 @@ class _Run:
         self.entries += 1
         self._trusted_large = False
         name = entry.name
-        self._arrive(name)
+        self.cleaner.arrive(name)
         if entry.flags & LOCKING:
             self._locked.add(entry)
         if entry.type == DIRECTORY:
             new = self.target.make_directory(name)
             here = self._folder_is_here(name)
-            left_alone = new or self.select or not here or name in self.elsewhere
+            left_alone = new or self.select is not None or not here or name in self.elsewhere
             left_alone = left_alone or (self._marks is not None and name not in self._whole)
-            self._names.append((name, None if left_alone else set()))
+            self.cleaner.enter(name, left_alone)
             self._is_new = new
             if here and self._marks is not None and (extra := self._marks.extra.get(name)):
-                self._clean(name, extra)
+                self.cleaner.clean(name, extra)
             if here:
                 (self._made if new else self._found).add(entry)
             return False
@@ -331,56 +329,6 @@ class _Run:
         descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             return not write_flags(descriptor, 0, LOCKING)
-        finally:
-            os.close(descriptor)
-
-    # --- what does not belong -------------------------------------------------------------------------------------
-
-    def _arrive(self, name: bytes) -> None:
-        """Keep track of the directories the walk is in; those it leaves are cleaned."""
-        if not name:
-            return
-        parent, _, last = name.rpartition(b"/")
-        while self._names and self._names[-1][0] != parent:
-            self._leave()
-        if self._names and (names := self._names[-1][1]) is not None:
-            names.add(last)
-
-    def _leave(self) -> None:
-        name, names = self._names.pop()
-        if names is None:
-            return
-        if self.has_aliases:
-            self._aside.append((name, names))  # a worker may be about to write what looks like something else now
-            return
-        found = os.listdir(b"/proc/self/fd/%d" % self.target.folder(name))
-        self._clean(name, [last for last in found if last not in names])
-
-    def _clean_aside(self) -> None:
-        """The same where a file has more than one name: what none of the listed names finds goes."""
-        for name, names in self._aside:
-            folder = self.target.folder(name)
-            found = os.listdir(b"/proc/self/fd/%d" % folder)
-            self._clean(name, strangers(folder, found, names))
-
-    def _clean(self, name: bytes, extra: Sequence[bytes]) -> None:
-        """Remove what is in a directory under these names, except where another file system is mounted."""
-        if not extra:
-            return
-        descriptor = self.target.open_directory(name)
-        try:
-            for last in extra:
-                if not name and last == LOST_AND_FOUND:
-                    continue
-                try:
-                    found = os.stat(last, dir_fd=descriptor, follow_symlinks=False)
-                except FileNotFoundError:  # since it was told
-                    continue
-                if found.st_dev != self.target.device:
-                    continue
-                self.target.forget(name + b"/" + last if name else last)
-                remove(descriptor, last, self.target.device)
-                self.removed += 1
         finally:
             os.close(descriptor)
 
