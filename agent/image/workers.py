@@ -9,6 +9,7 @@ which needs no second import and works alike in the frozen program.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -199,6 +200,7 @@ def _live(work: Work, number: int, pipe: Connection, others: list[Connection]) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's matter: it closes the pipes
     for other in others:
         other.close()
+    gc.freeze()  # a collection that walked through what the parent made would copy all of its pages
 
     try:
         try:

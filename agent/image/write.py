@@ -31,9 +31,10 @@ from agent.image.flags import CARRIED, LOCKING, flags_not_taken, write_flags
 from agent.image.frames import FrameReader
 from agent.image.kept import Kept
 from agent.image.listing import Listing, open_listing
-from agent.image.metadata import apply_xattrs, looks_right
+from agent.image.metadata import COARSE, apply_xattrs, looks_right
 from agent.image.pack import check_table
 from agent.image.settle import Settler
+from agent.image.stamps import mounted_kind
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
 from agent.image.target import Target, refuse_second_views, remove
@@ -88,8 +89,8 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
 
     ``select`` takes only some entries, and then leaves everything else at ``root`` alone. What is in the directories
     ``elsewhere`` (names in the volume) is another volume's. With ``trust_metadata`` a file that has the right size,
-    time (ns), mode and owner is right; else files are read. RefusedError, with nothing written, where ``root`` shows a
-    part of its own file system a second time.
+    time (ns), mode and owner is right, and one of another time is written anew; else files are read. RefusedError,
+    with nothing written, where ``root`` shows a part of its own file system a second time.
     """
     volume = find_volume(loaded, volume_id)
     if volume.kind != "tree":
@@ -107,9 +108,10 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
         settler = Settler(root)
         stack.callback(settler.close)
         cleaner = Cleaner(target, has_aliases(root))
-        run = _Run(volume, target, emit, select, settler, trust_metadata, elsewhere, cleaner)
+        trust = trust_metadata and mounted_kind(root) not in COARSE  # which say too little to be trusted
+        run = _Run(volume, target, emit, select, settler, trust, elsewhere, cleaner)
         stack.enter_context(exact_modes())
-        if trust_metadata and select is None and not cleaner.has_aliases and holds_something(root):
+        if trust and select is None and not cleaner.has_aliases and holds_something(root):
             run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
         run.write(depot, listing, jobs or fetching_jobs(depot))
         run.finish()

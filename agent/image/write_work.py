@@ -67,8 +67,9 @@ class Writer:
             entries = decoder.decode_lines(memoryview(task)[1:])
             known = entries  # of which is known what of them has to be fetched
             if task[:1] == FOUND:  # looked at first, so that nothing is fetched for what is right
-                for entry in entries:
-                    self._read_ahead(entry)
+                if not self.trust:
+                    for entry in entries:
+                        self._read_ahead(entry)
                 entries = [entry for entry in entries if not self._stays(entry)]
                 known = [entry for entry in entries if not is_part(entry)]  # parts are looked at in their turn
             self.frames.want_parts(wanted_ends(known))
@@ -124,7 +125,7 @@ class Writer:
         folder, last = self.target.place(entry.name)
         with suppress(OSError):  # whoever reads it meets it again, and says so
             found = os.stat(last, dir_fd=folder, follow_symlinks=False)
-            if not may_be_right(entry, found) or (self.trust and looks_right(entry, found)):
+            if not may_be_right(entry, found):
                 return
             descriptor = os.open(last, _LOOK, dir_fd=folder)
             try:
@@ -139,8 +140,7 @@ class Writer:
         folder, last = self.target.place(entry.name)
         try:
             found = os.stat(last, dir_fd=folder, follow_symlinks=False)
-            stays = looks_right(entry, found) if self.trust else False
-            stays = stays or self._keep(entry, folder, last, found)
+            stays = (self.trust and looks_right(entry, found)) or self._keep(entry, folder, last, found)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -168,8 +168,11 @@ class Writer:
             self._note(entry, flags_not_taken(write_flags(descriptor, entry.flags, CARRIED & ~LOCKING)))
 
     def _keep(self, entry: Entry, folder: int, last: bytes, found: os.stat_result) -> bool:
-        """Whether the file that is there has the right content; its metadata is then made right."""
-        if not may_be_right(entry, found):
+        """Whether the file that is there has the right content; its metadata is then made right.
+
+        Where metadata are trusted, the time tells whether its content was changed.
+        """
+        if not may_be_right(entry, found) or (self.trust and found.st_mtime_ns != entry.mtime):
             return False
         try:
             descriptor = os.open(last, _LOOK, dir_fd=folder)
@@ -177,15 +180,18 @@ class Writer:
             return False
         try:
             write_flags(descriptor, 0, LOCKING)
-            if not all(self._same(descriptor, chunk) for chunk in entry.chunks) or not gaps_are_zero(
-                descriptor, entry.chunks, 0, entry.size
-            ):
+            if not self.trust and not self._holds(descriptor, entry):
                 return False
             self._note(entry, apply_owner_and_mode(entry, descriptor, found, self.owner))
             self._finish(entry, descriptor, replace=True)
             return True
         finally:
             os.close(descriptor)
+
+    def _holds(self, descriptor: int, entry: Entry) -> bool:
+        """Whether all content of a file is there."""
+        same = all(self._same(descriptor, chunk) for chunk in entry.chunks)
+        return same and gaps_are_zero(descriptor, entry.chunks, 0, entry.size)
 
     def _same(self, descriptor: int, chunk: Chunk) -> bool:
         return blake3(uncached.read(descriptor, chunk.size, chunk.at)).hexdigest() == chunk.id

@@ -136,6 +136,32 @@ def test_what_trusting_does_not_see_hashing_does(restored: Carried, tmp_path: Pa
     assert describe(target) == describe(tmp_path / "source")
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_trusting_goes_by_the_time_whether_content_was_changed(trust: bool, restored: Carried, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    touched, closed = target / "shared/7", target / "etc/5.conf"
+    before = {path: path.stat().st_ino for path in (touched, closed)}
+    os.utime(touched)  # the same content
+    closed.chmod(0o600)
+    write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
+    stayed = {path.name for path, inode in before.items() if path.stat().st_ino == inode}
+    assert stayed == ({"5.conf"} if trust else {"5.conf", "7"})
+    assert describe(target) == describe(tmp_path / "source")
+
+
+def test_where_times_are_coarse_nothing_is_trusted(
+    restored: Carried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    monkeypatch.setattr("agent.image.write.mounted_kind", lambda root: "vfat")
+    hide_a_change(target / "etc/5.conf")
+    os.utime(target / "shared/7")
+    before = (target / "shared/7").stat().st_ino
+    write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=True)
+    assert (target / "shared/7").stat().st_ino == before
+    assert describe(target) == describe(tmp_path / "source")
+
+
 def test_after_trusting_what_was_written_is_read_back(restored: Carried, tmp_path: Path) -> None:
     target = tmp_path / "target"
     time.sleep(0.1)  # the clock of files has ticks
