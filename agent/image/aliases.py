@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.image.stamps import mounted_kind
+from agent.image.mountinfo import mounted_kind
 
 KINDS = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk"})
 PINNED = 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,13 @@ from pathlib import Path
 from agent.image import ext4
 from agent.image.ext4 import StrangeError, mtime_ns, owner
 from agent.image.ext4_disk import Ext4Disk
+from agent.image.mountinfo import mounts
 from agent.image.settle import sync_filesystem
 
 DRIVERS = frozenset({b"ext4", b"ext3"})  # that keep directories in the page cache of the device; ext2's own does not
 # Options with which stat(2) and listxattr(2) do not say what is on the disk.
 OTHER_VIEWS = frozenset({b"nouid32", b"nouser_xattr", b"noacl", b"idmapped"})
 EVERYBODY = ["0", "0", "4294967295"]  # /proc/pid/uid_map where identifiers are what they are
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 @contextmanager
@@ -71,16 +70,12 @@ def _refuse_other_views(number: int, root: bytes) -> frozenset[bytes]:
     below = root.rstrip(b"/") + b"/"
     kinds: set[bytes] = set()
     covered: set[bytes] = set()
-    # proc(5): number, parent, device, root, mount point, options, optional fields, "-", kind, source, options
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields, _, rest = line.partition(b" - ")
-        words, more = fields.split(b" "), rest.split(b" ")
-        place = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), words[4])
-        if place.startswith(below):
-            covered.add(place.removeprefix(below))
-        if words[2] == device:
-            kinds.add(more[0])
-            if OTHER_VIEWS & {*words[5].split(b","), *more[2].split(b",")}:
+    for mount in mounts():
+        if mount.place.startswith(below):
+            covered.add(mount.place.removeprefix(below))
+        if mount.device == device:
+            kinds.add(mount.kind)
+            if OTHER_VIEWS & mount.options:
                 raise StrangeError("mounted with another view")
     if not kinds or not kinds <= DRIVERS:
         raise StrangeError("no ext4")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from agent.image.mountinfo import mounts
 
 
 def _mounts() -> Iterator[tuple[bytes, int]]:
-    """Every mount point with the number of its mount; one that is hidden by a later mount, too."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        words = line.split(b" ")
-        yield re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), words[4]), int(words[0])
+    """Every mount point with the number of its mount."""
+    with suppress(OSError):
+        for mount in mounts():
+            yield mount.place, mount.number
 
 
 def mounts_below(top: bytes) -> list[tuple[bytes, int]]:
@@ -35,7 +33,7 @@ def mount_number(descriptor: int) -> int:
 
 
 def mount_points(root: Path, live: Path | None) -> frozenset[bytes]:
-    """Where something is mounted now (proc(5), /proc/pid/mountinfo, field 5 with octal escapes).
+    """Where something is mounted now.
 
     In a snapshot at ``root``: the places at which something is mounted in the tree ``live`` that it is of.
     """

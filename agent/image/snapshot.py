@@ -20,7 +20,7 @@ from pathlib import Path
 from agent.errors import RegraftError
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.image.mount_points import mount_points
-from agent.image.stamps import mounted_kind
+from agent.image.mountinfo import mounted_kind
 from agent.image.walk import swap_inodes
 from agent.model.events import Emit, Event
 from agent.model.image import LIVE, SNAPSHOT, TREE, Excluded

@@ -11,7 +11,6 @@ Format of record: docs/formats.md.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
@@ -23,6 +22,7 @@ from agent.depot.catalogue import LoadedImage
 from agent.depot.store import Depot
 from agent.errors import DamagedError
 from agent.image.listing import line_blocks
+from agent.image.mountinfo import mounted_kind
 from agent.model.image import Volume
 from agent.model.undecodable import UNDECODABLE
 
@@ -62,23 +62,6 @@ def identity(root: Path, uuid: str) -> str:
     if mounted_kind(root) not in KINDS:
         return ""
     return f"{uuid or '-'}/{os.statvfs(root).f_fsid:x}/{root.stat().st_ino}"
-
-
-def mounted_kind(path: Path) -> str:
-    """Kind of the file system that a path lies on (proc(5), /proc/pid/mountinfo); "" when it cannot be told."""
-    where = os.path.realpath(os.fsencode(path))
-    best, kind = b"", ""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        words = line.split(b" ")
-        place = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), words[4])
-        holds = where == place or where.startswith(place.rstrip(b"/") + b"/")
-        if holds and len(place) >= len(best):  # the last of several at one place is the one that is seen
-            best, kind = place, os.fsdecode(words[words.index(b"-") + 1])
-    return kind
 
 
 def read_stamps(depot: Depot, image: LoadedImage, volume: Volume, filesystem: str) -> Iterator[Stamp] | None:

@@ -32,9 +32,9 @@ from agent.image.frames import FrameReader
 from agent.image.kept import Kept
 from agent.image.listing import Listing, open_listing
 from agent.image.metadata import COARSE, apply_xattrs, looks_right
+from agent.image.mountinfo import mounted_kind
 from agent.image.pack import check_table
 from agent.image.settle import Settler
-from agent.image.stamps import mounted_kind
 from agent.image.survey import holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
 from agent.image.target import Target, refuse_second_views, remove

@@ -7,7 +7,6 @@ the image run from here, in the sandbox only, which has a /dev of its own.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from agent.errors import PatchError, TargetIOError
+from agent.image.mountinfo import mounts
 from agent.model.plan import MakeFilesystem, PlannedFilesystem
 from agent.process import ProcessError, run
 from agent.restore.filesystems import planned_subvolumes
@@ -23,7 +23,6 @@ from agent.restore.filesystems import planned_subvolumes
 OPTIONS = "nodev,nosuid,noatime"
 # ext: inode tables are finished by the restored system, in the background; xfs: the source disk may be attached too.
 KIND_OPTIONS = {"ext3": "noinit_itable", "ext4": "noinit_itable", "xfs": "nouuid", "vfat": "umask=0077,utf8"}
-_OCTAL = re.compile(r"\\([0-7]{3})")  # proc(5): spaces and the like in mountinfo
 UNMOUNT_TRIES = 20
 UNMOUNT_PAUSE_S = 0.25
 NodeOf = Callable[[str, int], Path]  # disk as steps name it, partition → device node
@@ -105,29 +104,15 @@ def where_mounted(node: Path, root: Path) -> Path | None:
     """Where below ``root`` the file system of a device is mounted."""
     number = node.stat().st_rdev
     wanted = f"{os.major(number)}:{os.minor(number)}"
-    return next((m.place for m in _mounts() if m.device == wanted and m.place.is_relative_to(root)), None)
+    places = (Path(os.fsdecode(mount.place)) for mount in mounts() if mount.device == wanted.encode())
+    return next((place for place in places if place.is_relative_to(root)), None)
 
 
 def top_inside_filesystem(path: Path) -> str:
     """Where in its file system the mount that holds ``path`` begins: ``/``, or a btrfs subvolume, ``/@rootfs``."""
-    holding = [mount for mount in _mounts() if path.is_relative_to(mount.place)]
-    return max(holding, key=lambda mount: len(mount.place.parts)).top if holding else "/"
-
-
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    device: str  # major:minor
-    top: str
-    place: Path
-
-
-def _mounts() -> list[_Mount]:
-    lines = (line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [_Mount(words[2], _unescaped(words[3]), Path(_unescaped(words[4]))) for words in lines]
-
-
-def _unescaped(text: str) -> str:
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+    holding = [mount for mount in mounts() if path.is_relative_to(os.fsdecode(mount.place))]
+    deepest = max(holding, key=lambda mount: mount.place.rstrip(b"/").count(b"/"), default=None)
+    return os.fsdecode(deepest.top) if deepest else "/"
 
 
 def _parts(mountpoint: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from agent.depot.store import listing_path, pack_path
 from agent.image import capture, flags, stamps
 from agent.image.entry import PART_BYTES
 from agent.image.listing import open_listing
+from agent.image.mountinfo import mounted_kind
 from agent.image.read_work import Reader
 from agent.image.write import write_volume
 from agent.model.image import ObjectRef
@@ -153,7 +154,7 @@ def test_stamps_of_other_files_count_for_nothing(
 def test_the_identity_is_that_of_one_directory_of_one_file_system(file_system: MakeFileSystem) -> None:
     one, other = file_system("ext4", "one"), file_system("xfs", "other")
     (one / "below").mkdir()
-    assert stamps.mounted_kind(one / "below") == "ext4" and stamps.mounted_kind(other) == "xfs"
+    assert mounted_kind(one / "below") == "ext4" and mounted_kind(other) == "xfs"
     found = [stamps.identity(place, "") for place in (one, one / "below", other)]
     assert len(set(found)) == 3 and all(found)
     assert stamps.identity(one, "") == found[0]
