@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from agent.image.entry import BLOCK, CHAR, FILE, HARDLINK, MORE, PART_BYTES, SYM
 from agent.image.flags import read_flags
 from agent.image.long_path import open_path
 from agent.image.metadata import TYPE_OF, mtime_of, read_xattrs
+from agent.image.open_ahead import Opened, open_file, open_in_turn
 from agent.image.pack import CHUNK_BYTES, FRAME_BYTES, Frame, PackWriter
 from agent.image.read_blocks import Span, read_span
 from agent.image.staging import storing
@@ -35,7 +37,6 @@ from agent.model.image import ObjectRef
 ATTEMPTS = 3  # reads of a file that changes while it is read
 HOLE_BYTES = 4096  # zero runs at least so long are not stored
 ENCODER = msgspec.json.Encoder()
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 FrameRow = tuple[
     int, int, int, int, int, bool, bytes
@@ -213,18 +214,26 @@ class Reader:
                 self._drop_all(folder, names, stamps, error)
                 continue
             try:
-                for name in names:
-                    if isinstance(name, Entry):
-                        written.append(known(name, stamps))
-                        continue
-                    last, target, regular = name
-                    if target:
-                        written.append(link(_join(folder, last), target, self.result))
-                    else:
-                        self._one(descriptor, last, _join(folder, last), regular, written)
+                self._folder(descriptor, folder, names, stamps, written)
             finally:
                 os.close(descriptor)
         return written
+
+    def _folder(
+        self, descriptor: int, folder: bytes, names: list[Name | Entry], stamps: Iterator[Stamp], written: list[Item]
+    ) -> None:
+        to_read = [name[0] for name in names if not isinstance(name, Entry) and is_to_read(name)]
+        with closing(open_in_turn(to_read, descriptor)) as opened:
+            for name in names:
+                if isinstance(name, Entry):
+                    written.append(known(name, stamps))
+                    continue
+                last, target, _ = name
+                if target:
+                    written.append(link(_join(folder, last), target, self.result))
+                else:
+                    ready = next(opened) if is_to_read(name) else None
+                    self._one(descriptor, last, _join(folder, last), ready, written)
 
     def _drop_all(self, folder: bytes, names: list[Name | Entry], stamps: Iterator[Stamp], error: OSError) -> None:
         for name in names:
@@ -234,13 +243,14 @@ class Reader:
             else:
                 self._drop(_join(folder, name[0]), error)
 
-    def _one(self, folder: int, last: bytes, name: bytes, regular: bool, written: list[Item]) -> None:
+    def _one(self, folder: int, last: bytes, name: bytes, opened: Opened | None, written: list[Item]) -> None:
+        """``opened``: where it was a file when the directory was listed."""
         try:
-            done = self._regular(folder, last, name) if regular else None
+            done = self._regular(opened, name) if opened is not None else None
             if done is None:  # or it is another kind of file now
                 found = os.stat(last, dir_fd=folder, follow_symlinks=False)
                 if stat.S_ISREG(found.st_mode):
-                    done = self._regular(folder, last, name)
+                    done = self._regular(open_file(last, folder), name)
                 elif not stat.S_ISDIR(found.st_mode):
                     mark = stamp(found, self.stamps_before_ns)
                     done = Item(self._special(folder, last, name, found), [], mark)
@@ -270,14 +280,13 @@ class Reader:
             entry.device = (os.major(found.st_rdev), os.minor(found.st_rdev))
         return entry
 
-    def _regular(self, folder: int, last: bytes, name: bytes) -> Item | None:
-        """A file and its content; None when it is none any more."""
-        try:
-            descriptor = _open(last, folder)
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # a symbolic link took its place
+    def _regular(self, opened: Opened, name: bytes) -> Item | None:
+        """A file and its content; None when it is none any more. The descriptor is closed."""
+        if isinstance(opened, OSError):
+            if opened.errno == errno.ELOOP:  # a symbolic link took its place
                 return None
-            raise
+            raise opened
+        descriptor = opened
         try:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
@@ -306,10 +315,9 @@ class Reader:
         path, raw = text_and_raw(part.name)
         chunks: list[Chunk] = []
         entry = Entry(path=path, raw=raw, type=MORE, size=part.at)
-        try:
-            descriptor = _open(part.name, self._root(part.volume))
-        except OSError as error:
-            self._drop(part.name, error)
+        descriptor = open_file(part.name, self._root(part.volume))
+        if isinstance(descriptor, OSError):
+            self._drop(part.name, descriptor)
             return []
         try:
             found = os.fstat(descriptor)
@@ -437,13 +445,11 @@ def finish(result: Done, written: list[Item]) -> None:
     result.used = sorted(used)
 
 
+def is_to_read(name: Name) -> bool:
+    """Whether it is a file of its own, and no further name of another one."""
+    _, target, regular = name
+    return regular and not target
+
+
 def _join(folder: bytes, last: bytes) -> bytes:
     return folder + b"/" + last if folder else last
-
-
-def _open(name: bytes, folder: int) -> int:
-    """Open for reading without touching the access time, where that is allowed (open(2), O_NOATIME)."""
-    try:
-        return open_path(name, _OPEN | os.O_NOATIME, folder)
-    except PermissionError:
-        return open_path(name, _OPEN, folder)
