@@ -14,7 +14,7 @@ from tests.bench.measure import CommandFailed
 from tests.bench.rounds import Ready, Turn, measure
 from tests.bench.stage import Stage, is_ours
 
-BEHIND_FROM = 2.5  # times the fastest: who is so far behind cannot be the fastest of all, or of those that check
+BEHIND_FROM = 2.0  # times the fastest: who is so far behind cannot be the fastest of all, or of those that check
 KEPT = ("regraft", "tar")  # later scenarios want these stores of the system
 
 
