@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.errors import TargetIOError
 
 STEP_BYTES = 32 << 20
+LAST_STEP_BYTES = 4 << 20  # less is not worth a wait
 
 
 class Settler:
@@ -21,20 +22,19 @@ class Settler:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._settled_bytes = 0
+        self._written_bytes = 0
         self._descriptor = -1
         self._thread: threading.Thread | None = None
         self._failed: OSError | None = None
 
     def written(self, total_bytes: int) -> None:
         """Tell how much was written in all. Raises TargetIOError when the kernel could not write an earlier part."""
-        if total_bytes - self._settled_bytes < STEP_BYTES or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._refuse_failure()
-        if self._descriptor < 0:
-            self._descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._settled_bytes = total_bytes
-        self._thread = threading.Thread(target=self._settle)
-        self._thread.start()
+        self._written_bytes = total_bytes
+        self._step(STEP_BYTES)
+
+    def all_written(self) -> None:
+        """What is left goes to the disk while names and times are still being set."""
+        self._step(LAST_STEP_BYTES)
 
     def close(self) -> None:
         """Wait for the step under way; what it met is raised unless something else is on its way already."""
@@ -47,6 +47,17 @@ class Settler:
     def finish(self) -> None:
         self.close()
         self._refuse_failure()
+
+    def _step(self, least_bytes: int) -> None:
+        is_busy = self._thread is not None and self._thread.is_alive()
+        if is_busy or self._written_bytes - self._settled_bytes < least_bytes:
+            return
+        self._refuse_failure()
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._settled_bytes = self._written_bytes
+        self._thread = threading.Thread(target=self._settle)
+        self._thread.start()
 
     def _settle(self) -> None:
         try:

@@ -114,6 +114,7 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
         if trust and select is None and not cleaner.has_aliases and holds_something(root):
             run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
         run.write(depot, listing, jobs or fetching_jobs(depot))
+        settler.all_written()
         run.finish()
         settler.finish()
     return run.result(time.monotonic() - started)

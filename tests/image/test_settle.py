@@ -10,7 +10,7 @@ import pytest
 
 from agent.errors import TargetIOError
 from agent.image import settle
-from agent.image.settle import STEP_BYTES, Settler
+from agent.image.settle import LAST_STEP_BYTES, STEP_BYTES, Settler
 
 
 def test_each_step_is_written_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +23,21 @@ def test_each_step_is_written_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             settler._thread.join()
     settler.finish()
     assert seen == [tmp_path.stat().st_ino] * 2
+
+
+@pytest.mark.parametrize(("more", "steps"), [(LAST_STEP_BYTES - 1, 1), (LAST_STEP_BYTES, 2)])
+def test_the_rest_is_written_back_where_it_is_worth_it(
+    more: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(settle, "sync_filesystem", seen.append)
+    settler = Settler(tmp_path)
+    settler.written(STEP_BYTES)
+    settler.close()
+    settler.written(STEP_BYTES + more)
+    settler.all_written()
+    settler.finish()
+    assert len(seen) == steps
 
 
 def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
