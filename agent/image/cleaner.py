@@ -1,6 +1,6 @@
 """Removes from a tree what its image does not have.
 
-    listing's names ──► arrive: kept for each directory on the way ──► left behind: what else is there goes
+    listing ──► names, kept for each directory on the way ──► the directory is left: what else is there goes
 
 What is mounted below is another file system's, and stays.
 """
@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 
 from agent.image.aliases import strangers
+from agent.image.listed_names import ListedNames
 from agent.image.target import LOST_AND_FOUND, Target, remove
 
 
@@ -25,28 +26,8 @@ class Cleaner:
         self.has_aliases = has_aliases
         self.removed = 0  # names
         self._target = target
-        # Directories, and what is listed in them; None: left alone.
-        self._open: list[tuple[bytes, set[bytes] | None]] = []
+        self.names = ListedNames(self._left)
         self._aside: list[tuple[bytes, set[bytes]]] = []  # to be cleaned at the end
-
-    def enter(self, name: bytes, left_alone: bool) -> None:
-        """The names in this directory come next; nothing is removed from one that is left alone."""
-        self._open.append((name, None if left_alone else set()))
-
-    def arrive(self, name: bytes) -> None:
-        """The next listed name; the directories that it does not lie in are behind."""
-        if not name:
-            return
-        parent, _, last = name.rpartition(b"/")
-        while self._open and self._open[-1][0] != parent:
-            self._leave()
-        if self._open and (names := self._open[-1][1]) is not None:
-            names.add(last)
-
-    def leave_all(self) -> None:
-        """No more names come."""
-        while self._open:
-            self._leave()
 
     def finish(self) -> None:
         """Everything is written: clean what could not be before."""
@@ -76,10 +57,7 @@ class Cleaner:
         finally:
             os.close(descriptor)
 
-    def _leave(self) -> None:
-        name, names = self._open.pop()
-        if names is None:
-            return
+    def _left(self, name: bytes, names: set[bytes]) -> None:
         if self.has_aliases:
             self._aside.append((name, names))
             return

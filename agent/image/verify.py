@@ -19,6 +19,7 @@ from agent.errors import TargetIOError
 from agent.image import uncached
 from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, PART_BYTES, SYMLINK, Entry
 from agent.image.flags import read_flags
+from agent.image.listed_names import ListedNames
 from agent.image.listing import Listing, open_listing
 from agent.image.metadata import COARSE, coarse_differences, differences, read_xattrs
 from agent.image.target import LOST_AND_FOUND, Target
@@ -90,9 +91,12 @@ class _Run:
     read: int = 0
     trusted: int = 0
     entries: int = 0
-    _names: list[tuple[bytes, set[bytes] | None]] = field(default_factory=list)
+    _names: ListedNames = field(init=False)
     _touched: frozenset[str] = frozenset()
     _told: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._names = ListedNames(self._left)
 
     def verify(self, listing: Listing, jobs: int) -> None:
         self._touched = frozenset(path.rpartition("/")[0] or "/" for path in self.excepted)
@@ -134,18 +138,17 @@ class _Run:
                         task, size = [], 0
         if task:
             yield task
-        while self._names:
-            self._leave()
+        self._names.leave_all()
 
     def _begin(self, entry: Entry) -> bool:
         """Directories and hard links are compared here; whether a worker has to compare the rest."""
         self.entries += 1
         name = entry.name
         path = self._system_path(name)
-        self._arrive(name)
+        self._names.arrive(name)
         if path in self.excepted:
             if entry.type == DIRECTORY:
-                self._names.append((name, None))
+                self._names.enter(name, left_alone=True)
             return False
         if entry.type == HARDLINK:
             if not self._same_file(entry):
@@ -160,15 +163,15 @@ class _Run:
         try:
             descriptor = self.target.open_directory(name)
         except (OSError, TargetIOError):
-            self._names.append((name, None))
+            self._names.enter(name, left_alone=True)
             self._differs(name, "is absent or no directory")
             return
         try:
             found = os.fstat(descriptor)
             if found.st_dev != self.target.device:
-                self._names.append((name, None))
+                self._names.enter(name, left_alone=True)
                 return
-            self._names.append((name, set()))
+            self._names.enter(name, left_alone=False)
             times = path not in self._touched
             if self.volume.filesystem.kind in COARSE:
                 for sentence in coarse_differences(entry, found, times and bool(name)):
@@ -191,19 +194,7 @@ class _Run:
             return False
         return (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
 
-    def _arrive(self, name: bytes) -> None:
-        if not name:
-            return
-        parent, _, last = name.rpartition(b"/")
-        while self._names and self._names[-1][0] != parent:
-            self._leave()
-        if self._names and (names := self._names[-1][1]) is not None:
-            names.add(last)
-
-    def _leave(self) -> None:
-        name, names = self._names.pop()
-        if names is None:
-            return
+    def _left(self, name: bytes, names: set[bytes]) -> None:
         descriptor = self.target.open_directory(name)
         try:
             with os.scandir(descriptor) as scan:

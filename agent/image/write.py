@@ -233,7 +233,7 @@ class _Run:
                 frame = chunk.frame
         if task:
             yield task, all_new
-        self.cleaner.leave_all()
+        self.cleaner.names.leave_all()
 
     def _lines(self, listing: Listing) -> Iterator[tuple[Entry, bytes]]:
         """Entries with their lines: all, or those that are marked and the directories that lead there."""
@@ -246,7 +246,7 @@ class _Run:
             for entry, line, mark in zip(entries, lines, marks, strict=True):
                 if mark == NAMED:
                     if entry.type != MORE:
-                        self.cleaner.arrive(entry.name)
+                        self.cleaner.names.arrive(entry.name)
                     continue
                 if mark == EVERY_NAME:
                     self._whole.add(entry.name)
@@ -265,7 +265,7 @@ class _Run:
         self.entries += 1
         self._trusted_large = False
         name = entry.name
-        self.cleaner.arrive(name)
+        self.cleaner.names.arrive(name)
         if entry.flags & LOCKING:
             self._locked.add(entry)
         if entry.type == DIRECTORY:
@@ -273,7 +273,7 @@ class _Run:
             here = self._folder_is_here(name)
             left_alone = new or self.select is not None or not here or name in self.elsewhere
             left_alone = left_alone or (self._marks is not None and name not in self._whole)
-            self.cleaner.enter(name, left_alone)
+            self.cleaner.names.enter(name, left_alone)
             self._is_new = new
             if here and self._marks is not None and (extra := self._marks.extra.get(name)):
                 self.cleaner.clean(name, extra)
