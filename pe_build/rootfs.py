@@ -150,3 +150,4 @@ def _configuration(stage: Stage) -> None:
     (stage.folder / "etc/mtab").symlink_to("../proc/self/mounts")
     (stage.folder / "var/run").parent.mkdir(parents=True, exist_ok=True)
     (stage.folder / "var/run").symlink_to("../run")
+    (stage.folder / "var/tmp").symlink_to("../tmp")  # where commands unpack by default
