@@ -19,11 +19,12 @@ from typing import Any
 
 import click
 
+from tests.lab.coming_up import seen_of
 from tests.lab.inventory import dump, read_disk
 from tests.lab.machine import Disk, Machine, Nic, Smbios
 from tests.lab.needs import install_missing
 from tests.lab.programs import LabError, run
-from tests.lab.proof import Check, Facts, comes_up, compare_disks, facts_of, forwarded, prove_running
+from tests.lab.proof import Check, Facts, compare_disks, facts_of, forwarded, prove_running
 from tests.lab.running import RunningMachine
 from tests.lab.serving import FROM_SOURCE, REPOSITORY, Served, serving
 from tests.lab.source import CACHE, Source, cached_source, source_machine
@@ -223,8 +224,8 @@ def negative_control(demo: Demo, source: Source) -> Check:
         result = restore(RestoreOrder(demo.image, machine, UNADAPTED_ISO, out), served)
     if not result.good:
         raise LabError(f"the negative control was not even restored: {result.job['message']}")
-    up, seen = comes_up(replace(machine, disks=machine.disks[:1]), out, source.key, "unadapted", 240)
-    return Check("negative control: unadapted it does not come up", not up, seen)
+    seen = seen_of(replace(machine, disks=machine.disks[:1]), out, source.key, "unadapted", 240)
+    return Check("negative control: unadapted it does not come up", seen.is_down, seen.words)
 
 
 # --- what is told at the end --------------------------------------------------------------------------------------

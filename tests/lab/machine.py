@@ -163,6 +163,12 @@ def nic_mac(machine: Machine, number: int) -> str:
     return machine.nics[number].mac or f"52:54:00:{sum(machine.name.encode()) % 256:02x}:77:{number + 1:02x}"
 
 
+def nic_network(machine: Machine, number: int) -> int:
+    """Which network the card is on: 0 is the lab's."""
+    network = machine.nics[number].network
+    return number if network < 0 else network
+
+
 def quoted(value: str | Path) -> str:
     """A value inside a QEMU option list: commas are doubled."""
     return str(value).replace(",", ",,")
@@ -295,7 +301,7 @@ def disk_device_words(disk: Disk, number: int, serial: str) -> list[str]:
 def nic_words(machine: Machine, number: int) -> list[str]:
     """One card is on the lab's network; others on networks of their own, which lead nowhere."""
     nic = machine.nics[number]
-    network = number if nic.network < 0 else nic.network
+    network = nic_network(machine, number)
     if network == 0:
         backend = f"user,id=net{number},net={NETWORK},host={HOST},dhcpstart={FIRST_LEASE}"
         for forward in machine.forwards:

@@ -127,22 +127,6 @@ def prove_running(
     return checks, seconds
 
 
-def comes_up(machine: Machine, keep: Path, key: Path, label: str, patience_s: float) -> tuple[bool, str]:
-    """Whether a machine boots and is reached on its address; and what was seen."""
-    machine, ssh_port, _ = forwarded(machine)
-    with RunningMachine(machine, keep, label) as vm:
-        try:
-            vm.console.expect(r"login: ", timeout_s=patience_s)
-        except LabError as error:
-            return False, f"no login prompt: {str(error).splitlines()[0]}"
-        seconds = vm.seconds()
-        try:
-            Ssh(ssh_port, key).wait(90)
-        except LabError:
-            return False, f"a login prompt after {seconds:.1f} s, but {ADDRESS} does not answer ssh"
-        return True, f"login after {seconds:.1f} s, ssh answers"
-
-
 def compare_disks(
     source: Inventory, restored: Inventory, report: dict[str, Any], manifest: dict[str, Any]
 ) -> tuple[list[Unlike], Check]:

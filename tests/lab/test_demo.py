@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.lab.coming_up import seen_of
 from tests.lab.demo import ISO, Demo, negative_control, target_machine, tell
 from tests.lab.machine import Disk, Machine, Nic, Smbios
-from tests.lab.proof import Check, comes_up, prove_running
+from tests.lab.proof import Check, prove_running
 from tests.lab.serving import serving
 from tests.lab.source import cached_source
 from tests.lab.story import RestoreOrder, capture_disk, manifest, restore
@@ -62,8 +63,8 @@ def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: 
     with serving(demo.out / "depot", out) as served:
         result = restore(RestoreOrder(demo.image, machine, ISO, out, mode="clone"), served)
     assert result.good, result.job["message"]
-    up, seen = comes_up(machine, out, cached_source().key, "clone-boot", 420)
-    assert up, seen
+    seen = seen_of(machine, out, cached_source().key, "clone-boot", 420)
+    assert seen.up, seen.words
     assert demo.facts is not None
     assert {"/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key"} <= set(result.report["changed_paths"])
 

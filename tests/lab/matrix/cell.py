@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from tests.lab.coming_up import seen_of
 from tests.lab.demo import ISO, UNADAPTED_ISO
 from tests.lab.inventory import read_disk
 from tests.lab.machine import Machine
@@ -21,15 +22,11 @@ from tests.lab.matrix.efi import firmware_checks
 from tests.lab.matrix.repository import reinstall_boot_path, repository
 from tests.lab.matrix.targets import Cell, Target
 from tests.lab.programs import LabError
-from tests.lab.proof import Check, compare_disks, forwarded, prove_running
-from tests.lab.reaching import ASKS
-from tests.lab.running import RunningMachine
+from tests.lab.proof import Check, compare_disks, prove_running
 from tests.lab.serving import Served, serving
 from tests.lab.ssh import Ssh
 from tests.lab.story import Restored, RestoreOrder, manifest, restore
 
-# Where a system ends that does not find its disk; else it would have to be waited for.
-GIVES_UP = r"\(initramfs\)|Kernel panic|Entering emergency mode|error: no such device|grub rescue>|No bootable device"
 NEGATIVE_PATIENCE_S = 300.0
 
 
@@ -188,27 +185,7 @@ def negative(cell: Cell, machine: Machine, source: Captured, out: Path, outcome:
     keep = out / "negative"
     with serving(out / "depot", keep) as served:
         restored_on(cell, machine, source, UNADAPTED_ISO, keep, served, outcome)
-    up, seen = comes_up(machine, keep, source)
-    outcome.negative_control = not up
-    outcome.proofs.append(Check(f"negative control ({cell.breaks}): unadapted it does not come up", not up, seen))
-
-
-def comes_up(machine: Machine, keep: Path, source: Captured) -> tuple[bool, str]:
-    """Whether a machine boots and answers on its address; and what was seen."""
-    machine, ssh_port, _ = forwarded(machine)
-    with RunningMachine(machine, keep, "unadapted") as vm:
-        try:
-            found = vm.console.expect(r"login: ", ASKS, GIVES_UP, timeout_s=NEGATIVE_PATIENCE_S)
-            if source.passphrase and re.fullmatch(ASKS, found[0]):
-                vm.console.send(source.passphrase + "\n")
-                found = vm.console.expect(r"login: ", GIVES_UP, timeout_s=NEGATIVE_PATIENCE_S)
-        except LabError as error:
-            return False, f"no login prompt: {str(error).splitlines()[0]}"
-        if found[0] != "login: ":
-            return False, f"it stopped at ‘{found[0]}’"
-        seconds = vm.seconds()
-        try:
-            Ssh(ssh_port, source.key).wait(60)
-        except LabError:
-            return False, f"a login prompt after {seconds:.1f} s, but its address does not answer ssh"
-        return True, f"login after {seconds:.1f} s, ssh answers"
+    seen = seen_of(machine, keep, source.key, "unadapted", NEGATIVE_PATIENCE_S, passphrase=source.passphrase)
+    outcome.negative_control = seen.is_down
+    name = f"negative control ({cell.breaks}): unadapted it does not come up"
+    outcome.proofs.append(Check(name, seen.is_down, seen.words))
