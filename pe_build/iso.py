@@ -27,7 +27,7 @@ EFI_GUID = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 BIOS_MODULES = (
     *("biosdisk", "iso9660", "part_msdos", "part_gpt", "fat", "search", "search_fs_file", "normal", "linux", "boot"),
     *("configfile", "echo", "test", "true", "sleep", "halt", "reboot", "serial", "terminal", "terminfo", "smbios"),
-    *("all_video", "gzio", "ls", "cat", "minicmd", "loadenv", "chain"),
+    *("all_video", "gzio", "ls", "cat", "minicmd", "loadenv", "chain", "regexp"),
 )
 
 

@@ -77,6 +77,12 @@ def loader_items(situation: Situation) -> Iterator[Item]:
             if source.firmware is not Firmware.UNKNOWN
             else "what the image's machine started by is not known: partitions and loader are made for this one",
         )  # fmt: skip
+    if target.firmware_disks == 0 and situation.target.disks:
+        yield Item(
+            id="", op=Op.CHANGE, kind="firmware", key="disks", tier=Tier.SHOULD, target="none",
+            reason="the firmware read no disk when the medium started: it may have no driver for their controller, or "
+            "one that its settings turn off, and then starts nothing from them; look into its setup for them",
+        )  # fmt: skip
     supported = os.loader in ("grub2", "")
     yield Item(
         id="", op=Op.CHANGE if supported else Op.BLOCK, kind="loader", key=target.firmware.value, tier=Tier.MUST,

@@ -67,6 +67,7 @@ class Platform:
     firmware: Firmware = Firmware.UNKNOWN
     secure_boot: str = "unknown"  # on, off, unknown
     tpm: str = "none"  # none, 1.2, 2.0
+    firmware_disks: int = -1  # that the firmware could read when the live system started; -1: it was not asked
     system_vendor: str = ""
     product_name: str = ""
     product_version: str = ""

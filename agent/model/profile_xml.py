@@ -72,6 +72,8 @@ LISTS = (
 STACK = (("luks", "luks"), ("arrays", "array"), ("groups", "volume-group"))
 # The one field of a class that is its element's text.
 TEXT: Mapping[type, str] = {Mention: "text"}
+# Attributes that documents of format 1 did not always have: element, attribute → what their absence means.
+LATER = {("platform", "firmware-disks"): "-1"}
 
 # XML 1.0 has no way to write these characters, and names on disks and in firmware hold anything. U+241B is a visible
 # character that no one uses; written as ␛{7} the bell goes into a document and comes out of it again.
@@ -236,6 +238,7 @@ def _parse(xml: bytes, what: str, limit_bytes: int) -> etree._Element:
         root = etree.fromstring(xml, parser)
     except etree.XMLSyntaxError as error:
         raise DamagedError(f"the {what} is not XML: {printable(str(error))}") from None
+    _add_later_ones(root)
     schema = _schema()
     if not schema.validate(root):
         faults = [f"line {fault.line}: {fault.message}" for fault in schema.error_log][:FAULTS_SHOWN]
@@ -244,6 +247,14 @@ def _parse(xml: bytes, what: str, limit_bytes: int) -> etree._Element:
     if root.tag != f"{{{NAMESPACE}}}{what}":
         raise DamagedError(f"the document is a {etree.QName(root).localname}, expected a {what}")
     return root
+
+
+def _add_later_ones(root: etree._Element) -> None:
+    """Give attributes that came later their defaults: older documents lack them, and none is optional."""
+    for (element, name), default in LATER.items():
+        for found in root.iter(f"{{{NAMESPACE}}}{element}"):
+            if name not in found.attrib:
+                found.set(name, default)
 
 
 def _section(root: etree._Element, name: str) -> etree._Element:

@@ -65,6 +65,7 @@ def read_platform(root: Path = Path("/")) -> Platform:
         firmware=firmware(root),
         secure_boot=secure_boot(root),
         tpm=tpm(root),
+        firmware_disks=firmware_disks(text_of(root / "proc/cmdline")),
         system_vendor=text_of(dmi / "sys_vendor"),
         product_name=text_of(dmi / "product_name"),
         product_version=text_of(dmi / "product_version"),
@@ -115,6 +116,18 @@ def secure_boot(root: Path) -> str:
         return "unknown"
     # Four bytes of attributes, then the value (UEFI 2.10, section 8.2; the kernel's efivarfs.rst)
     return {b"\1": "on", b"\0": "off"}.get(variable[4:5], "unknown")
+
+
+def firmware_disks(cmdline: str) -> int:
+    """How many disks the firmware could read, beside the medium, when that started; -1 where its loader did not say.
+
+    ``firmware_disks=hd0:hd1`` or ``=none``, of the medium's boot menu (pe_build/overlay/grub.cfg).
+    """
+    word = next((word for word in cmdline.split() if word.startswith("firmware_disks=")), "")
+    names = [name for name in word.partition("=")[2].split(":") if name]
+    if not names:
+        return -1
+    return 0 if names == ["none"] else len(names)
 
 
 def tpm(root: Path) -> str:

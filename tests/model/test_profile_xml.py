@@ -195,6 +195,12 @@ def test_bad_documents_are_refused_by_name(document: bytes, said: str) -> None:
         load_profile(document)
 
 
+def test_a_document_of_before_an_attribute_came_is_read() -> None:
+    """Format 1 gained firmware-disks; what was written earlier lies in depots for years."""
+    earlier = spoiled(b' firmware-disks="-1"', b"")
+    assert load_profile(earlier) == SMALL
+
+
 def test_a_refusal_names_the_line() -> None:
     document = spoiled(b'cpu-level="1"', b'cpu-level="9"')
     line = document[: document.index(b"<platform")].count(b"\n") + 1

@@ -10,6 +10,7 @@ from agent.model.profile import Firmware, Nic, Role
 from agent.probe.hardware import (
     cpu_level,
     describe,
+    firmware_disks,
     memory_bytes,
     natural,
     read_devices,
@@ -72,6 +73,20 @@ def test_hypervisors(tmp_path: Path, files: dict[str, str], name: str) -> None:
     for path, text in files.items():
         machine.text(path, text)
     assert read_platform(tmp_path).virtualization == name
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "count"),
+    [
+        ("quiet firmware_disks=none regraft.task=hold", 0),
+        ("quiet firmware_disks=:hd0", 1),
+        ("firmware_disks=:hd1:hd2 quiet", 2),
+        ("quiet firmware_disks= x", -1),  # a GRUB that could not count
+        ("root=UUID=1 quiet", -1),  # not the medium's menu: the network, or a system that runs
+    ],
+)
+def test_disks_that_the_firmware_reads(cmdline: str, count: int) -> None:
+    assert firmware_disks(cmdline) == count
 
 
 def test_memory_that_is_not_told() -> None:

@@ -54,7 +54,7 @@ TARGETS = {
     for target in (
         Target("nvme-e1000e-uefi", "a current PC", machine("uefi", Disk("nvme", 6 * GIB), "e1000e")),
         Target("ahci-rtl8139-bios", "an old PC", machine("bios", Disk("ahci", 6 * GIB), "rtl8139")),
-        # OVMF has a driver for pvscsi and none for megasas, which on real boards brings its own: SeaBIOS starts from it.
+        # OVMF has a driver for pvscsi and none for megasas, which on real boards brings its own; SeaBIOS has.
         Target("megasas-vmxnet3-bios", "a RAID controller", machine("bios", Disk("megasas", 6 * GIB), "vmxnet3")),
         Target("pvscsi-vmxnet3-uefi", "a guest of VMware", machine("uefi", Disk("pvscsi", 6 * GIB), "vmxnet3")),
         Target("lsi53c895a-pcnet-bios", "parallel SCSI", machine("bios", Disk("lsi53c895a", 6 * GIB), "pcnet")),
