@@ -82,6 +82,7 @@ def loader_items(situation: Situation) -> Iterator[Item]:
             id="", op=Op.CHANGE, kind="firmware", key="disks", tier=Tier.SHOULD, target="none",
             reason="the firmware read no disk when the medium started: it may have no driver for their controller, or "
             "one that its settings turn off, and then starts nothing from them; look into its setup for them",
+            evidence=(("platform", "the medium's boot menu was shown 0 disks beside the medium"),),
         )  # fmt: skip
     supported = os.loader in ("grub2", "")
     yield Item(

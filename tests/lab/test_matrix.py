@@ -125,6 +125,27 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             marks=[pytest.mark.adapts("B12", "B13", "T3", "T4", systems=("Debian 12 on btrfs",))],
         ),
         pytest.param(
+            "debian-12-uefi--lsi53c895a-pcnet-bios",  # the loader of the other firmware stays, and is upgraded
+            marks=[
+                pytest.mark.adapts("B12", "T3", "T4", systems=("Debian 12",)),
+                pytest.mark.adapts("N1", "T3", "T5", systems=("Debian 12",)),
+            ],
+        ),
+        pytest.param(
+            "debian-12-uefi--virtio-virtio-secure",  # by the image's own shim and GRUB
+            marks=[
+                pytest.mark.adapts("B13", "T3", "T4", systems=("Debian 12",)),
+                pytest.mark.adapts("N1", "T3", "T5", systems=("Debian 12",)),
+            ],
+        ),
+        pytest.param(
+            "debian-12-lvm-luks--nvme-e1000e-uefi",
+            marks=[
+                pytest.mark.adapts("B11", "T3", "T4", systems=("Debian 12 on LVM and LUKS",)),
+                pytest.mark.adapts("B13", "T3", "T4", systems=("Debian 12 on LVM and LUKS",)),
+            ],
+        ),
+        pytest.param(
             "debian-13-raid1--two-disks-uefi",
             marks=[
                 pytest.mark.adapts("B9", "B13", "T3", "T4", systems=("Debian 13 on a mirror",)),
