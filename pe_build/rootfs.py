@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent.errors import DamagedError
@@ -120,7 +120,8 @@ def _is_dynamic(place: Path) -> bool:
 
 def _busybox(stage: Stage) -> None:
     stage.add(BUSYBOX)
-    for name in stage.source.run(BUSYBOX, "--list").stdout.split():
+    applets = stage.source.run(BUSYBOX, "--list").stdout.split()
+    for name in applets:
         if name not in NOT_APPLETS and not any(
             os.path.lexists(stage.folder / at / name) for at in ("usr/bin", "usr/sbin")
         ):
@@ -129,6 +130,25 @@ def _busybox(stage: Stage) -> None:
         (stage.folder / "usr/sbin" / name).symlink_to("/usr/lib/regraft/leave")
     (stage.folder / "usr/sbin/grub-bios-setup").symlink_to("/usr/lib/grub/i386-pc/grub-bios-setup")
     (stage.folder / "usr/sbin/regraft").symlink_to("/opt/regraft/regraft")
+    stage.write("usr/lib/regraft/aliases", aliases(stage.folder, applets).encode())
+
+
+def aliases(folder: Path, applets: Iterable[str]) -> str:
+    """Shell words that make a bare name mean the full program, where there is one.
+
+    busybox's shell takes its own applet before any file of PATH (FEATURE_SH_STANDALONE), and its mount, for one, knows
+    no file system whose module is not loaded yet.
+    """
+    lines = []
+    for name in applets:
+        places = (folder / at / name for at in ("usr/sbin", "usr/bin"))
+        full = [place for place in places if os.path.lexists(place) and _links_to(place) != "busybox"]
+        lines += [f"alias {name}=/{full[0].relative_to(folder)}\n"] if full else []
+    return "".join(lines)
+
+
+def _links_to(place: Path) -> str:
+    return str(place.readlink()) if place.is_symlink() else ""
 
 
 def _configuration(stage: Stage) -> None:

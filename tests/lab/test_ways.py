@@ -121,7 +121,7 @@ def keeps_what_fat_has_in_another_case(vm: RunningMachine) -> None:
         "echo 'a long name' > /tmp/fat/tree/EFI/BOOT/loader.configuration",
         "regraft depot init /tmp/fat/depot",
         "regraft capture --root /tmp/fat/tree --name fat --depot /tmp/fat/depot",
-        "cd /tmp/fat && modprobe vfat && truncate -s 40M disk && mkfs.vfat disk && mount -o loop disk to",
+        "cd /tmp/fat && truncate -s 40M disk && mkfs.vfat disk && mount -o loop disk to",
         extract,
         "cd /tmp/fat/to/EFI && mv BOOT x && mv x Boot && cd Boot && mv BOOTX64.EFI x && mv x bootx64.efi && touch new",
         f"cd / && {extract} --trust-metadata",
