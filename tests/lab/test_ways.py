@@ -172,7 +172,7 @@ def test_from_a_plain_web_server_with_typed_consent(depot: Path, tmp_path: Path)
             vm.console.expect(r"regraft-pe:.*# ", timeout_s=60)
             status, said = vm.command("blkid /dev/sda", timeout_s=60)
             assert status != 0, f"something was written without consent: {said}"
-            assert "firmware_disks=:hd0 " in vm.command("cat /proc/cmdline")[1]
+            assert "firmware_disks=:hd0" in vm.command("cat /proc/cmdline")[1].split()
             vm.console.send("regraft agent\n")
             vm.console.expect(rf"Type {SERIAL} to ERASE this disk", timeout_s=PATIENCE_S)
             vm.console.send(f"{SERIAL}\n")
@@ -197,7 +197,7 @@ def test_a_machine_that_nobody_knows_waits_and_takes_the_job_that_comes(depot: P
             status, said = vm.command("regraft --version", timeout_s=120)
             assert status == 0
             assert "regraft" in said
-            assert "firmware_disks=:hd0 " in vm.command("cat /proc/cmdline")[1]
+            assert "firmware_disks=:hd0" in vm.command("cat /proc/cmdline")[1].split()
             takes_our_words(vm)
             keeps_what_fat_has_in_another_case(vm)
             vm.console.send("exit\n")
