@@ -139,6 +139,13 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             ],
         ),
         pytest.param(
+            "debian-12-uefi--ahci-large-bios",
+            marks=[
+                pytest.mark.adapts("B12", "T3", "T4", systems=("Debian 12",)),
+                pytest.mark.adapts("N1", "T3", "T5", systems=("Debian 12",)),
+            ],
+        ),
+        pytest.param(
             "debian-12-lvm-luks--nvme-e1000e-uefi",
             marks=[
                 pytest.mark.adapts("B11", "T3", "T4", systems=("Debian 12 on LVM and LUKS",)),
