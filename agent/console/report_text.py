@@ -93,7 +93,7 @@ def handled_text(item: AnyItem) -> str:
         return "skipped by the operator"
     if item.handled_by:
         return ", ".join(item.handled_by)
-    return "NOTHING" if item.tier == "must" or item.op == "block" else "nothing (not needed to boot)"
+    return "NOTHING" if item.tier == "must" or item.op == "block" else "nothing (a restore goes on without)"
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------
