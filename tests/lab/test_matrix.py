@@ -132,6 +132,10 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             ],
         ),
         pytest.param(
+            "debian-12-uefi--megasas-vmxnet3-bios",
+            marks=[pytest.mark.adapts("B12", "T3", "T4", systems=("Debian 12",))],
+        ),
+        pytest.param(
             "debian-12-uefi--virtio-virtio-secure",  # by the image's own shim and GRUB
             marks=[
                 pytest.mark.adapts("B13", "T3", "T4", systems=("Debian 12",)),

@@ -95,11 +95,12 @@ CELLS = (
     Cell("debian-11-mbr", "nvme4k-e1000e-uefi", "B1"),
     Cell("debian-11-mbr", "nvme-small-uefi", "B1"),
     Cell("debian-12-uefi", "lsi53c895a-pcnet-bios", "N1"),
-    Cell("debian-12-uefi", "megasas-vmxnet3-bios", "N1"),
-    Cell("debian-12-uefi", "pvscsi-vmxnet3-uefi", "N1"),
+    # A card behind the same bridge keeps its name.
+    Cell("debian-12-uefi", "megasas-vmxnet3-bios", ""),
+    Cell("debian-12-uefi", "pvscsi-vmxnet3-uefi", ""),
     Cell("debian-12-uefi", "virtio-virtio-secure", "N1"),
     Cell("debian-12-uefi", "ahci-large-bios", "N1"),
-    Cell("debian-12-lvm-luks", "nvme-e1000e-uefi", ""),  # the same card behind the same bridge: it keeps its name
+    Cell("debian-12-lvm-luks", "nvme-e1000e-uefi", ""),  # behind the same bridge, too
     Cell("debian-12-lvm-luks", "virtio-virtio-uefi", "N1"),
     # Its first card keeps its slot, so that unadapted it comes up, too.
     Cell("debian-13-raid1", "two-disks-uefi", "", arrays="keep"),
