@@ -108,7 +108,7 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
 @pytest.mark.long
 @pytest.mark.machine
 @pytest.mark.frozen
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     "name",
     [
@@ -176,7 +176,7 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
 def test_a_cell_that_was_seen_good_is_good(name: str, tmp_path: Path) -> None:
     """By the command that runs the matrix."""
     words = [sys.executable, "-m", "tests.lab", "matrix", "--only", name, "--jobs", "1"]
-    done = run([*words, "--out", tmp_path / "matrix"], accept=None, timeout_s=2700, cwd=REPOSITORY)
+    done = run([*words, "--out", tmp_path / "matrix"], accept=None, timeout_s=6900, cwd=REPOSITORY)
     (found,) = [one for one in json.loads((tmp_path / "matrix.json").read_text())["cells"] if one["good"] is not None]
     assert done.returncode == 0, done.stdout[-3000:]
     control = True if next(cell for cell in CELLS if cell.name == name).breaks else None

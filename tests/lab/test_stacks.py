@@ -44,8 +44,7 @@ fill() {  # the table of file systems, and that of encrypted devices
 same() {
     (cd /tmp/r; sha256sum -c /tmp/sums > /tmp/compared) || { grep -v OK /tmp/compared; false; }
     [ "$(readlink /tmp/r/home/link)" = ../etc ]
-    umount /tmp/r/home 2>/dev/null || true
-    umount /tmp/r
+    /usr/bin/umount --recursive /tmp/r
 }
 empty() {  # as if they had come from the shop
     for disk; do
@@ -154,7 +153,7 @@ def live_system(out: Path) -> Iterator[RunningMachine]:
     for stack in STACKS:
         steps = {
             "make": f"{stack.make}\nfill '{stack.fstab}' '{stack.crypttab}'\n"
-            f"umount /tmp/r/home 2>/dev/null || true\numount /tmp/r\n{stack.close}\n",
+            f"/usr/bin/umount --recursive /tmp/r\n{stack.close}\n",
             "look": f"{stack.reopen}\nsame\n{stack.look}\n{stack.close}\n",
         }
         for step, text in steps.items():

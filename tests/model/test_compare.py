@@ -269,6 +269,17 @@ def test_other_sectors_are_no_obstacle_for_trees_and_one_for_blocks() -> None:
     assert [item.kind for item in decided(blocked)[1].blockers] == ["sector-size"]
 
 
+@pytest.mark.adapts("B24", "T1")
+@pytest.mark.parametrize(("count", "told"), [(-1, 0), (0, 1), (1, 0), (3, 0)])
+def test_firmware_that_reads_no_disk_is_told_of_and_blocks_nothing(count: int, told: int) -> None:
+    platform = replace(target().platform, firmware_disks=count)
+    _, difference = decided(situation(components=(KERNEL,), target=target(platform=platform)))
+    found = [item for item in of_kind(difference, "firmware") if item.key == "disks"]
+    assert len(found) == told
+    assert all("read no disk" in item.reason and not item.handled_by for item in found)
+    assert not difference.blockers
+
+
 def test_every_item_has_a_reason_and_a_number() -> None:
     difference = compare(situation({"/etc/fstab": FSTAB}, components=(KERNEL,)))
     assert [item.id for item in difference.items] == [f"d{n + 1}" for n in range(len(difference.items))]

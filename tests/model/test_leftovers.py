@@ -278,15 +278,6 @@ def test_modules_with_keys_of_the_old_firmware_are_named_under_secure_boot() -> 
     assert not items_of(moved(KVM, DELL, files=files), "secure-boot")
 
 
-@pytest.mark.adapts("B24", "T1")
-def test_firmware_that_reads_no_disk_is_told_of() -> None:
-    (item,) = [one for one in items_of(moved(KVM, replace(DELL, firmware_disks=0)), "firmware") if one.key == "disks"]
-    assert "read no disk" in item.reason and not item.handled_by
-    for count in (-1, 1, 3):
-        found = items_of(moved(KVM, replace(DELL, firmware_disks=count)), "firmware")
-        assert "disks" not in {one.key for one in found}, count
-
-
 @pytest.mark.adapts("D8", "T1")
 @pytest.mark.parametrize(
     ("version", "said"),
