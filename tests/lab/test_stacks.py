@@ -171,7 +171,6 @@ def live_system(out: Path) -> Iterator[RunningMachine]:
     )
     with RunningMachine(machine, out, "stacks") as vm:
         vm.console.expect("This machine stays as it is", timeout_s=PATIENCE_S)
-        vm.console.send("\n")
         vm.console.expect("Press Enter for a shell", timeout_s=PATIENCE_S)
         vm.console.send("\n")
         vm.console.expect(r"regraft-pe:.*# ", timeout_s=PATIENCE_S)
