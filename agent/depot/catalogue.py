@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,11 +29,13 @@ from agent.depot.store import (
 from agent.errors import DamagedError, NoImageError, NotTrustedError
 from agent.model.image import BLOCKS, BOOT_CODE_BYTES, NAME, TIME_IN_NAMES, TREE, ImageRef, Manifest, Volume
 from agent.model.image import FORMATS as IMAGE_FORMATS
-from agent.model.profile import Profile
 from agent.model.stack import unsound
 from agent.model.subvolumes import is_subvolume_path
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable
+
+if TYPE_CHECKING:
+    from agent.model.profile import Profile
 
 PROFILE_LIMIT_BYTES = 16 << 20
 MOST_BYTES = 2**62

@@ -43,7 +43,6 @@ from agent.depot.store import (
 from agent.depot.unfinished import LIMIT_BYTES as UNFINISHED_LIMIT_BYTES
 from agent.depot.unfinished import decode_lines, encode_line, unfinished_path
 from agent.errors import DamagedError, RefusedError, StorageFullError, TargetIOError, UsageError
-from agent.model.fingerprint import hardware_fingerprint
 from agent.model.image import NAME, TIME_IN_NAMES, ObjectRef
 from agent.model.wording import printable, size_text
 
@@ -153,7 +152,8 @@ class LocalDepot:
 
     def publish_profile(self, xml: bytes) -> Published:
         """Store a profile under its machine and time; the same profile twice is fine, another one is refused."""
-        from agent.model.profile_xml import load_profile  # noqa: PLC0415 - reading a depot needs no XML
+        from agent.model.fingerprint import hardware_fingerprint  # noqa: PLC0415 - reading a depot needs neither
+        from agent.model.profile_xml import load_profile  # noqa: PLC0415
 
         profile = load_profile(xml)
         machine, time = checked_names(profile.machine, compact_time(profile.time))

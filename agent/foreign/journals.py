@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import DamagedError, RefusedError
-from agent.model.profile import Disk
+from agent.model.storage import Disk
 from agent.probe.disks import partition_name
 from agent.probe.filesystems import unclean
 from agent.probe.source import KINDS

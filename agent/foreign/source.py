@@ -22,7 +22,8 @@ from agent.foreign.loop import loop_disk, sector_bytes_of
 from agent.foreign.tarball import TAR, is_tarball, unpack
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.model.image import AT_REST
-from agent.model.profile import Disk, FileSystem, Platform, Profile, Section, Status, TableKind
+from agent.model.profile import Platform, Profile, Section, Status
+from agent.model.storage import Disk, FileSystem, TableKind
 from agent.probe.blocks import NO_CHOICE
 from agent.probe.disks import Surroundings, read_disk
 from agent.probe.live_tree import LiveTree

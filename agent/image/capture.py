@@ -62,8 +62,9 @@ from agent.model.image import (
     Volume,
     format_of,
 )
-from agent.model.profile import NO_STACK, Disk, FileSystem, Profile, Stack
+from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
+from agent.model.storage import NO_STACK, Disk, FileSystem, Stack
 from agent.version import TOOL
 
 PROGRESS_S = 0.5

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from agent.model.layout import Layout
 from agent.model.plan import MakeArray, MakeLuks, MakeVolumeGroup
-from agent.model.profile import Disk
+from agent.model.storage import Disk
 
 
 def same_names(layouts: Sequence[tuple[str, Layout]], disks: Iterable[Disk], written: set[str]) -> Iterator[str]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from agent.model.difference import Item, Op, Tier, Verdict
 from agent.model.kernel_choice import KernelChoice, default_kernel, judge, witnesses
-from agent.model.profile import ChainLink, Device, Firmware, Role, Status
+from agent.model.profile import Device, Firmware, Role, Status
 from agent.model.situation import Situation
+from agent.model.storage import ChainLink
 
 # x86-64 micro-architecture level that a distribution's packages are built for, by os-release ID and first number.
 REQUIRED_LEVEL = {

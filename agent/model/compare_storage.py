@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.model.difference import Item, Op, Tier
-from agent.model.profile import Disk
 from agent.model.references import MountLine, Planned, crypt_lines, mount_lines, resume_devices
 from agent.model.situation import Situation
+from agent.model.storage import Disk
 from agent.model.tree import read_text
 from agent.model.wanted import holding_disks
 from agent.model.wording import size_text

@@ -12,9 +12,10 @@ from agent.model.image import Manifest
 from agent.model.layout import HEADROOM_BYTES, Layout, esp_partition, fit
 from agent.model.mirror import Beside, Member, Peer, starts_alone
 from agent.model.plan import PlannedFilesystem
-from agent.model.profile import Disk, Firmware, Profile
+from agent.model.profile import Firmware, Profile
 from agent.model.spread import Share, Spread, Wish
 from agent.model.stack_layout import StackLayout, StackWish
+from agent.model.storage import Disk
 from agent.model.wanted import main_disk
 
 DISK_STEP = 100_000  # more than a table has partitions, and a stack places

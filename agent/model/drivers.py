@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from agent.model.difference import Verdict
 from agent.model.image import Component
-from agent.model.profile import ChainLink
+from agent.model.storage import ChainLink
 from agent.model.tree import Tree, read_text
 
 MODULE_DIRECTORIES = ("/lib/modules", "/usr/lib/modules")

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from agent.errors import DoesNotFitError
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import Profile
+from agent.model.storage import FileSystem
 from agent.model.wording import size_text
 
 # What a system's files tell; the rest of a profile is its hardware's.

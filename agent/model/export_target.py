@@ -16,7 +16,8 @@ from agent.model.filesystem_size import MIB, minimum_bytes
 from agent.model.image import Manifest
 from agent.model.partition_types import is_bios_boot, is_esp
 from agent.model.plan import InstallBootloader, Plan
-from agent.model.profile import Disk, FileSystem, Firmware, Profile, TableKind
+from agent.model.profile import Firmware, Profile
+from agent.model.storage import Disk, FileSystem, TableKind
 from agent.model.target_disk import select_disk
 from agent.model.wanted import held_bytes, holding_disks, main_disk
 

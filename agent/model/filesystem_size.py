@@ -6,7 +6,7 @@ Every estimate errs on the large side: the figures are compared with the real to
 
 from __future__ import annotations
 
-from agent.model.profile import FileSystem
+from agent.model.storage import FileSystem
 
 MIB = 1 << 20
 EXT = ("ext2", "ext3", "ext4")

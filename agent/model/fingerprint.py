@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from agent.model.profile import Disk, Network, Partition, Profile
+from agent.model.profile import Network, Profile
+from agent.model.storage import Disk, Partition
 
 BUSES = frozenset({"pci", "virtio", "vmbus"})
 

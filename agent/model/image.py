@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.model.profile import NO_STACK, Disk, FileSystem, Stack
+from agent.model.storage import NO_STACK, Disk, FileSystem, Stack
 
 FORMAT = 1
 SUBVOLUMES_FORMAT = 2  # volumes that are subvolumes share a partition: a reader of format 1 must not lay them out

@@ -19,8 +19,9 @@ from agent.model.drivers import DeviceVerdict, KernelIndex
 from agent.model.image import Component
 from agent.model.nic_map import Pair, map_nics
 from agent.model.package_version import missing, version_key
-from agent.model.profile import ChainLink, Kernel, Nic, Profile, Role
+from agent.model.profile import Kernel, Nic, Profile, Role
 from agent.model.situation import Situation
+from agent.model.storage import ChainLink
 
 GREEN = (Verdict.MODULE, Verdict.BUILTIN, Verdict.NOT_APPLICABLE)
 

@@ -21,8 +21,9 @@ from agent.model.mirror import ALONE, Beside, with_members
 from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
 from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition, StackStep
-from agent.model.profile import Disk, Firmware, Profile, TableKind
+from agent.model.profile import Firmware, Profile
 from agent.model.stack_layout import PLAIN, StackLayout, StackWish, on_partitions, refuse_unmade
+from agent.model.storage import Disk, TableKind
 from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions, with_boot_room
 from agent.model.wording import size_text
 

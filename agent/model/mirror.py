@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from agent.errors import RefusedError
 from agent.model.image import Manifest
 from agent.model.partition_types import is_esp
-from agent.model.profile import NO_STACK, Disk, Firmware, Profile
+from agent.model.profile import Firmware, Profile
 from agent.model.stack import all_below, array_on, bases, storeys
+from agent.model.storage import NO_STACK, Disk
 from agent.model.wanted import Wanted
 
 MIRROR = "raid1"

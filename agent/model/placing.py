@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from agent.errors import DoesNotFitError
 from agent.model.filesystem_size import MIB
 from agent.model.grow import Grow, favoured, shares
-from agent.model.profile import Disk
+from agent.model.storage import Disk
 from agent.model.wanted import Wanted
 from agent.model.wording import size_text
 

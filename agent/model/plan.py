@@ -52,7 +52,7 @@ class PlannedFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # ext2, ext3, ext4, xfs, btrfs, vfat, swap
     uuid: str
     label: str = ""
-    features: tuple[str, ...] = ()  # as in model.profile.FileSystem.features
+    features: tuple[str, ...] = ()  # as in model.storage.FileSystem.features
     block_bytes: int = 0
     inodes: int = 0  # at least so many where the file system fixes their number
     mountpoint: str = ""  # "" for swap

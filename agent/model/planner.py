@@ -38,9 +38,10 @@ from agent.model.plan import (
     WriteTable,
     WriteTree,
 )
-from agent.model.profile import Disk, Firmware, Kernel, Profile
+from agent.model.profile import Firmware, Kernel, Profile
 from agent.model.recipe import BoundRecipe, Install, RemovePackage, Request
 from agent.model.stack_layout import boot_modules
+from agent.model.storage import Disk
 from agent.model.target_disk import identity
 from agent.model.wanted import main_disk
 from agent.model.wording import size_text

@@ -22,7 +22,8 @@ from lxml import etree
 
 from agent.errors import DamagedError
 from agent.model.difference import Difference, Item
-from agent.model.profile import Mention, Network, OperatingSystem, Platform, Profile, Stack
+from agent.model.profile import Mention, Network, OperatingSystem, Platform, Profile
+from agent.model.storage import Stack
 from agent.model.wording import printable
 
 NAMESPACE = "urn:regraft:profile:1"

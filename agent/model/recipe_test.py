@@ -12,7 +12,7 @@ from agent.errors import RegraftError
 from agent.model import edits
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
 from agent.model.image import Component, Manifest, ProfileRef
-from agent.model.profile import Disk, Firmware, Network, Nic, OperatingSystem, Package, Platform, Profile, Unit
+from agent.model.profile import Firmware, Network, Nic, OperatingSystem, Package, Platform, Profile, Unit
 from agent.model.recipe import (
     AnyOperation,
     BoundRecipe,
@@ -30,6 +30,7 @@ from agent.model.recipe import (
 from agent.model.recipe_file import Golden, Recipe
 from agent.model.recipe_match import bind, describe
 from agent.model.situation import Situation
+from agent.model.storage import Disk
 from agent.model.tree import MemoryTree
 from agent.model.wording import printable
 

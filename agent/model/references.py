@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from agent.model.bls import entry_words
 from agent.model.edits import mount_fields, shell_values, words_at
 from agent.model.plan import PlannedFilesystem, PlannedPartition, StackStep
-from agent.model.profile import Disk, FileSystem
 from agent.model.situation import Situation
 from agent.model.stack_layout import names_of
+from agent.model.storage import Disk, FileSystem
 from agent.model.tree import Tree, read_text
 
 _NETWORK = re.compile(r"nfs\d?|cifs|smb3?|sshfs|fuse\..*|9p|virtiofs|ceph|glusterfs|afs|davfs")

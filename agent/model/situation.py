@@ -10,7 +10,8 @@ from agent.model.drivers import KernelIndex
 from agent.model.image import Component, Manifest
 from agent.model.nic_map import NO_WISHES, NicWishes
 from agent.model.plan import PlannedFilesystem, PlannedPartition, StackStep
-from agent.model.profile import Disk, Profile
+from agent.model.profile import Profile
+from agent.model.storage import Disk
 from agent.model.tree import Tree
 
 RESTORE, CLONE = "restore", "clone"

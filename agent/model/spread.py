@@ -18,8 +18,8 @@ from agent.errors import RefusedError, UsageError
 from agent.model.grow import Grow
 from agent.model.image import Manifest, Volume
 from agent.model.mirror import Member, members_on, refuse_divided_stack
-from agent.model.profile import NO_STACK, Disk
 from agent.model.stack_layout import KEEP, PLAIN
+from agent.model.storage import NO_STACK, Disk
 from agent.model.target_disk import select_disk
 from agent.model.wanted import holding_disks, main_disk
 from agent.model.wording import printable, size_text

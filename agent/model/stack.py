@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from agent.model.profile import Array, FileSystem, LogicalVolume, Luks, PhysicalVolume, Stack, VolumeGroup
+from agent.model.storage import Array, FileSystem, LogicalVolume, Luks, PhysicalVolume, Stack, VolumeGroup
 
 MEMBERS = frozenset({"LVM2_member", "crypto_LUKS", "linux_raid_member"})  # as blkid calls them
 PLAIN_LAYOUTS = frozenset({"linear", "striped"})

@@ -35,7 +35,6 @@ from agent.model.plan import (
     PlannedPhysicalVolume,
     StackStep,
 )
-from agent.model.profile import Array, Disk, FileSystem, LogicalVolume, Luks, Partition, PhysicalVolume, VolumeGroup
 from agent.model.stack import (
     all_below,
     array_names,
@@ -51,6 +50,7 @@ from agent.model.stack import (
     volume_place,
     why_not,
 )
+from agent.model.storage import Array, Disk, FileSystem, LogicalVolume, Luks, Partition, PhysicalVolume, VolumeGroup
 from agent.model.wanted import Wanted, free_number, of_stacked
 from agent.model.wording import size_text
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent.errors import DiskSelectionError, UsageError
 from agent.model.plan import DiskIdentity
-from agent.model.profile import Disk, FileSystem, TableKind
+from agent.model.storage import Disk, FileSystem, TableKind
 from agent.model.wording import printable, size_text
 
 ONLY_ELIGIBLE = "only-eligible"

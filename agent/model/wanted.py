@@ -20,8 +20,9 @@ from agent.model.partition_types import (
     is_esp,
 )
 from agent.model.plan import PlannedSubvolume
-from agent.model.profile import Disk, FileSystem, Firmware, Partition, TableKind
+from agent.model.profile import Firmware
 from agent.model.stack import disks_of
+from agent.model.storage import Disk, FileSystem, Partition, TableKind
 from agent.model.subvolumes import TOP, compression_option, union
 
 ESP_BYTES = 512 * MIB

@@ -11,7 +11,7 @@ from agent.errors import RefusedError, UsageError
 from agent.image.capture import SourceVolume
 from agent.model.image import BLOCKS, BOOT_CODE_BYTES, BootCode, Excluded
 from agent.model.partition_types import EXTENDED_TYPES, is_bios_boot, is_esp
-from agent.model.profile import Disk, FileSystem, Partition, TableKind
+from agent.model.storage import Disk, FileSystem, Partition, TableKind
 from agent.model.target_disk import GUARDED
 from agent.probe.disks import Surroundings, partition_name
 from agent.probe.mounts import holders_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import RegraftError
-from agent.model.profile import Disk, FileSystem, Partition, TableKind
+from agent.model.storage import Disk, FileSystem, Partition, TableKind
 from agent.probe.filesystems import mounted_use, read_filesystem
 from agent.probe.hardware import chain_of, natural
 from agent.probe.kernel_files import link_name, names_in, number_of, text_of

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import TemporaryError
-from agent.model.profile import FileSystem
+from agent.model.storage import FileSystem
 from agent.process import ProcessError, run
 
 EXT = ("ext2", "ext3", "ext4")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.model.profile import ChainLink, Device, Firmware, Platform, Role
+from agent.model.profile import Device, Firmware, Platform, Role
+from agent.model.storage import ChainLink
 from agent.probe.kernel_files import link_name, names_in, text_of, uevent_value
 from agent.probe.pci_ids import PciNames
 from agent.probe.udev import UdevDatabase

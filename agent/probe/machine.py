@@ -13,19 +13,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.model.profile import (
-    SECTIONS,
-    Disk,
-    FileSystem,
-    Network,
-    Package,
-    Platform,
-    Profile,
-    Section,
-    Stack,
-    Status,
-)
+from agent.model.profile import SECTIONS, Network, Package, Platform, Profile, Section, Status
 from agent.model.stack import storeys, with_holds
+from agent.model.storage import Disk, FileSystem, Stack
 from agent.model.tree import Tree, read_text
 from agent.probe.config import read_config_files, read_hostname, read_identity
 from agent.probe.disks import Surroundings, survey, with_filesystems

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from agent.errors import ReadBackError
 from agent.model.image import Manifest, Volume
-from agent.model.profile import Disk
+from agent.model.storage import Disk
 from agent.probe.disks import partition_name
 from agent.probe.live_tree import LiveTree
 from agent.probe.source import inside, mount_read_only

@@ -17,19 +17,9 @@ from agent.errors import DamagedError, RefusedError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume
 from agent.model.excludes import site_excludes
 from agent.model.image import AT_REST, LIVE, Excluded
-from agent.model.profile import (
-    NO_STACK,
-    SECTIONS,
-    Disk,
-    FileSystem,
-    Network,
-    Partition,
-    Profile,
-    Section,
-    Stack,
-    Status,
-)
+from agent.model.profile import SECTIONS, Network, Profile, Section, Status
 from agent.model.stack import disks_of, held_at, on_disks, with_holds
+from agent.model.storage import NO_STACK, Disk, FileSystem, Partition, Stack
 from agent.model.subvolumes import TOP, is_own_root, subvolume_option
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, blocks_on, boot_code, refuse_unknown

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import TemporaryError
-from agent.model.profile import (
+from agent.model.stack import MEMBERS, array_place, luks_place, partition_place, storeys, volume_place
+from agent.model.storage import (
     NO_STACK,
     Array,
     Disk,
@@ -25,7 +26,6 @@ from agent.model.profile import (
     Stack,
     VolumeGroup,
 )
-from agent.model.stack import MEMBERS, array_place, luks_place, partition_place, storeys, volume_place
 from agent.probe.disks import SECTOR, Surroundings, held, partition_name
 from agent.probe.kernel_files import names_in, number_of, text_of
 from agent.process import ProcessError, run

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from agent.errors import RefusedError
 from agent.model.plan import FIRST_STACKED
-from agent.model.profile import NO_STACK, Disk, FileSystem, Partition, Stack
 from agent.model.stack import MEMBERS, disks_of, place_named, storeys
+from agent.model.storage import NO_STACK, Disk, FileSystem, Partition, Stack
 from agent.probe.disks import Surroundings, partition_name
 from agent.probe.filesystems import identify
 from agent.probe.kernel_files import names_in

@@ -9,9 +9,9 @@ from dataclasses import replace
 from agent.errors import RefusedError
 from agent.image.capture import CaptureSource
 from agent.model.image import Excluded
-from agent.model.profile import Disk, Luks, Stack
 from agent.model.references import crypt_lines
 from agent.model.stack import device_names, group_on, luks_on, place_named, storeys, why_not
+from agent.model.storage import Disk, Luks, Stack
 from agent.model.tree import Tree, read_text
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.errors import RefusedError
 from agent.image.capture import SourceVolume
 from agent.model.image import Excluded
-from agent.model.profile import FileSystem
+from agent.model.storage import FileSystem
 from agent.model.subvolumes import TOP, Seen, found_subvolumes, made_for
 from agent.probe.filesystems import mounted_use
 from agent.probe.mounts import FstabEntry, read_mounts

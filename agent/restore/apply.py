@@ -18,12 +18,13 @@ from agent.model.image import Component
 from agent.model.layout import Layout
 from agent.model.plan import ApplyRecipe, ComponentChoice, RebuildInitramfs
 from agent.model.planner import Decisions, adaptation_steps, component_choices
-from agent.model.profile import Disk, Profile
+from agent.model.profile import Profile
 from agent.model.recipe import BoundRecipe
 from agent.model.recipe_file import Recipe, load_recipe
 from agent.model.recipe_match import bind
 from agent.model.report import RecipeResult
 from agent.model.situation import RESTORE, Situation
+from agent.model.storage import Disk
 from agent.restore import initramfs, patch
 from agent.restore.dependencies import resolve
 from agent.restore.preflight import fetch_file

@@ -25,8 +25,9 @@ from agent.model.difference import Difference
 from agent.model.export_target import for_a_file, like_a_target, like_the_source, with_file
 from agent.model.layout import fit
 from agent.model.plan import MakeFilesystem, Plan
-from agent.model.profile import Disk, Profile
+from agent.model.profile import Profile
 from agent.model.situation import RESTORE
+from agent.model.storage import Disk
 from agent.probe.disks import read_disk
 from agent.process import ProcessError, run
 from agent.restore.prepare import Decided, Prepared, RestoreRequest, prepare, prepared

@@ -12,7 +12,7 @@ from agent.model.clashes import uuids_on
 from agent.model.compare_network import candidates, tied
 from agent.model.difference import Difference
 from agent.model.plan import MakeFilesystem, Plan
-from agent.model.profile import Disk
+from agent.model.storage import Disk
 from agent.restore.prepare import Prepared
 
 PIECE_BYTES = 8 << 20

@@ -28,11 +28,12 @@ from agent.model.layout import Layout
 from agent.model.nic_map import NO_WISHES, NicWishes
 from agent.model.plan import Plan, RebuildInitramfs
 from agent.model.planner import Decisions, adaptation_steps, make_plan
-from agent.model.profile import Disk, Profile
+from agent.model.profile import Profile
 from agent.model.profile_xml import dump_difference, dump_profile
 from agent.model.recipe import BoundRecipe
 from agent.model.situation import RESTORE, Situation
 from agent.model.spread import NO_WISH, Wish, chosen_disks, spread
+from agent.model.storage import Disk
 from agent.probe.live_tree import LiveTree
 from agent.restore.adapt import adapt
 from agent.restore.recipe_folder import read_recipes, told

@@ -16,7 +16,8 @@ from agent.depot.signing import trusted_keys
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.model.events import Event
 from agent.model.image import ImageRef
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import Profile
+from agent.model.storage import FileSystem
 
 ENGINE = "agent.image.write_blocks"
 MACHINE, VOLUME, KIND = "windows", "windows", "ntfs"

@@ -9,8 +9,9 @@ from pathlib import Path
 from agent.depot.local import LocalDepot
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.model.image import ImageRef
-from agent.model.profile import Disk, FileSystem, Profile
+from agent.model.profile import Profile
 from agent.model.profile_xml import load_profile
+from agent.model.storage import Disk, FileSystem
 from tests.image.source_tree import no_events, plain_tree
 
 MACHINES = Path(__file__).resolve().parents[1] / "machines"

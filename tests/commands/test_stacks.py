@@ -14,9 +14,9 @@ from agent.depot.signing import trusted_keys
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.model.image import STACK_FORMAT, ImageRef
 from agent.model.plan import FIRST_STACKED, MakeFilesystem, MakeLuks, MakeVolumeGroup, Plan, WriteTree
-from agent.model.profile import LogicalVolume, Luks, PhysicalVolume, Stack, TableKind, VolumeGroup
 from agent.model.profile_xml import dump_profile, load_profile
 from agent.model.report import Report
+from agent.model.storage import LogicalVolume, Luks, PhysicalVolume, Stack, TableKind, VolumeGroup
 from tests.commands.program import FROM_SOURCE, Regraft
 from tests.commands.system import MACHINES, held_at, machine, system_tree
 from tests.image.source_tree import no_events

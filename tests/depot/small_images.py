@@ -10,8 +10,9 @@ import msgspec
 from agent.depot.local import LocalDepot
 from agent.depot.store import listing_path, pack_path
 from agent.model.image import ImageRef, Manifest, ObjectRef, ProfileRef, Volume
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
+from agent.model.storage import FileSystem
 
 
 def put(depot: LocalDepot, folder: Path, data: bytes, listing: bool = False) -> ObjectRef:

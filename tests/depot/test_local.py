@@ -16,8 +16,9 @@ from agent.depot.signing import trusted_keys
 from agent.depot.store import listing_path, pack_path
 from agent.errors import DamagedError, NoImageError, RefusedError, UsageError
 from agent.model.image import ImageRef, Manifest, ObjectRef, ProfileRef, Volume
-from agent.model.profile import FileSystem, LogicalVolume, PhysicalVolume, Profile, Stack, VolumeGroup
+from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
+from agent.model.storage import FileSystem, LogicalVolume, PhysicalVolume, Stack, VolumeGroup
 
 
 def put(depot: LocalDepot, tmp_path: Path, data: bytes, listing: bool = False) -> ObjectRef:

@@ -18,8 +18,9 @@ from agent.image.entry import DIRECTORY, MORE, Chunk, Entry, text_and_raw
 from agent.image.image_tree import ImageTree
 from agent.image.listing import Head
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
+from agent.model.storage import FileSystem
 
 
 @dataclass

@@ -16,7 +16,8 @@ from agent.image import flags
 from agent.image.capture import CaptureResult, CaptureSource, SourceVolume, capture_image
 from agent.model.events import Event
 from agent.model.image import Excluded
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import Profile
+from agent.model.storage import FileSystem
 
 MTIME = 1_600_000_000_123_456_789
 

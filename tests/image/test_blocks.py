@@ -24,7 +24,8 @@ from agent.image.write import write_volume
 from agent.image.write_blocks import write_blocks
 from agent.model.block_map import Run
 from agent.model.image import BLOCKS
-from agent.model.profile import FileSystem, Profile
+from agent.model.profile import Profile
+from agent.model.storage import FileSystem
 from agent.process import run
 from tests.image.source_tree import no_events
 

@@ -28,7 +28,7 @@ from agent.image.extract import Existing, extract
 from agent.image.write import write_volume
 from agent.image.write_blocks import write_blocks
 from agent.model.image import BLOCKS, ObjectRef
-from agent.model.profile import FileSystem
+from agent.model.storage import FileSystem
 from agent.process import run
 from tests.image.hostile import changed, flipped, json_lines
 from tests.image.source_tree import Carried, carry, describe, no_events, plain_tree, profile

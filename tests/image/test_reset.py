@@ -22,7 +22,7 @@ from agent.image.survey import survey
 from agent.image.survey_marks import Marks
 from agent.image.verify import verify_volume
 from agent.image.write import write_volume
-from agent.model.profile import FileSystem
+from agent.model.storage import FileSystem
 from agent.process import run
 from tests.image.source_tree import Carried, awkward_tree, carry, describe, no_events, plain_tree, profile, random_bytes
 

@@ -9,9 +9,6 @@ from agent.model.image import Component, Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.plan import PlannedFilesystem, PlannedPartition
 from agent.model.profile import (
     Address,
-    ChainLink,
-    Disk,
-    FileSystem,
     Firmware,
     Kernel,
     Network,
@@ -19,13 +16,13 @@ from agent.model.profile import (
     Nic,
     OperatingSystem,
     Package,
-    Partition,
     Platform,
     Profile,
     Section,
     Status,
 )
 from agent.model.situation import Situation
+from agent.model.storage import ChainLink, Disk, FileSystem, Partition
 from agent.model.tree import MemoryTree
 
 THIN, FULL = "6.1.0-9-cloud-amd64", "6.1.0-9-amd64"

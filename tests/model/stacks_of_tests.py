@@ -9,24 +9,21 @@ from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.layout import Layout, fit
 from agent.model.partition_types import ESP, LINUX
 from agent.model.plan import MakeArray, MakeLuks, MakeVolumeGroup, PlannedGroup
-from agent.model.profile import (
+from agent.model.profile import Firmware, Kernel, OperatingSystem, Profile
+from agent.model.stack import storeys
+from agent.model.stack_layout import PLAIN, RAID_TYPES
+from agent.model.storage import (
     Array,
     Disk,
     FileSystem,
-    Firmware,
-    Kernel,
     LogicalVolume,
     Luks,
-    OperatingSystem,
     Partition,
     PhysicalVolume,
-    Profile,
     Stack,
     TableKind,
     VolumeGroup,
 )
-from agent.model.stack import storeys
-from agent.model.stack_layout import PLAIN, RAID_TYPES
 
 MIB, GIB = 1 << 20, 1 << 30
 EXTENT = 4 * MIB

@@ -13,7 +13,8 @@ from agent.model.image import Manifest
 from agent.model.layout import fit
 from agent.model.partition_types import BIOS_BOOT, LINUX
 from agent.model.plan import RebuildInitramfs
-from agent.model.profile import Disk, Firmware, Kernel, OperatingSystem, Partition, TableKind
+from agent.model.profile import Firmware, Kernel, OperatingSystem
+from agent.model.storage import Disk, Partition, TableKind
 from agent.model.wanted import as_made
 from tests.model.test_layout import GIB, MIB, TABLE, check, fs, guid, manifest, profile, target
 

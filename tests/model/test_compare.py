@@ -9,10 +9,11 @@ import pytest
 
 from agent.model.compare import compare
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
-from agent.model.profile import Address, ChainLink, Disk, Firmware, Kernel, Network, NetworkConfig, Nic, Platform
+from agent.model.profile import Address, Firmware, Kernel, Network, NetworkConfig, Nic, Platform
 from agent.model.recipe import AddTo, BoundRecipe, EditMounts, Install, RemovePackage, Request, Write
 from agent.model.recipe_match import bind_all
 from agent.model.situation import Situation
+from agent.model.storage import ChainLink, Disk
 from agent.restore.recipe_folder import read_recipes
 from tests.model.machines_of_tests import (
     DISK,

@@ -12,10 +12,11 @@ from agent.model.compare import compare
 from agent.model.difference import Verdict
 from agent.model.drivers import KernelIndex
 from agent.model.image import Component
-from agent.model.profile import ChainLink, Kernel, Network, Package
+from agent.model.profile import Kernel, Network, Package
 from agent.model.recipe import Install, RemovePackage
 from agent.model.recipe_match import bind_all
 from agent.model.situation import Situation
+from agent.model.storage import ChainLink
 from agent.model.tree import MemoryTree
 from agent.restore.recipe_folder import read_recipes
 from tests.model.debian_kernel import kernel_package, package, unpacked_kernel

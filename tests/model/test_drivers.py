@@ -9,7 +9,7 @@ import pytest
 from agent.model.difference import Verdict
 from agent.model.drivers import KernelIndex, boot_modules, fold_alias, module_name
 from agent.model.image import Component
-from agent.model.profile import ChainLink
+from agent.model.storage import ChainLink
 from agent.model.tree import MemoryTree
 from agent.process import run
 from tests.model.debian_kernel import unpacked_kernel

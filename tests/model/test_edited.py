@@ -10,8 +10,6 @@ from agent.errors import DoesNotFitError
 from agent.model.edited import edited_filesystem, edited_profile
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.profile import (
-    Disk,
-    FileSystem,
     Network,
     NetworkConfig,
     Nic,
@@ -22,6 +20,7 @@ from agent.model.profile import (
     Section,
     Status,
 )
+from agent.model.storage import Disk, FileSystem
 
 CONFIG = NetworkConfig("ifupdown", "/etc/network/interfaces", ("ens3",))
 SOURCE = Profile(

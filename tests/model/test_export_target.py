@@ -20,7 +20,8 @@ from agent.model.export_target import (
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.partition_types import BIOS_BOOT, ESP, LINUX
 from agent.model.plan import DiskIdentity, InstallBootloader, Plan
-from agent.model.profile import ChainLink, Disk, FileSystem, Firmware, Partition, Platform, Profile, TableKind
+from agent.model.profile import Firmware, Platform, Profile
+from agent.model.storage import ChainLink, Disk, FileSystem, Partition, TableKind
 
 GIB = 1 << 30
 CHAIN = (ChainLink("pci:v1", "nvme"),)

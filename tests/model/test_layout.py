@@ -17,18 +17,8 @@ from agent.model.layout import HEADROOM_BYTES, Layout, fit
 from agent.model.partition_types import BIOS_BOOT, ESP, ESP_MBR, LINUX
 from agent.model.placing import last_usable_bytes
 from agent.model.plan import PlannedPartition
-from agent.model.profile import (
-    ConfigFile,
-    Disk,
-    FileSystem,
-    Firmware,
-    Kernel,
-    Mention,
-    OperatingSystem,
-    Partition,
-    Profile,
-    TableKind,
-)
+from agent.model.profile import ConfigFile, Firmware, Kernel, Mention, OperatingSystem, Profile
+from agent.model.storage import Disk, FileSystem, Partition, TableKind
 
 MIB, GIB = 1 << 20, 1 << 30
 SWAP = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"

@@ -26,8 +26,9 @@ from agent.model.plan import (
     encode,
 )
 from agent.model.planner import Decisions, make_plan
-from agent.model.profile import Disk, FileSystem, Firmware, Kernel, OperatingSystem, Partition, Profile, TableKind
+from agent.model.profile import Firmware, Kernel, OperatingSystem, Profile
 from agent.model.references import Planned
+from agent.model.storage import Disk, FileSystem, Partition, TableKind
 from tests.model.machines_of_tests import DISK, target
 
 MIB, GIB = 1 << 20, 1 << 30

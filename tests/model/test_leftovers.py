@@ -12,7 +12,7 @@ from agent.model.bound_software import SOFTWARE, WANTED
 from agent.model.compare import compare
 from agent.model.difference import Difference, Item, Op, Tier
 from agent.model.plan import MakeArray, PlannedArray
-from agent.model.profile import ChainLink, Device, Disk, FileSystem, Package, Platform, Role, Section, Status, Unit
+from agent.model.profile import Device, Package, Platform, Role, Section, Status, Unit
 from agent.model.recipe import (
     AddTo,
     BoundRecipe,
@@ -26,6 +26,7 @@ from agent.model.recipe import (
 )
 from agent.model.recipe_match import bind_all
 from agent.model.situation import CLONE, Situation
+from agent.model.storage import ChainLink, Disk, FileSystem
 from agent.restore.recipe_folder import read_recipes
 from tests.model.machines_of_tests import (
     DISK,

@@ -13,7 +13,7 @@ from agent.errors import RefusedError, UsageError
 from agent.model.boot_room import boot_volume_apart, is_short
 from agent.model.lvm_metadata import metadata, segments
 from agent.model.plan import MakeVolumeGroup, PlannedGroup, StackStep
-from agent.model.profile import LogicalVolume, PhysicalVolume, Stack
+from agent.model.storage import LogicalVolume, PhysicalVolume, Stack
 from tests.model.stacks_of_tests import (
     EXTENT,
     GIB,

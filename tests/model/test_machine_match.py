@@ -9,8 +9,9 @@ import pytest
 
 from agent.model.fingerprint import hardware_fingerprint
 from agent.model.machine_match import Match, best_match, is_placeholder, score
-from agent.model.profile import Address, Device, Disk, Network, NetworkConfig, Nic, Platform, Profile
+from agent.model.profile import Address, Device, Network, NetworkConfig, Nic, Platform, Profile
 from agent.model.profile_xml import load_profile
+from agent.model.storage import Disk
 
 MACHINES = Path(__file__).parent.parent / "machines"
 

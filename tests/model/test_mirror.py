@@ -23,19 +23,10 @@ from agent.model.plan import (
     describe,
 )
 from agent.model.planner import Decisions, make_plan
-from agent.model.profile import (
-    Disk,
-    FileSystem,
-    Firmware,
-    Kernel,
-    OperatingSystem,
-    Partition,
-    Profile,
-    Stack,
-    TableKind,
-)
+from agent.model.profile import Firmware, Kernel, OperatingSystem, Profile
 from agent.model.spread import Wish, spread
 from agent.model.stack_layout import KEEP, RAID_TYPES
+from agent.model.storage import Disk, FileSystem, Partition, Stack, TableKind
 from tests.model.stacks_of_tests import ARRAY_UUID, GIB, HOME, MIB, ROOT, array, ext4, group, guid
 
 PLACE = f"array:{ARRAY_UUID}"

@@ -14,7 +14,7 @@ import pytest
 
 from agent.model.difference import Verdict
 from agent.model.drivers import KernelIndex
-from agent.model.profile import ChainLink
+from agent.model.storage import ChainLink
 from agent.model.tree import MemoryTree
 from agent.probe.hardware import describe
 from tests.commands.system import MACHINES

@@ -27,8 +27,8 @@ from agent.model.plan import (
     encode,
 )
 from agent.model.planner import ESP_TYPES, Decisions, make_plan
-from agent.model.profile import FileSystem
 from agent.model.recipe import AnyOperation, BoundRecipe, Install, RemovePackage, Request
+from agent.model.storage import FileSystem
 from tests.model.machines_of_tests import DISK, ESP_UUID, FULL, ROOT_UUID, THIN, component, situation, source, target
 
 KERNEL = component(f"linux-image-{FULL}")

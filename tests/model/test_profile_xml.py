@@ -18,18 +18,7 @@ from lxml import etree
 from agent.errors import DamagedError
 from agent.model import profile as values
 from agent.model.difference import Difference, Item, Op, Tier, Verdict
-from agent.model.profile import (
-    Assigned,
-    Lease,
-    Made,
-    Mention,
-    Network,
-    NetworkConfig,
-    Nic,
-    Profile,
-    Section,
-    Status,
-)
+from agent.model.profile import Assigned, Lease, Made, Mention, Network, NetworkConfig, Nic, Profile, Section, Status
 from agent.model.profile_xml import (
     dump_difference,
     dump_profile,

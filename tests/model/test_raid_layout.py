@@ -10,9 +10,10 @@ from agent.errors import RefusedError
 from agent.model.disk_layouts import layouts_of
 from agent.model.partition_types import LINUX
 from agent.model.plan import MakeArray, MakeVolumeGroup
-from agent.model.profile import Disk, Firmware
+from agent.model.profile import Firmware
 from agent.model.spread import NO_WISH, Wish, spread
 from agent.model.stack_layout import KEEP, LVM_TYPES, RAID_TYPES
+from agent.model.storage import Disk
 from tests.model.stacks_of_tests import ARRAY_UUID, GIB, laid, on_raid, profile
 
 

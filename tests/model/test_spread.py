@@ -11,8 +11,9 @@ from agent.model.disk_layouts import layouts_of
 from agent.model.grow import parse_grow
 from agent.model.image import Manifest, ObjectRef, Volume
 from agent.model.partition_types import LINUX
-from agent.model.profile import Disk, Firmware, Partition, TableKind
+from agent.model.profile import Firmware
 from agent.model.spread import Spread, Wish, chosen_disks, parse_map, spread
+from agent.model.storage import Disk, Partition, TableKind
 from tests.model.test_layout import GIB, MIB, check, fs, gpt_image, guid, profile
 
 DATA_TABLE = "9c0e2f7a-6f3d-4b3a-9c55-0a50c4b0a100"

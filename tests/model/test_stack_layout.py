@@ -12,10 +12,11 @@ from agent.model.clashes import same_names
 from agent.model.disk_layouts import layouts_of
 from agent.model.image import FORMAT, STACK_FORMAT, Manifest, Subvolume, format_of
 from agent.model.plan import FIRST_STACKED, MakeLuks
-from agent.model.profile import Disk, FileSystem, Firmware, PhysicalVolume, Stack
+from agent.model.profile import Firmware
 from agent.model.spread import NO_WISH, Wish, spread
 from agent.model.stack import all_below, bases, device_names, disks_of, mapped_name, on_disks, place_named, unsound
 from agent.model.stack_layout import KEEP, PLAIN, boot_modules
+from agent.model.storage import Disk, FileSystem, PhysicalVolume, Stack
 from tests.model.stacks_of_tests import (
     ARRAY_UUID,
     GIB,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.errors import DiskSelectionError, UsageError
-from agent.model.profile import Disk, FileSystem, Partition, TableKind
+from agent.model.storage import Disk, FileSystem, Partition, TableKind
 from agent.model.target_disk import GUARDED, content_line, identity, select_disk
 
 GIB = 1 << 30

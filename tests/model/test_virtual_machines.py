@@ -14,9 +14,10 @@ import pytest
 from agent.model.compare import compare
 from agent.model.difference import Verdict
 from agent.model.drivers import KernelIndex
-from agent.model.profile import ChainLink, Firmware, Profile
+from agent.model.profile import Firmware, Profile
 from agent.model.profile_xml import dump_profile, load_profile
 from agent.model.recipe_match import bind_all
+from agent.model.storage import ChainLink
 from agent.restore.recipe_folder import read_recipes
 from tests.commands.system import MACHINES
 from tests.lab.machine import Machine, disk_serial, nic_mac

@@ -9,7 +9,8 @@ import pytest
 
 from agent.errors import RefusedError
 from agent.image.capture import SourceVolume
-from agent.model.profile import SECTIONS, Address, Disk, FileSystem, Network, Nic, Profile, Status
+from agent.model.profile import SECTIONS, Address, Network, Nic, Profile, Status
+from agent.model.storage import Disk, FileSystem
 from agent.probe import source
 from agent.probe.blocks import NO_CHOICE, Choice, blocks_of, boot_code
 from agent.probe.disks import Surroundings, read_disk

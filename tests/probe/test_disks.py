@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import RefusedError
-from agent.model.profile import ChainLink, TableKind
+from agent.model.storage import ChainLink, TableKind
 from agent.probe.blocks import Choice
 from agent.probe.disks import model, read_disk, serial, transport, wwn
 from agent.probe.filesystems import plain, unclean

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from agent.errors import RefusedError
-from agent.model.profile import Disk, FileSystem, Luks, Partition, Profile, Stack, VolumeGroup
+from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile, load_profile
+from agent.model.storage import Disk, FileSystem, Luks, Partition, Stack, VolumeGroup
 from agent.model.tree import MemoryTree
 from agent.probe.stack import LvmReport, array_of, luks_of, split_mapped, volume_group
 from agent.probe.stack_open import Places, active_members, groups_on, refuse_missing_members, told_by

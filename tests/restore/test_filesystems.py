@@ -14,7 +14,7 @@ import pytest
 from agent.errors import RefusedError, TargetIOError
 from agent.model.filesystem_size import inodes_for, minimum_bytes
 from agent.model.plan import PlannedFilesystem
-from agent.model.profile import FileSystem
+from agent.model.storage import FileSystem
 from agent.probe.filesystems import read_filesystem
 from agent.restore import filesystems
 from tests.restore.loop_disk import MIB, loop_disk

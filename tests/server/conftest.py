@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 
 from agent.depot.local import LocalDepot
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
-from agent.model.profile import FileSystem, Network, Nic, Platform, Profile, Section, Status
+from agent.model.profile import Network, Nic, Platform, Profile, Section, Status
 from agent.model.profile_xml import dump_profile
+from agent.model.storage import FileSystem
 from agent.server.app import create_app
 from agent.server.auth import Role, Tokens
 

@@ -22,6 +22,7 @@ from tests.lab.story import capture_disk, images
 # What decides how an image looks; the rest of the code only reads it.
 CAPTURING = (
     "agent/image", "agent/probe", "agent/commands/capture.py", "agent/model/image.py", "agent/model/profile.py",
+    "agent/model/storage.py",
 )  # fmt: skip
 
 
