@@ -64,6 +64,10 @@ class Ext4Disk:
             self._pieces.popitem(last=False)
         return piece
 
+    def forget(self) -> None:
+        """Give back the memory of what was read."""
+        self._pieces.clear()
+
     # --- directories ----------------------------------------------------------------------------------------------
 
     def names(self, inode: bytes, fields: Fields) -> dict[bytes, int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -46,26 +46,64 @@ def holds_something(root: Path) -> bool:
         return any(os.fsencode(child.name) != LOST_AND_FOUND for child in scan)
 
 
-def survey(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int) -> Marks:
+class Below:
+    """The file system of a tree, looked at from below; what will be asked for comes into memory meanwhile."""
+
+    def __init__(self, disk: Ext4Disk, top: int, covered: frozenset[bytes]) -> None:
+        self.disk = disk
+        self.top = top
+        self.covered = covered
+        self._ahead = threading.Thread(target=self._read_ahead)
+        self._ahead.start()
+
+    def _read_ahead(self) -> None:
+        with suppress(*UNSURE):  # what cannot be read is met again, by whoever needs it
+            self.disk.read_ahead()
+
+    def wait(self) -> None:
+        """Until no thread is left: a process that forks must have none."""
+        self._ahead.join()
+
+    def forget(self) -> None:
+        """Give back the memory that it took."""
+        self.wait()
+        self.disk.forget()
+
+
+@contextmanager
+def from_below(root: Path) -> Iterator[Below | None]:
+    """Look at an ext4 by what its block device holds; None where that cannot be read, or is not as known.
+
+    It says what stat(2) says as long as nobody writes to it.
+    """
+    with ExitStack() as stack:
+        below = None
+        with suppress(*UNSURE):
+            below = Below(*stack.enter_context(disk_behind(root)))
+            stack.callback(below.forget)
+        yield below
+
+
+def survey(listing: Listing, root: Path, elsewhere: frozenset[bytes], jobs: int, below: Below | None) -> Marks:
     """Look at every entry; what is in the directories ``elsewhere`` is not asked for.
 
     What has no mark is sound afterwards. Raises DamagedError where that of a listing cannot be.
     """
-    marks = survey_by_tables(listing, root, elsewhere)
+    marks = survey_by_tables(listing, root, elsewhere, below) if below else None
     return marks if marks is not None else survey_by_calls(listing, root, elsewhere, jobs)
 
 
-def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) -> Marks | None:
-    """The same on ext4, by what its block device holds; None where that cannot be read, or is not as known, or where
-    the listing is not sound.
+def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes], below: Below) -> Marks | None:
+    """The same on ext4, by what its block device holds; None where that is not as known, or where the listing is not
+    sound.
 
     Two processes look at half of the listing each. What is marked has yet to be checked, the rest is sound.
     """
     try:
-        with disk_behind(root) as (disk, top, covered), closing(Target(root)) as target:
-            with read_ahead(disk):
-                listing.keep()
-            surveyor = partial(DiskSurveyor, disk, target, top, covered)
+        listing.keep()
+        below.wait()
+        with closing(Target(root)) as target:
+            surveyor = partial(DiskSurveyor, below.disk, target, below.top, below.covered)
 
             def work(_number: int, ask: Ask) -> None:
                 ask(look_at_second_half(listing, surveyor))
@@ -74,22 +112,6 @@ def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes]) 
                 return add_halves(listing, surveyor, Marks(elsewhere), workers)
     except UNSURE:
         return None
-
-
-@contextmanager
-def read_ahead(disk: Ext4Disk) -> Iterator[None]:
-    """Have the disk brought into memory meanwhile. What cannot be read is met again, by whoever needs it."""
-
-    def ask() -> None:
-        with suppress(*UNSURE):
-            disk.read_ahead()
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def look_at_second_half(listing: Listing, surveyor: Callable[[Told], DiskSurveyor]) -> bytes:

@@ -35,7 +35,7 @@ from agent.image.metadata import COARSE, apply_xattrs, looks_right
 from agent.image.mountinfo import mounted_kind
 from agent.image.pack import check_table
 from agent.image.settle import Settler
-from agent.image.survey import holds_something, survey
+from agent.image.survey import from_below, holds_something, survey
 from agent.image.survey_marks import EVERY_NAME, NAMED, Marks
 from agent.image.target import Target, refuse_second_views, remove
 from agent.image.workers import Ask, default_jobs, fetching_jobs, pool
@@ -98,21 +98,24 @@ def write_volume(  # noqa: PLR0913 - four of them have defaults
     started = time.monotonic()
     if select is None:
         refuse_second_views(root)
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as looking:
+        target = Target(root)
+        stack.callback(target.close)
+        cleaner = Cleaner(target, has_aliases(root))
+        trust = trust_metadata and mounted_kind(root) not in COARSE  # which say too little to be trusted
+        looks_first = trust and select is None and not cleaner.has_aliases and holds_something(root)
+        below = looking.enter_context(from_below(root)) if looks_first else None
         listing = stack.enter_context(open_listing(depot, loaded.manifest, volume))
         for pack in loaded.manifest.packs:
             if pack.sha256 in volume.packs:
                 check_table(depot, pack)
-        target = Target(root)
-        stack.callback(target.close)
         settler = Settler(root)
         stack.callback(settler.close)
-        cleaner = Cleaner(target, has_aliases(root))
-        trust = trust_metadata and mounted_kind(root) not in COARSE  # which say too little to be trusted
         run = _Run(volume, target, emit, select, settler, trust, elsewhere, cleaner)
         stack.enter_context(exact_modes())
-        if trust and select is None and not cleaner.has_aliases and holds_something(root):
-            run.skip(survey(listing, root, elsewhere, jobs or default_jobs()))
+        if looks_first:
+            run.skip(survey(listing, root, elsewhere, jobs or default_jobs(), below))
+            looking.close()
         run.write(depot, listing, jobs or fetching_jobs(depot))
         settler.all_written()
         run.finish()

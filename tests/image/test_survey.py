@@ -104,7 +104,8 @@ def test_what_is_right_is_not_marked(carried: Carried, target: Path) -> None:
     (target / "d2/e2").chmod(0o700)
     (target / "d0/own-0").unlink()
     with open_listing(carried.depot, carried.loaded.manifest, carried.loaded.manifest.volumes[0]) as listing:
-        marks = survey.survey(listing, target, frozenset(), 2)
+        with survey.from_below(target) as below:
+            marks = survey.survey(listing, target, frozenset(), 2, below)
         marked = {
             entry.path: mark
             for entries, _, chosen in listing.marked(marks)

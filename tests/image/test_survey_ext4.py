@@ -80,12 +80,22 @@ def listing_of(carried: Carried) -> Iterator[Listing]:
 def both_ways(carried: Carried, tree: Path) -> bytes:
     """The marks, which are the same by the disk and by system calls."""
     with listing_of(carried) as listing:
-        by_tables = survey.survey_by_tables(listing, tree, frozenset())
+        by_tables = by_the_disk(listing, tree)
         by_calls = survey.survey_by_calls(listing, tree, frozenset(), 2)
         assert by_tables is not None, "the disk is read"
         assert by_tables[:] == by_calls[:]
         assert sorted_names(by_tables) == sorted_names(by_calls)
         return by_tables[:]
+
+
+def by_the_disk(listing: Listing, tree: Path) -> Marks | None:
+    with survey.from_below(tree) as below:
+        return survey.survey_by_tables(listing, tree, frozenset(), below) if below else None
+
+
+def by_any_way(listing: Listing, tree: Path) -> Marks:
+    with survey.from_below(tree) as below:
+        return survey.survey(listing, tree, frozenset(), 2, below)
 
 
 def sorted_names(marks: Marks) -> dict[bytes, list[bytes]]:
@@ -216,10 +226,10 @@ def test_a_device_that_cannot_be_read_is_left_to_the_kernel(
         plain_tree(tree)
         carried = carry(tree, depot)
         with listing_of(carried) as listing:
-            expected = survey.survey(listing, tree, frozenset(), 2)[:]
+            expected = by_any_way(listing, tree)[:]
             monkeypatch.setattr(ext4_behind, "_open_device", refuse)
-            assert survey.survey_by_tables(listing, tree, frozenset()) is None
-            assert survey.survey(listing, tree, frozenset(), 2)[:] == expected
+            assert by_the_disk(listing, tree) is None
+            assert by_any_way(listing, tree)[:] == expected
 
 
 @pytest.mark.root
@@ -334,7 +344,7 @@ def test_a_listing_that_is_not_sound_is_refused(name: str, looked_at: Path, depo
         UNSOUND[name](lines)
         entries = sound.head.entries + (name == "a directory's name for a hard link")
         with listing_of_lines(sound, lines, entries, tmp_path / "listing") as unsound, pytest.raises(DamagedError):
-            for _ in unsound.marked(survey.survey(unsound, looked_at, frozenset(), 2)):
+            for _ in unsound.marked(by_any_way(unsound, looked_at)):
                 pass
 
 
@@ -357,7 +367,7 @@ def test_whatever_a_listing_says_what_has_no_mark_is_sound(looked_at: Path, depo
         def look(changed_documents: list[Any]) -> None:
             lines = [msgspec.json.encode(document) for document in changed_documents]
             with listing_of_lines(sound, lines, len(lines), tmp_path / "listing") as other:
-                marks = survey.survey_by_tables(other, looked_at, frozenset())
+                marks = by_the_disk(other, looked_at)
                 if marks is None:
                     return
                 try:
