@@ -67,8 +67,9 @@ def run(  # noqa: PLR0913 - one door for every child; each parameter is a proper
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     accept: Sequence[int] = (0,),
+    descriptors: Sequence[int] = (),
 ) -> Completed:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return what it printed. It gets the open ``descriptors``, under their numbers.
 
     Raises ProcessError for a status outside ``accept``, TemporaryError when ``timeout_s`` seconds passed
     (the whole process group is ended), and ProcessError with status 127 when the program does not exist.
@@ -83,6 +84,7 @@ def run(  # noqa: PLR0913 - one door for every child; each parameter is a proper
             env=child_environment(environment),
             cwd=cwd,
             start_new_session=True,
+            pass_fds=descriptors,
         )
     except FileNotFoundError as error:
         raise ProcessError(words, 127, "", str(error)) from error

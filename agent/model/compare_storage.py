@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agent.model.crypttab import CRYPTTAB, CryptEntry, crypt_entries, is_of, lost_key
 from agent.model.difference import Item, Op, Tier
-from agent.model.references import MountLine, Planned, crypt_lines, mount_lines, resume_devices
+from agent.model.plan import MakeLuks
+from agent.model.references import MountLine, Planned, mount_lines, resume_devices
 from agent.model.situation import Situation
 from agent.model.storage import Disk
 from agent.model.tree import read_text
@@ -121,14 +123,29 @@ def resume_items(situation: Situation, planned: Planned) -> Iterator[Item]:
 
 
 def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, ...]) -> Iterator[Item]:
-    """Encrypted devices that are not written: what is needed to start blocks, the rest is set aside."""
+    """Encrypted devices that are not written: what is needed to start blocks, the rest is set aside. Of those that are
+    made anew, what opened them and does not any more."""
     needed = {line.device for line in lines if line.mountpoint in ESSENTIAL}
-    for name, device in crypt_lines(read_text(situation.tree, "/etc/crypttab")):
-        if planned.has(device) or not (device.startswith("/dev/") or "=" in device):
+    for line in crypt_entries(read_text(situation.tree, CRYPTTAB)):
+        name, device = line.name, line.device
+        if not (device.startswith("/dev/") or "=" in device):
             continue
-        essential = f"/dev/mapper/{name}" in needed
-        yield Item(
-            id="", op=Op.BLOCK if essential else Op.REMOVE, kind="crypt", key=name, tier=Tier.MUST, source=device,
-            reason=f"encrypted device {name} needs {device}, which this disk will not have",
-            evidence=(("hw-config", f"/etc/crypttab: {name} {device}"),),
-        )  # fmt: skip
+        evidence = (("hw-config", " ".join((f"{CRYPTTAB}: {name} {device} {line.key}", *line.options)).strip()),)
+        if not planned.has(device):
+            essential = f"/dev/mapper/{name}" in needed
+            yield Item(
+                id="", op=Op.BLOCK if essential else Op.REMOVE, kind="crypt", key=name, tier=Tier.MUST, source=device,
+                reason=f"encrypted device {name} needs {device}, which this disk will not have", evidence=evidence,
+            )  # fmt: skip
+        elif made_anew(situation, line) and (lost := lost_key(line, situation.tree)):
+            yield Item(
+                id="", op=Op.CHANGE, kind="crypt-key", key=name, tier=Tier.SHOULD, source=lost, target="the given key",
+                reason=f"{name} was opened by {lost}, which is no file of the image that can be a key: the boot "
+                "waits for it, or asks for what the restore is given; ‘cryptsetup luksAddKey’ adds a key",
+                evidence=evidence,
+            )  # fmt: skip
+
+
+def made_anew(situation: Situation, line: CryptEntry) -> bool:
+    """Whether a line of crypttab means a LUKS device of the plan."""
+    return any(isinstance(step, MakeLuks) and is_of(line, step.luks.uuid, step.luks.name) for step in situation.stack)

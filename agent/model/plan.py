@@ -233,6 +233,22 @@ class RebuildInitramfs(msgspec.Struct, frozen=True, kw_only=True, tag="rebuild-i
     modules: tuple[str, ...]  # must be in the result (or built into the kernel)
 
 
+class EnrolKey(msgspec.Struct, frozen=True, kw_only=True, tag="enrol-key"):
+    """Let a key file of the restored system open an encrypted device, as it opened the one that the image was taken of.
+
+    ``offset_bytes`` and ``size_bytes`` (0: to its end) are the part of the file that is the key; ``slot`` -1: any.
+    """
+
+    on: int  # partition or place of the device, as in MakeLuks
+    uuid: str
+    name: str  # of the mapping
+    path: str  # of the key file in the restored system
+    offset_bytes: int = 0
+    size_bytes: int = 0
+    slot: int = -1
+    kdf: str = ""  # of the new key; "" leaves it to cryptsetup
+
+
 class Relabel(msgspec.Struct, frozen=True, kw_only=True, tag="relabel"):
     """Give what was changed the SELinux labels of the image's policy, after everything that changes files."""
 
@@ -273,7 +289,7 @@ class VerifyBoot(msgspec.Struct, frozen=True, kw_only=True, tag="verify-boot"):
 Step = (
     ClearDisk | WriteTable | MakeLuks | MakeArray | MakeVolumeGroup | MakeFilesystem | WriteTree | VerifyTree
     | WriteBlocks | VerifyBlocks | FitFilesystem | WriteBootCode | ApplyRecipe | RebuildInitramfs | InstallBootloader
-    | Relabel | VerifyBoot
+    | EnrolKey | Relabel | VerifyBoot
 )  # fmt: skip
 
 
@@ -357,6 +373,8 @@ def describe(step: Step) -> str:  # noqa: PLR0912 - one case a step
         case InstallBootloader(firmware=firmware, also=also):
             more = f", on {', '.join(each.disk.name for each in also)} too" if also else ""
             return f"install boot loader for {firmware.upper()}{more}"
+        case EnrolKey(path=path, name=name):
+            return f"let {path} of the system open {name}, as it did"
         case Relabel():
             return "label what was changed as the image's SELinux policy says"
         case VerifyBoot():

@@ -24,6 +24,7 @@ from agent.model.plan import (
     BootDisk,
     ClearDisk,
     ComponentChoice,
+    EnrolKey,
     InstallBootloader,
     MakeFilesystem,
     Plan,
@@ -74,6 +75,7 @@ class Decisions:
     notes: tuple[str, ...] = ()  # which disk receives what, and what a person must know of how it was decided
     ties: tuple[str, ...] = ()
     grow: str = ""
+    keys: tuple[EnrolKey, ...] = ()  # files of the system that open its encrypted devices
 
     @property
     def layouts(self) -> tuple[tuple[str, Layout], ...]:
@@ -245,6 +247,7 @@ def _block_steps(volume: Volume, disk: str, number: int) -> tuple[Step, Step]:
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
     """Recipes, then what they asked for once, then the boot path and its proof."""
+    yield from decisions.keys
     yield from adaptation_steps(decisions)
     releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
     yield from volume_steps(decisions, esp=True)

@@ -1,4 +1,4 @@
-"""What files of the image say about disks: fstab, crypttab, the kernel command line, the place to resume from.
+"""What files of the image say about disks: fstab, the kernel command line, the place to resume from.
 
 A reference is *planned* when the disk, as it will be written, has what it names; else it must be led to what replaces
 it, or be taken out of the way of the boot.
@@ -180,9 +180,3 @@ def all_command_line_words(tree: Tree) -> tuple[str, ...]:
     for place in command_lines(tree):
         words += words_at(place.path, read_text(tree, place.path), place.key)
     return tuple(dict.fromkeys(words))
-
-
-def crypt_lines(text: str) -> tuple[tuple[str, str], ...]:
-    """(mapped name, device) of every entry of a crypttab."""
-    entries = (mount_fields(line) for line in text.splitlines())
-    return tuple((fields[0], fields[1]) for fields in entries if len(fields) > 1)

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from agent.errors import RefusedError
 from agent.image.capture import CaptureSource
+from agent.model.crypttab import CRYPTTAB, crypt_entries
 from agent.model.image import Excluded
-from agent.model.references import crypt_lines
 from agent.model.stack import device_names, group_on, luks_on, place_named, storeys, why_not
 from agent.model.storage import Disk, Luks, Stack
 from agent.model.tree import Tree, read_text
@@ -17,10 +17,10 @@ from agent.model.tree import Tree, read_text
 
 def crypttab_names(stack: Stack, disk: Disk, tree: Tree) -> Stack:
     """The stack with its mappings called as the system calls them, not as they were called to be read."""
-    lines = crypt_lines(read_text(tree, "/etc/crypttab"))
+    lines = crypt_entries(read_text(tree, CRYPTTAB))
 
     def named(luks: Luks) -> Luks:
-        names = [name for name, device in lines if _means(device, luks, stack, disk)]
+        names = [line.name for line in lines if _means(line.device, luks, stack, disk)]
         return replace(luks, name=names[0] if names else luks.name)
 
     # mdadm makes md0 of the superblock's name host:0; to be read, the array had the next free number.

@@ -1,23 +1,32 @@
 """LUKS devices, made anew with UUID, label, cipher and key size that they had, and a key that the caller gives.
 
-The key goes to cryptsetup through a pipe: it is on no command line, in no file and in no plan.
+The key goes to cryptsetup through a pipe: it is on no command line, in no file and in no plan. Key files with which the
+restored system opens a device at its boot become further keys of that device.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import ExitStack
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from agent.errors import RefusedError, TargetIOError
-from agent.model.plan import PlannedLuks
+from agent.errors import PatchError, RefusedError, TargetIOError
+from agent.model.luks_keys import LIMIT_BYTES
+from agent.model.plan import EnrolKey, PlannedLuks
+from agent.model.report import CheckResult
 from agent.probe.stack import luks_of, read_header
 from agent.probe.stack_open import open_luks
 from agent.process import run
 from agent.restore.filesystems import forget_signatures, signature
+from agent.restore.inside import InsideRoot
 
 # A key derivation is measured for two seconds, on one core of a slow machine for longer.
 TIMEOUT_S = 600.0
+FIRST_SLOT = 0  # which luksFormat fills
+NO_KEY = (1, 2)  # cryptsetup(8), "RETURN CODES": an empty slot was named; the key does not fit
 SECTOR = 512
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9+_.@:=-]{1,127}")
 _UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")
@@ -56,6 +65,74 @@ def format_words(node: Path, planned: PlannedLuks) -> list[str]:
         words += ["--label", planned.label] if planned.label else []
         words += ["--pbkdf", planned.kdf] if planned.kdf else []
     return [*words, "--key-file", "-", str(node)]
+
+
+def enrol_key(node: Path, step: EnrolKey, key: bytes, inside: InsideRoot) -> CheckResult:
+    """Have a key file of the restored system open the device beside ``key``, and see that it does."""
+    with _key_file(inside, step) as descriptor:
+        if not _opens(node, step, descriptor):
+            if step.slot == FIRST_SLOT:
+                _leave_first_slot(node, step, key)
+            words = ["--key-file", "-", *_part(step, "new-keyfile")]
+            words += ["--key-slot", str(step.slot)] if step.slot >= 0 else []
+            _add_key(node, step, words, f"/proc/self/fd/{descriptor}", key, descriptor)
+            if not _opens(node, step, descriptor):
+                raise TargetIOError(
+                    f"{step.path} was added to the keys of LUKS {step.uuid}, and does not open it",
+                    "the disk may be failing; read the kernel log",
+                )
+    return CheckResult(name="crypttab", ok=True, detail=f"{step.path} opens {step.name}")
+
+
+def _add_key(node: Path, step: EnrolKey, words: Sequence[str], new: str, stdin: bytes, *descriptors: int) -> None:
+    kdf = ["--pbkdf", step.kdf] if step.kdf else []
+    run(["cryptsetup", "luksAddKey", "--batch-mode", *words, *kdf, str(node), new], stdin=stdin, timeout_s=TIMEOUT_S,
+        descriptors=descriptors)  # fmt: skip
+
+
+def _leave_first_slot(node: Path, step: EnrolKey, key: bytes) -> None:
+    """Move the given key, which the device was made with, to the next slot."""
+    with os.fdopen(os.memfd_create("key"), "wb", buffering=0) as copy:
+        copy.write(key)
+        _add_key(node, step, ("--key-file", "-"), f"/proc/self/fd/{copy.fileno()}", key, copy.fileno())
+    run(["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file", "-", str(node), str(FIRST_SLOT)], stdin=key,
+        timeout_s=TIMEOUT_S)  # fmt: skip
+
+
+def _opens(node: Path, step: EnrolKey, descriptor: int) -> bool:
+    words = ["cryptsetup", "open", "--test-passphrase", "--type", "luks", *_part(step, "keyfile")]
+    words += ["--key-slot", str(step.slot)] if step.slot >= 0 else []
+    done = run([*words, "--key-file", f"/proc/self/fd/{descriptor}", str(node)], timeout_s=TIMEOUT_S,
+               accept=(0, *NO_KEY), descriptors=(descriptor,))  # fmt: skip
+    return done.status == 0
+
+
+def _part(step: EnrolKey, name: str) -> list[str]:
+    """The part of the file that is the key."""
+    words = [f"--{name}-offset", str(step.offset_bytes)] if step.offset_bytes else []
+    return [*words, *((f"--{name}-size", str(step.size_bytes)) if step.size_bytes else ())]
+
+
+@contextmanager
+def _key_file(inside: InsideRoot, step: EnrolKey) -> Iterator[int]:
+    """A descriptor of the file; no link of the image leads out of its own root."""
+    try:
+        descriptor = inside.open(step.path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise PatchError(
+            f"key file {step.path} of {step.name}: {error.strerror}", "capture the image again, or drop the key"
+        ) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= LIMIT_BYTES:
+            raise PatchError(
+                f"key file {step.path} of {step.name} has {found.st_size:,} bytes, expected a file of 1 to "
+                f"{LIMIT_BYTES:,}",
+                "correct /etc/crypttab in the image: ‘regraft edit’",
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def matches(node: Path, planned: PlannedLuks) -> bool:

@@ -20,13 +20,14 @@ from agent.depot.store import Depot
 from agent.image.image_tree import ImageTree
 from agent.model.boot_room import boot_volume_apart, is_short, needed_bytes
 from agent.model.choices import NONE, Choices, chosen_components, chosen_selector, wanted_recipes
+from agent.model.crypttab import enrolments
 from agent.model.difference import Difference
 from agent.model.disk_layouts import all_filesystems, layouts_of
 from agent.model.drivers import KernelIndex
 from agent.model.image import Component, ImageRef
 from agent.model.layout import Layout
 from agent.model.nic_map import NO_WISHES, NicWishes
-from agent.model.plan import Plan, RebuildInitramfs
+from agent.model.plan import EnrolKey, Plan, RebuildInitramfs
 from agent.model.planner import Decisions, adaptation_steps, make_plan
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_difference, dump_profile
@@ -83,6 +84,7 @@ class Decided:
     notes: tuple[str, ...] = ()
     ties: tuple[str, ...] = ()
     grow: str = ""
+    keys: tuple[EnrolKey, ...] = ()
 
 
 def prepare(depot: Depot, trust: TrustedKeys, request: RestoreRequest) -> Prepared:
@@ -122,6 +124,7 @@ def prepare(depot: Depot, trust: TrustedKeys, request: RestoreRequest) -> Prepar
             disk=disk, layout=layout, recipes=adaptation.recipes, components=components, mode=request.mode,
             trust_metadata=request.trust_metadata, choices=choices, site_recipes=told_of, also=layouts[1:],
             notes=(*divided.notes, *adaptation.notes), ties=divided.ties, grow=str(wish.grow),
+            keys=tuple(enrolments(layout.stack, tree)),
         )  # fmt: skip
         return adaptation.difference, decided, adaptation.situation
 
@@ -165,6 +168,7 @@ def decisions_of(loaded: LoadedImage, target: Profile, difference: Difference, d
         notes=decided.notes,
         ties=decided.ties,
         grow=decided.grow,
+        keys=decided.keys,
     )
 
 

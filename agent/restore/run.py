@@ -33,6 +33,7 @@ from agent.image.write_blocks import write_blocks
 from agent.model.plan import (
     ApplyRecipe,
     ClearDisk,
+    EnrolKey,
     FitFilesystem,
     InstallBootloader,
     MakeArray,
@@ -55,7 +56,8 @@ from agent.model.plan import (
 from agent.model.recipe import BoundRecipe, Install
 from agent.model.report import CheckResult, RecipeResult
 from agent.probe.stack_open import KeyOf, no_keys
-from agent.restore import blocks, boot, disk, filesystems, initramfs, mounts, patch, verify
+from agent.restore import blocks, boot, disk, filesystems, initramfs, luks, mounts, patch, verify
+from agent.restore.inside import InsideRoot
 from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
 from agent.restore.relabel import relabel
@@ -78,6 +80,7 @@ PHASES: dict[type[Step], str] = {
     ApplyRecipe: "patch",
     RebuildInitramfs: "patch",
     InstallBootloader: "boot",
+    EnrolKey: "patch",
     Relabel: "patch",
     VerifyBoot: "prove",
 }
@@ -170,6 +173,8 @@ class Execution:
                 self._on_a_partition(step)
             case WriteBootCode(code=code):
                 disk.write_boot_code(self._disk, code)
+            case EnrolKey():
+                self._enrol(step, self._mounted(stack))
             case ApplyRecipe() | RebuildInitramfs() | Relabel():
                 self._on_the_system(step, self._mounted(stack), stack)
             case InstallBootloader() | VerifyBoot():
@@ -294,6 +299,11 @@ class Execution:
                 self.done.changed.update(changed)
                 if warning:
                     self.recorder.warning(warning, "patch")
+
+    def _enrol(self, step: EnrolKey, root: Path) -> None:
+        node = self._node("", step.on)
+        key = self.key_of(step.uuid, f"{node}, which becomes {step.name}")
+        self.done.checks.append(luks.enrol_key(node, step, key, InsideRoot(root)))
 
     def _on_the_boot_path(self, step: InstallBootloader | VerifyBoot, root: Path) -> None:
         match step:

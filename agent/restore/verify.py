@@ -11,9 +11,10 @@ from msgspec import structs
 
 from agent.errors import PatchError
 from agent.model import bls
+from agent.model.crypttab import CRYPTTAB, crypt_entries
 from agent.model.plan import VerifyBoot
 from agent.model.profile import Firmware
-from agent.model.references import crypt_lines, mount_lines
+from agent.model.references import mount_lines
 from agent.model.report import CheckResult
 from agent.model.tree import Tree, read_text
 from agent.probe.live_tree import LiveTree
@@ -114,9 +115,9 @@ def reference_checks(tree: Tree, names: dict[str, frozenset[str]]) -> Iterator[C
     for line in mount_lines(read_text(tree, "/etc/fstab")):
         if line.on_disk and not line.optional:
             yield _resolves("fstab", line.device, f"{line.device} on {line.mountpoint}", names)
-    for name, device in crypt_lines(read_text(tree, "/etc/crypttab")):
-        if device.startswith("/dev/") or "=" in device:
-            yield _resolves("crypttab", device, f"{name} on {device}", names)
+    for entry in crypt_entries(read_text(tree, CRYPTTAB)):
+        if entry.device.startswith("/dev/") or "=" in entry.device:
+            yield _resolves("crypttab", entry.device, f"{entry.name} on {entry.device}", names)
 
 
 def _resolves(where: str, device: str, said: str, names: dict[str, frozenset[str]]) -> CheckResult:

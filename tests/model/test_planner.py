@@ -11,6 +11,7 @@ from agent.model.layout import Layout
 from agent.model.plan import (
     ApplyRecipe,
     ClearDisk,
+    EnrolKey,
     InstallBootloader,
     MakeFilesystem,
     Plan,
@@ -85,6 +86,14 @@ def test_the_order_of_steps() -> None:
         ClearDisk, WriteTable, MakeFilesystem, MakeFilesystem, WriteTree, VerifyTree, ApplyRecipe, ApplyRecipe,
         RebuildInitramfs, RebuildInitramfs, InstallBootloader, VerifyBoot,
     ]  # fmt: skip
+
+
+def test_keys_are_enrolled_when_the_files_were_read_back_and_before_they_are_changed() -> None:
+    key = EnrolKey(on=2, uuid="u", name="data", path="/etc/keys/data.key")
+    plan = make_plan(decisions(INITRAMFS, keys=(key,)))
+    places = kinds(plan)
+    assert places.index(VerifyTree) + 1 == places.index(EnrolKey) == places.index(ApplyRecipe) - 1
+    assert decode(encode(plan)) == plan
 
 
 def test_the_same_decisions_give_the_same_plan_and_it_survives_json() -> None:
