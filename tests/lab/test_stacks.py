@@ -112,7 +112,9 @@ STACKS = (
         seen=("Version: 1", f'UUID="{LUKS}"'),
     ),
     Stack(
-        name="mirror",  # a group on an array, and one of its volumes encrypted: both disks have a member again
+        # A group on an array, and one of its volumes encrypted: both disks have a member again, and the key file of the
+        # system opens the volume.
+        name="mirror",
         make=f"""
             table $A $B
             modprobe -a raid1 dm-crypt
@@ -125,17 +127,19 @@ STACKS = (
             printf secret | cryptsetup open /dev/vgm/home homes -
             /usr/sbin/mkfs.ext4 -q /dev/vgm/root; /usr/sbin/mkfs.ext4 -q /dev/mapper/homes
             /usr/bin/mount /dev/vgm/root /tmp/r; mkdir /tmp/r/home; /usr/bin/mount /dev/mapper/homes /tmp/r/home
+            mkdir -p /tmp/r/etc/keys; head -c 64 /dev/urandom > /tmp/r/etc/keys/homes.key
             echo secret > /tmp/pass
         """,
         fstab="/dev/vgm/root / ext4 defaults 0 1\\n/dev/mapper/homes /home ext4 defaults 0 2\\n",
-        crypttab=f"homes UUID={LUKS} none luks\\n",
+        crypttab=f"homes UUID={LUKS} /etc/keys/homes.key luks\\n",
         close="cryptsetup close homes; vgchange -q -an vgm; mdadm --stop /dev/md0",
         keys="--luks-passphrase /tmp/pass",
         restored_to="--disk serial=STACKA --disk serial=STACKB --arrays keep --erase STACKA --erase STACKB",
         reopen="""
             mdadm --assemble --run /dev/md0 ${A}1 ${B}1; vgchange -q -ay vgm
-            printf secret | cryptsetup open /dev/vgm/home homes -
-            /usr/bin/mount /dev/vgm/root /tmp/r; /usr/bin/mount /dev/mapper/homes /tmp/r/home
+            /usr/bin/mount /dev/vgm/root /tmp/r
+            cryptsetup open --key-file /tmp/r/etc/keys/homes.key /dev/vgm/home homes
+            /usr/bin/mount /dev/mapper/homes /tmp/r/home
         """,
         look="cat /proc/mdstat; mdadm --detail --export /dev/md0; /usr/sbin/blkid /dev/vgm/home",
         seen=("[2/2] [UU]", f"MD_UUID={MIRROR}", "MD_NAME=stacks:pv", f'UUID="{LUKS}"', 'TYPE="crypto_LUKS"'),

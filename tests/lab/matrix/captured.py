@@ -37,6 +37,7 @@ class Captured:
     packages: tuple[Path, ...]  # directories of .deb
     inventory: Path | None  # None where this host cannot read the source's disks
     passphrase: str = ""
+    typed: str = ""  # of it, at every boot
     nvram: Path | None = None  # variables of the source's firmware, where it is UEFI
 
     def source_inventory(self) -> Inventory | None:
@@ -61,6 +62,7 @@ def captured(name: str) -> Captured:
         packages=(source.packages,),
         inventory=inventory if inventory.exists() else None,
         passphrase=source.system.passphrase,
+        typed=source.system.typed,
         nvram=source.home / "nvram.fd" if source.system.firmware == "uefi" else None,
     )
 

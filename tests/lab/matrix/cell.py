@@ -94,7 +94,7 @@ def play(cell: Cell, target: Target, source: Captured, out: Path, outcome: Outco
     with outcome.stage("first boot"):
         outcome.booted = False
         checks, _ = prove_running(
-            machine, out, source.key, source.facts, passphrase=source.passphrase,
+            machine, out, source.key, source.facts, passphrase=source.typed,
             while_it_runs=lambda ssh: outcome.proofs.extend(first_boot_checks(ssh, cell, machine)),
         )  # fmt: skip
         outcome.booted = True
@@ -106,7 +106,7 @@ def play(cell: Cell, target: Target, source: Captured, out: Path, outcome: Outco
     with outcome.stage("boot after the upgrade"):
         # A new board has an empty memory: the fallback path has to be there still.
         (out / "nvram.fd").unlink(missing_ok=True)
-        checks, _ = prove_running(machine, out, source.key, source.facts, "third", passphrase=source.passphrase)
+        checks, _ = prove_running(machine, out, source.key, source.facts, "third", passphrase=source.typed)
         outcome.proofs += [replace(check, name=f"after the upgrade: {check.name}") for check in checks]
         outcome.second_boot = all(check.good for check in checks)
     if cell.arrays:
@@ -132,7 +132,7 @@ def each_alone(machine: Machine, source: Captured, out: Path, outcome: Outcome) 
         (out / "nvram.fd").unlink(missing_ok=True)
         left = replace(disk, path=out / f"disk{number}-{disk.bus}.img", discard_writes=True)
         alone = replace(machine, disks=(left,))
-        checks, _ = prove_running(alone, out, source.key, source.facts, f"alone{number}", passphrase=source.passphrase)
+        checks, _ = prove_running(alone, out, source.key, source.facts, f"alone{number}", passphrase=source.typed)
         outcome.proofs += [replace(check, name=f"disk {number} alone: {check.name}") for check in checks]
         outcome.second_boot = outcome.second_boot and all(check.good for check in checks)
 
@@ -175,7 +175,13 @@ def upgrade(machine: Machine, source: Captured, out: Path, outcome: Outcome) -> 
             outcome.proofs.append(Check("kernel and GRUB installed again", True, names))
 
         prove_running(
-            machine, out, source.key, source.facts, "second", passphrase=source.passphrase, while_it_runs=reinstall
+            machine,
+            out,
+            source.key,
+            source.facts,
+            "second",
+            passphrase=source.typed,
+            while_it_runs=reinstall,
         )
     shutil.rmtree(out / "repository")
 
@@ -185,7 +191,7 @@ def negative(cell: Cell, machine: Machine, source: Captured, out: Path, outcome:
     keep = out / "negative"
     with serving(out / "depot", keep) as served:
         restored_on(cell, machine, source, UNADAPTED_ISO, keep, served, outcome)
-    seen = seen_of(machine, keep, source.key, "unadapted", NEGATIVE_PATIENCE_S, passphrase=source.passphrase)
+    seen = seen_of(machine, keep, source.key, "unadapted", NEGATIVE_PATIENCE_S, passphrase=source.typed)
     outcome.negative_control = seen.is_down
     name = f"negative control ({cell.breaks}): unadapted it does not come up"
     outcome.proofs.append(Check(name, seen.is_down, seen.words))

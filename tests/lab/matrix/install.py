@@ -244,7 +244,7 @@ def first_boot(system: System, home: Path) -> Facts:
     machine = with_files(system.machine, Installed(system, home).disks, discard_writes=False)
     machine, ssh_port, _ = forwarded(machine)
     with RunningMachine(machine, home, "first-boot") as vm:
-        reach_login(vm, system.passphrase, 600)
+        reach_login(vm, system.typed, 600)
         ssh = Ssh(ssh_port, home / "key")
         ssh.wait(300)
         if system.finish:

@@ -35,12 +35,17 @@ class System:
     files: tuple[tuple[str, str], ...] = ()  # path, text; NIC and NIC2 become the cards' names
     tune: str = ""  # shell, in the installed system before its boot loader is installed
     finish: str = ""  # shell, in its first own boot
-    passphrase: str = ""  # asked for at every boot
+    passphrase: str = ""  # of encrypted devices
     host_reads: bool = True  # this host's kernel can mount what lies on the disks
 
     @property
     def firmware(self) -> str:
         return self.machine.firmware
+
+    @property
+    def typed(self) -> str:
+        """What is typed at every boot: nothing where a key file opens what is encrypted."""
+        return self.passphrase if " none " in dict(self.files).get("/etc/crypttab", "") else ""
 
 
 def source_of(firmware: str, buses: tuple[str, ...], gibibytes: int, nic: str, product: str) -> Machine:
@@ -88,6 +93,7 @@ ESP = "4D41-5452"
 MAKE_ESP = f"mkfs.vfat -n ESP -i {ESP.replace('-', '')}"
 EXT4_ROOT = f"mkfs.ext4 -q -L root -U {ROOT}"
 MAKE_SWAP = f"mkswap -U {SWAP}"
+DATA_KEY = "/target/etc/keys/data.key"
 
 MBR_EXTENDED = f"""\
 sfdisk --quiet $D0 <<END
@@ -163,6 +169,37 @@ mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 --name 0
 mount /dev/md0 /target
 mkdir -p /target/boot/efi
 mount $(part $D0 1) /target/boot/efi
+"""
+STACKED = f"""\
+for disk in $D0 $D1; do
+    sfdisk --quiet $disk <<END
+label: gpt
+1 : size=262144, type=uefi
+2 : type=raid
+END
+    udevadm settle
+done
+{MAKE_ESP} $(part $D0 1)
+mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 --name 0 --homehost matrix \\
+    --assume-clean $(part $D0 2) $(part $D1 2)
+pvcreate -q /dev/md0
+vgcreate -q vg0 /dev/md0
+lvcreate -q -W n -L 256M -n swap vg0
+lvcreate -q -W n -L 320M -n data vg0
+lvcreate -q -W n -l 90%FREE -n root vg0
+{MAKE_SWAP} /dev/vg0/swap
+{EXT4_ROOT} /dev/vg0/root
+mount /dev/vg0/root /target
+mkdir -p /target/boot/efi /target/etc/keys /target/srv
+mount $(part $D0 1) /target/boot/efi
+chmod 700 /target/etc/keys
+head -c 64 /dev/urandom > {DATA_KEY}
+printf %s {PASSPHRASE} | cryptsetup luksFormat --type luks1 --pbkdf-force-iterations 1000 \\
+    --uuid {LUKS_UUID} /dev/vg0/data -
+printf %s {PASSPHRASE} | cryptsetup luksAddKey --pbkdf-force-iterations 1000 --key-file - /dev/vg0/data {DATA_KEY}
+cryptsetup open --key-file {DATA_KEY} /dev/vg0/data data
+mkfs.xfs -q -L data -m uuid={BOOT} /dev/mapper/data
+mount /dev/mapper/data /target/srv
 """
 BTRFS = f"""\
 sfdisk --quiet $D0 <<END
@@ -240,6 +277,25 @@ SYSTEMS = {
             packages=(*FOR_UEFI, "network-manager", "mdadm"),
             files=KEYFILES,
             tune="/usr/share/mdadm/mkconf force-generate /etc/mdadm/mdadm.conf\nupdate-initramfs -u -k all",
+            host_reads=False,
+        ),
+        System(
+            # What it serves lies in the encrypted volume: without its key file no page answers.
+            name="debian-12-stacked",
+            title="Debian 12, UEFI, LVM on md RAID1, a LUKS1 volume opened by a key file, resume from swap",
+            release="bookworm",
+            machine=source_of("uefi", ("ahci", "ahci"), 6, "e1000e", "Server-12S"),
+            disks=STACKED,
+            fstab="/dev/mapper/vg0-root / ext4 errors=remount-ro 0 1\n"
+            f"/dev/mapper/data /srv xfs defaults 0 2\n{FSTAB_ESP}/dev/mapper/vg0-swap none swap sw 0 0\n",
+            packages=(*FOR_UEFI, "lvm2", "mdadm", "cryptsetup", "xfsprogs"),
+            files=(NETWORKD, ("/etc/crypttab", f"data UUID={LUKS_UUID} /etc/keys/data.key luks\n")),
+            tune="systemctl enable systemd-networkd\n"
+            "/usr/share/mdadm/mkconf force-generate /etc/mdadm/mdadm.conf\n"
+            "echo RESUME=/dev/mapper/vg0-swap > /etc/initramfs-tools/conf.d/resume\n"
+            "sed -i 's|\"console=tty0|\"resume=/dev/mapper/vg0-swap console=tty0|' /etc/default/grub\n"
+            "update-initramfs -u -k all",
+            passphrase=PASSPHRASE,
             host_reads=False,
         ),
         System(

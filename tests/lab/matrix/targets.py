@@ -105,6 +105,9 @@ CELLS = (
     # Its first card keeps its slot, so that unadapted it comes up, too.
     Cell("debian-13-raid1", "two-disks-uefi", "", arrays="keep"),
     Cell("debian-13-raid1", "ahci-swapped-uefi", "N1"),
+    # LVM on a mirror, and in the group a LUKS1 volume that a key file of the system opens.
+    Cell("debian-12-stacked", "nvme-e1000e-uefi", ""),
+    Cell("debian-12-stacked", "two-disks-uefi", "", arrays="keep"),
     Cell("debian-12-btrfs", "ahci-rtl8139-bios", "N1"),
     Cell("debian-12-btrfs", "virtio-virtio-uefi", ""),  # of its hardware only the firmware is another
 )
