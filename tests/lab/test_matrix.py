@@ -121,6 +121,24 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             ],
         ),
         pytest.param(
+            "debian-11-mbr--usb-e1000-uefi",  # grub-pc stays, GRUB for UEFI is not the image's
+            marks=[
+                pytest.mark.adapts("B1", "D4", "T3", "T4", "T5", systems=("Debian 11",)),
+                pytest.mark.adapts("B12", "B13", "T3", "T4", systems=("Debian 11",)),
+            ],
+        ),
+        pytest.param(
+            "debian-11-mbr--nvme4k-e1000e-uefi",
+            marks=[
+                pytest.mark.adapts("B1", "T3", "T4", "T5", systems=("Debian 11",)),
+                pytest.mark.adapts("B12", "B13", "B16", "T3", "T4", systems=("Debian 11",)),
+            ],
+        ),
+        pytest.param(
+            "debian-12-cloud--nvme-e1000e-uefi",  # a kernel from the depot, upgraded by apt as its own
+            marks=[pytest.mark.adapts("B3", "B12", "D1", "N1", "T3", "T4", "T5", systems=("Debian 12",))],
+        ),
+        pytest.param(
             "debian-12-btrfs--virtio-virtio-uefi",
             marks=[pytest.mark.adapts("B12", "B13", "T3", "T4", systems=("Debian 12 on btrfs",))],
         ),
