@@ -100,8 +100,10 @@ def survey_by_tables(listing: Listing, root: Path, elsewhere: frozenset[bytes], 
     Two processes look at half of the listing each. What is marked has yet to be checked, the rest is sound.
     """
     try:
-        listing.keep()
-        below.wait()
+        try:
+            listing.keep()
+        finally:
+            below.wait()
         with closing(Target(root)) as target:
             surveyor = partial(DiskSurveyor, below.disk, target, below.top, below.covered)
 
