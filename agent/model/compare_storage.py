@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.model.crypttab import CRYPTTAB, CryptEntry, crypt_entries, is_of, lost_key
+from agent.model.crypttab import CRYPTTAB, crypt_entries, lost_keys, lost_sentence
 from agent.model.difference import Item, Op, Tier
-from agent.model.plan import MakeLuks
 from agent.model.references import MountLine, Planned, mount_lines, resume_devices
 from agent.model.situation import Situation
 from agent.model.storage import Disk
 from agent.model.tree import read_text
 from agent.model.wanted import holding_disks
-from agent.model.wording import size_text
+from agent.model.wording import printable, size_text
 
 # Without these the system does not start, so that "go on without it" is no answer.
 ESSENTIAL = ("/", "/usr", "/boot", "/var", "/etc")
@@ -28,6 +27,7 @@ def storage_items(situation: Situation) -> Iterator[Item]:
     yield from new_esp_items(situation, lines)
     yield from resume_items(situation, planned)
     yield from crypt_items(situation, planned, lines)
+    yield from key_items(situation)
 
 
 def disk_items(situation: Situation) -> Iterator[Item]:
@@ -123,29 +123,26 @@ def resume_items(situation: Situation, planned: Planned) -> Iterator[Item]:
 
 
 def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, ...]) -> Iterator[Item]:
-    """Encrypted devices that are not written: what is needed to start blocks, the rest is set aside. Of those that are
-    made anew, what opened them and does not any more."""
+    """Encrypted devices that are not written: what is needed to start blocks, the rest is set aside."""
     needed = {line.device for line in lines if line.mountpoint in ESSENTIAL}
     for line in crypt_entries(read_text(situation.tree, CRYPTTAB)):
         name, device = line.name, line.device
-        if not (device.startswith("/dev/") or "=" in device):
+        if planned.has(device) or not (device.startswith("/dev/") or "=" in device):
             continue
-        evidence = (("hw-config", " ".join((f"{CRYPTTAB}: {name} {device} {line.key}", *line.options)).strip()),)
-        if not planned.has(device):
-            essential = f"/dev/mapper/{name}" in needed
-            yield Item(
-                id="", op=Op.BLOCK if essential else Op.REMOVE, kind="crypt", key=name, tier=Tier.MUST, source=device,
-                reason=f"encrypted device {name} needs {device}, which this disk will not have", evidence=evidence,
-            )  # fmt: skip
-        elif made_anew(situation, line) and (lost := lost_key(line, situation.tree)):
-            yield Item(
-                id="", op=Op.CHANGE, kind="crypt-key", key=name, tier=Tier.SHOULD, source=lost, target="the given key",
-                reason=f"{name} was opened by {lost}, which is no file of the image that can be a key: the boot "
-                "waits for it, or asks for what the restore is given; ‘cryptsetup luksAddKey’ adds a key",
-                evidence=evidence,
-            )  # fmt: skip
+        essential = f"/dev/mapper/{name}" in needed
+        yield Item(
+            id="", op=Op.BLOCK if essential else Op.REMOVE, kind="crypt", key=name, tier=Tier.MUST, source=device,
+            reason=f"encrypted device {name} needs {device}, which this disk will not have",
+            evidence=(("hw-config", f"{CRYPTTAB}: {name} {device}"),),
+        )  # fmt: skip
 
 
-def made_anew(situation: Situation, line: CryptEntry) -> bool:
-    """Whether a line of crypttab means a LUKS device of the plan."""
-    return any(isinstance(step, MakeLuks) and is_of(line, step.luks.uuid, step.luks.name) for step in situation.stack)
+def key_items(situation: Situation) -> Iterator[Item]:
+    """Encrypted devices that are made anew, and what opened them and does not any more."""
+    for line, lost in lost_keys(situation.stack, situation.tree):
+        written = " ".join((line.name, line.device, line.key, ",".join(line.options))).strip()
+        yield Item(
+            id="", op=Op.CHANGE, kind="crypt-key", key=printable(line.name), tier=Tier.SHOULD, source=lost,
+            target="what the restore is given", reason=lost_sentence(line, lost),
+            evidence=(("hw-config", f"{CRYPTTAB}: {printable(written)}"),),
+        )  # fmt: skip

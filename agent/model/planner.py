@@ -247,10 +247,10 @@ def _block_steps(volume: Volume, disk: str, number: int) -> tuple[Step, Step]:
 
 def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step]:
     """Recipes, then what they asked for once, then the boot path and its proof."""
-    yield from decisions.keys
     yield from adaptation_steps(decisions)
     releases, modules = boot_releases(decisions), requested_modules(decisions.recipes)
     yield from volume_steps(decisions, esp=True)
+    yield from decisions.keys  # which may lie there, too
     if not releases:
         # A container or a chroot, with nothing to boot; or a disk whose own system comes back as it was.
         yield from (WriteBootCode(disk=disk, code=each.code) for each in own_boot_code(decisions))

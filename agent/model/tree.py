@@ -30,6 +30,9 @@ class Tree(Protocol):
     def is_file(self, path: str) -> bool:
         """Whether ``path`` is a regular file, links followed."""
 
+    def size(self, path: str) -> int:
+        """Bytes of the regular file at ``path``, links followed; 0 where there is none."""
+
     def list_dir(self, path: str) -> tuple[str, ...]:
         """Sorted names in the directory at ``path``; empty when there is no such directory."""
 
@@ -67,6 +70,9 @@ class MemoryTree:
 
     def is_file(self, path: str) -> bool:
         return path in self.files
+
+    def size(self, path: str) -> int:
+        return len(self.files.get(path, b""))
 
     def list_dir(self, path: str) -> tuple[str, ...]:
         parent = PurePosixPath(path)

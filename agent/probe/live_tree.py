@@ -34,6 +34,11 @@ class LiveTree:
         found = self._resolve(path)
         return found is not None and stat.S_ISREG(found.lstat().st_mode)
 
+    def size(self, path: str) -> int:
+        found = self._resolve(path)
+        told = found.lstat() if found is not None else None
+        return told.st_size if told and stat.S_ISREG(told.st_mode) else 0
+
     def list_dir(self, path: str) -> tuple[str, ...]:
         found = self._resolve(path)
         try:

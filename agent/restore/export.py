@@ -22,7 +22,7 @@ from agent.foreign.disk_image import CONVERT_TIMEOUT_S
 from agent.foreign.loop import loop_disk
 from agent.image.image_tree import ImageTree
 from agent.model.choices import NONE, Choices, chosen_selector
-from agent.model.crypttab import enrolments
+from agent.model.crypttab import enrolments, lost_keys, lost_sentence
 from agent.model.difference import Difference
 from agent.model.export_target import for_a_file, like_a_target, like_the_source, with_file
 from agent.model.layout import fit
@@ -109,8 +109,11 @@ def as_it_was(depot: Depot, loaded: LoadedImage, target: Profile, disk_name: str
     own = f"{target.machine}@{target.time}"
     disk = next(disk for disk in target.disks if disk.name == disk_name)
     layout = fit(loaded.manifest, loaded.profile, target.platform.firmware, disk)
-    keys = tuple(enrolments(layout.stack, ImageTree(depot, loaded)))
-    return prepared(depot, loaded, target, Difference(own, own, ()), Decided(disk=disk, layout=layout, keys=keys))
+    tree = ImageTree(depot, loaded)
+    keys = enrolments(layout.stack, tree)
+    notes = tuple(lost_sentence(entry, lost) for entry, lost in lost_keys(layout.stack, tree))
+    decided = Decided(disk=disk, layout=layout, keys=keys, notes=notes)
+    return prepared(depot, loaded, target, Difference(own, own, ()), decided)
 
 
 def _machine(wish: Wish) -> tuple[Profile, Disk]:

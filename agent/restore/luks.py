@@ -1,7 +1,7 @@
 """LUKS devices, made anew with UUID, label, cipher and key size that they had, and a key that the caller gives.
 
-The key goes to cryptsetup through a pipe: it is on no command line, in no file and in no plan. Key files with which the
-restored system opens a device at its boot become further keys of that device.
+The key goes to cryptsetup through a pipe or memory: it is on no command line, in no file and in no plan. Key files with
+which the restored system opens a device at its boot become further keys of that device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from agent.restore.inside import InsideRoot
 
 # A key derivation is measured for two seconds, on one core of a slow machine for longer.
 TIMEOUT_S = 600.0
-FIRST_SLOT = 0  # which luksFormat fills
 NO_KEY = (1, 2)  # cryptsetup(8), "RETURN CODES": an empty slot was named; the key does not fit
 SECTOR = 512
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9+_.@:=-]{1,127}")
@@ -71,8 +70,8 @@ def enrol_key(node: Path, step: EnrolKey, key: bytes, inside: InsideRoot) -> Che
     """Have a key file of the restored system open the device beside ``key``, and see that it does."""
     with _key_file(inside, step) as descriptor:
         if not _opens(node, step, descriptor):
-            if step.slot == FIRST_SLOT:
-                _leave_first_slot(node, step, key)
+            if step.slot >= 0 and _is_used(node, step.slot):
+                _leave_slot(node, step, key)
             words = ["--key-file", "-", *_part(step, "new-keyfile")]
             words += ["--key-slot", str(step.slot)] if step.slot >= 0 else []
             _add_key(node, step, words, f"/proc/self/fd/{descriptor}", key, descriptor)
@@ -90,12 +89,18 @@ def _add_key(node: Path, step: EnrolKey, words: Sequence[str], new: str, stdin: 
         descriptors=descriptors)  # fmt: skip
 
 
-def _leave_first_slot(node: Path, step: EnrolKey, key: bytes) -> None:
-    """Move the given key, which the device was made with, to the next slot."""
+def _is_used(node: Path, slot: int) -> bool:
+    """As both versions of the header are printed."""
+    said = run(["cryptsetup", "luksDump", str(node)], timeout_s=60).stdout
+    return re.search(rf"^(?:Key Slot {slot}: ENABLED|  {slot}: luks2)", said, re.MULTILINE) is not None
+
+
+def _leave_slot(node: Path, step: EnrolKey, key: bytes) -> None:
+    """Free the only slot that the boot will try. It may be the given key's, which then opens by another one."""
     with os.fdopen(os.memfd_create("key"), "wb", buffering=0) as copy:
         copy.write(key)
         _add_key(node, step, ("--key-file", "-"), f"/proc/self/fd/{copy.fileno()}", key, copy.fileno())
-    run(["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file", "-", str(node), str(FIRST_SLOT)], stdin=key,
+    run(["cryptsetup", "luksKillSlot", "--batch-mode", "--key-file", "-", str(node), str(step.slot)], stdin=key,
         timeout_s=TIMEOUT_S)  # fmt: skip
 
 
@@ -124,10 +129,11 @@ def _key_file(inside: InsideRoot, step: EnrolKey) -> Iterator[int]:
         ) from None
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= LIMIT_BYTES:
+        size_bytes = step.size_bytes or found.st_size - step.offset_bytes
+        if not stat.S_ISREG(found.st_mode) or not 0 < size_bytes <= LIMIT_BYTES:
             raise PatchError(
-                f"key file {step.path} of {step.name} has {found.st_size:,} bytes, expected a file of 1 to "
-                f"{LIMIT_BYTES:,}",
+                f"key file {step.path} of {step.name} gives a key of {size_bytes:,} bytes, "
+                f"expected 1 to {LIMIT_BYTES:,}",
                 "correct /etc/crypttab in the image: ‘regraft edit’",
             )
         yield descriptor

@@ -124,7 +124,7 @@ def prepare(depot: Depot, trust: TrustedKeys, request: RestoreRequest) -> Prepar
             disk=disk, layout=layout, recipes=adaptation.recipes, components=components, mode=request.mode,
             trust_metadata=request.trust_metadata, choices=choices, site_recipes=told_of, also=layouts[1:],
             notes=(*divided.notes, *adaptation.notes), ties=divided.ties, grow=str(wish.grow),
-            keys=tuple(enrolments(layout.stack, tree)),
+            keys=enrolments(layout.stack, tree),
         )  # fmt: skip
         return adaptation.difference, decided, adaptation.situation
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model.compare_storage import crypt_items
+from agent.model.compare_storage import key_items, storage_items
 from agent.model.crypttab import CryptEntry, crypt_entries, enrolments, is_of, key_file, lost_key, slot_of
 from agent.model.difference import Op, Tier
 from agent.model.plan import EnrolKey, MakeLuks
-from agent.model.references import Planned
 from agent.model.tree import MemoryTree
 from tests.model.machines_of_tests import situation
 from tests.model.stacks_of_tests import GIB, LUKS_UUID, laid, on_luks
 
 KEY = "/etc/keys/data.key"
-TREE = MemoryTree({KEY: b"key", "/etc/cryptsetup-keys.d/own.key": b"key", "/etc/empty": b""})
+TREE = MemoryTree({KEY: b"key", "/etc/cryptsetup-keys.d/own.key": b"key", "/etc/empty": b"",
+                   "/etc/k\udcfc": b"key"})  # fmt: skip
 
 
 def test_lines_are_read_with_their_options() -> None:
@@ -45,27 +45,34 @@ def test_a_line_means_a_device_by_its_uuid_or_by_its_name(device: str, expected:
     assert not is_of(CryptEntry("other", "/dev/vda3"), LUKS_UUID, "data")
 
 
+NO_KEY = ", which is no file of the image that can be a key"
+
+
 @pytest.mark.parametrize(
     ("key", "options", "file", "lost"),
     [
         (KEY, (), KEY, ""),
         (KEY, ("luks", "keyfile-offset=1", "keyfile-size=2"), KEY, ""),
-        (KEY, ("luks", "keyfile-offset=3"), "", f"the key {KEY}"),
-        (KEY, ("luks", "keyfile-offset=2", "keyfile-size=2"), "", f"the key {KEY}"),
-        ("/etc/empty", (), "", "the key /etc/empty"),
+        (KEY, ("luks", "keyscript=/bin/cat"), KEY, ""),
+        (KEY, ("keyfile-offset=3",), "", f"the key {KEY}{NO_KEY}"),
+        (KEY, ("keyfile-offset=2", "keyfile-size=2"), "", f"the key {KEY}{NO_KEY}"),
+        (KEY, ("keyfile-size=" + "9" * 5000,), KEY, ""),
+        ("/etc/empty", (), "", f"the key /etc/empty{NO_KEY}"),
+        ("/etc/k\udcfc", (), "", f"the key /etc/k\\xfc{NO_KEY}"),
         ("none", (), "", ""),
         ("-", (), "", ""),
         ("", (), "", ""),
-        ("/media/key", (), "", "the key /media/key"),
-        (f"{KEY}:LABEL=STICK", (), "", f"the key {KEY}:LABEL=STICK"),
-        (f"{KEY}:/dev/sdb1", (), "", f"the key {KEY}:/dev/sdb1"),
-        ("/dev/disk/by-label/STICK", (), "", "the key /dev/disk/by-label/STICK"),
-        ("root", ("keyscript=/lib/cryptsetup/scripts/decrypt_derived",), "",
-         "the script /lib/cryptsetup/scripts/decrypt_derived"),
+        ("/media/key", (), "", f"the key /media/key{NO_KEY}"),
+        (f"{KEY}:LABEL=STICK", (), "", f"the key {KEY}:LABEL=STICK{NO_KEY}"),
+        (f"{KEY}:/dev/sdb1", (), "", f"the key {KEY}:/dev/sdb1{NO_KEY}"),
+        ("/dev/disk/by-label/STICK", (), "", f"the key /dev/disk/by-label/STICK{NO_KEY}"),
+        ("root", ("keyscript=decrypt_derived",), "", "the script decrypt_derived, which asks nobody"),
+        (KEY, ("keyscript=/usr/bin/ours",), "", "the script /usr/bin/ours, which asks nobody"),
         ("shared", ("keyscript=decrypt_keyctl",), "", ""),
-        (KEY, ("keyscript=/usr/bin/ours",), "", "the script /usr/bin/ours"),
+        (KEY, ("tpm2-device=auto",), "", "a file that tpm2-device=auto decrypts"),
+        ("-", ("fido2-device=auto",), "", ""),  # its header says so, which the layout tells
     ],
-)  # fmt: skip
+)
 def test_which_key_comes_with_the_image(key: str, options: tuple[str, ...], file: str, lost: str) -> None:
     entry = CryptEntry("data", "UUID=1", key, options)
     assert (key_file(entry, TREE), lost_key(entry, TREE)) == (file, lost)
@@ -75,7 +82,8 @@ def test_slots_that_no_header_has_are_any_slot() -> None:
     for version, slot, expected in ((1, 7, 7), (1, 8, -1), (2, 31, 31), (2, 32, -1), (2, 0, 0)):
         assert slot_of(CryptEntry("data", "UUID=1", KEY, (f"keyslot={slot}",)), version) == expected
     assert slot_of(CryptEntry("data", "UUID=1", KEY, ("key-slot=5",)), 2) == 5
-    assert slot_of(CryptEntry("data", "UUID=1", KEY, ("luks",)), 2) == -1
+    for options in (("luks",), ("keyslot=",), ("keyslot=one",), ("keyslot=" + "1" * 5000,)):
+        assert slot_of(CryptEntry("data", "UUID=1", KEY, options), 2) == -1
 
 
 def test_a_key_that_the_table_does_not_name_is_found_by_the_mappings_name() -> None:
@@ -86,16 +94,16 @@ def test_a_key_that_the_table_does_not_name_is_found_by_the_mappings_name() -> N
 def stack_with(line: str) -> tuple[MakeLuks, MemoryTree]:
     layout = laid(on_luks(), 20 * GIB)
     (made,) = (step for step in layout.stack if isinstance(step, MakeLuks))
-    return made, MemoryTree({"/etc/crypttab": line.encode(), KEY: bytes(64)})
+    return made, MemoryTree({"/etc/crypttab": line.encode("utf-8", "surrogateescape"), KEY: bytes(64)})
 
 
 @pytest.mark.adapts("B10", "T1")
 def test_a_key_file_of_the_system_opens_the_device_that_is_made_anew() -> None:
     made, tree = stack_with(f"vda3_crypt UUID={LUKS_UUID} {KEY} luks,keyfile-size=32,keyfile-offset=8,keyslot=3\n")
-    assert list(enrolments([made], tree)) == [
+    assert enrolments([made], tree) == (
         EnrolKey(on=made.on, uuid=LUKS_UUID, name="vda3_crypt", path=KEY, offset_bytes=8, size_bytes=32, slot=3,
-                 kdf="argon2id")
-    ]  # fmt: skip
+                 kdf="argon2id"),
+    )  # fmt: skip
     first = replace_version(made)
     assert [step.kdf for step in enrolments([first], tree)] == [""], "LUKS1 has one derivation only"
     for line in (f"vda3_crypt UUID={LUKS_UUID} none luks\n", f"vda3_crypt UUID={LUKS_UUID} /media/key luks\n",
@@ -111,16 +119,20 @@ def replace_version(made: MakeLuks) -> MakeLuks:
     )
 
 
+def test_a_key_that_needs_a_slot_comes_before_those_that_take_any() -> None:
+    lines = "".join(f"{name} UUID={LUKS_UUID} {KEY} luks{more}\n" for name, more in (("a", ""), ("b", ",keyslot=1")))
+    made, tree = stack_with(lines)
+    assert [(step.name, step.slot) for step in enrolments([made], tree)] == [("b", 1), ("a", -1)]
+
+
 @pytest.mark.adapts("B10", "T1")
 def test_a_key_that_does_not_come_along_is_told() -> None:
-    made, tree = stack_with(f"vda3_crypt UUID={LUKS_UUID} /media/key luks\n")
-    layout = laid(on_luks(), 20 * GIB)
-    planned = Planned(layout.partitions, layout.filesystems, (), (), layout.stack)
+    made, tree = stack_with(f"vda3_crypt UUID={LUKS_UUID} /media/k\udcfc luks,nofail\n")
     given = replace(situation(), tree=tree, stack=(made,))
-    (item,) = crypt_items(given, planned, ())
+    (item,) = key_items(given)
     assert (item.op, item.kind, item.key, item.tier) == (Op.CHANGE, "crypt-key", "vda3_crypt", Tier.SHOULD)
-    assert "/media/key" in item.reason and "luksAddKey" in item.reason
-    assert item.evidence == (("hw-config", f"/etc/crypttab: vda3_crypt UUID={LUKS_UUID} /media/key luks"),)
-    assert not list(
-        crypt_items(replace(given, tree=stack_with(f"vda3_crypt UUID={LUKS_UUID} {KEY}\n")[1]), planned, ())
-    )
+    assert "/media/k\\xfc" in item.reason and "luksAddKey" in item.reason
+    assert item.evidence == (("hw-config", f"/etc/crypttab: vda3_crypt UUID={LUKS_UUID} /media/k\\xfc luks,nofail"),)
+    assert item in tuple(storage_items(given))
+    _, brought = stack_with(f"vda3_crypt UUID={LUKS_UUID} {KEY}\n")
+    assert not list(key_items(replace(given, tree=brought)))

@@ -88,11 +88,20 @@ def test_the_order_of_steps() -> None:
     ]  # fmt: skip
 
 
-def test_keys_are_enrolled_when_the_files_were_read_back_and_before_they_are_changed() -> None:
-    key = EnrolKey(on=2, uuid="u", name="data", path="/etc/keys/data.key")
-    plan = make_plan(decisions(INITRAMFS, keys=(key,)))
+def test_keys_are_enrolled_when_all_files_are_there() -> None:
+    """The EFI system partition's too, which come last."""
+    key = EnrolKey(on=2, uuid="u", name="data", path="/boot/efi/data.key")
+    manifest = situation().manifest
+    esp = replace(manifest.volumes[0], id="esp", filesystem=FileSystem("vfat", ESP_UUID, mountpoint="/boot/efi"))
+    plan = make_plan(
+        decisions(
+            INITRAMFS, keys=(key,), manifest=replace(manifest, volumes=(esp, *manifest.volumes)),
+            layout=replace(LAYOUT, volumes={"root": 2, "esp": 1}),
+        )
+    )  # fmt: skip
     places = kinds(plan)
-    assert places.index(VerifyTree) + 1 == places.index(EnrolKey) == places.index(ApplyRecipe) - 1
+    last_read = max(place for place, kind in enumerate(places) if kind is VerifyTree)
+    assert last_read + 1 == places.index(EnrolKey) == places.index(InstallBootloader) - 1
     assert decode(encode(plan)) == plan
 
 

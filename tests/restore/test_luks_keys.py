@@ -77,6 +77,17 @@ def test_the_file_opens_what_the_passphrase_opens(
 
 
 @pytest.mark.root
+def test_a_slot_that_another_key_has_is_freed(system: InsideRoot, tmp_path: Path) -> None:
+    """After a reset to an image with another key file, or where two lines name the slot that one of them moved into."""
+    node = device(tmp_path, 2)
+    enrol_key(node, msgspec.structs.replace(STEP, slot=1), PASSPHRASE, system)
+    (system.root / "etc/keys/data.key").write_bytes(b"another key")
+    enrol_key(node, msgspec.structs.replace(STEP, slot=1), PASSPHRASE, system)
+    assert opens(node, b"another key", "--key-slot", "1") and opens(node, PASSPHRASE)
+    assert not opens(node, bytes(range(256)))
+
+
+@pytest.mark.root
 def test_no_link_of_the_image_leads_to_a_key_outside(system: InsideRoot, tmp_path: Path) -> None:
     node = device(tmp_path, 1)
     (tmp_path / "outside").write_bytes(b"the live system's")
@@ -92,5 +103,5 @@ def test_no_link_of_the_image_leads_to_a_key_outside(system: InsideRoot, tmp_pat
 def test_a_file_that_can_be_no_key_is_refused(size: int, system: InsideRoot, tmp_path: Path) -> None:
     with (system.root / "etc/keys/data.key").open("wb") as file:
         file.truncate(size)
-    with pytest.raises(PatchError, match=f"has {size:,} bytes, expected a file of 1 to"):
+    with pytest.raises(PatchError, match=f"gives a key of {size:,} bytes, expected 1 to"):
         enrol_key(tmp_path / "device", STEP, PASSPHRASE, system)
