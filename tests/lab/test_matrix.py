@@ -135,6 +135,17 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             ],
         ),
         pytest.param(
+            "debian-11-mbr--nvme-small-uefi",
+            marks=[
+                pytest.mark.adapts("B1", "T3", "T4", "T5", systems=("Debian 11",)),
+                pytest.mark.adapts("B12", "B13", "T3", "T4", systems=("Debian 11",)),
+            ],
+        ),
+        pytest.param(
+            "debian-12-cloud--lsi53c895a-pcnet-bios",
+            marks=[pytest.mark.adapts("B3", "D1", "N1", "T3", "T4", "T5", systems=("Debian 12",))],
+        ),
+        pytest.param(
             "debian-12-cloud--nvme-e1000e-uefi",  # a kernel from the depot, upgraded by apt as its own
             marks=[pytest.mark.adapts("B3", "B12", "D1", "N1", "T3", "T4", "T5", systems=("Debian 12",))],
         ),
