@@ -152,8 +152,8 @@ class LocalDepot:
 
     def publish_profile(self, xml: bytes) -> Published:
         """Store a profile under its machine and time; the same profile twice is fine, another one is refused."""
-        from agent.model.fingerprint import hardware_fingerprint  # noqa: PLC0415 - reading a depot needs neither
-        from agent.model.profile_xml import load_profile  # noqa: PLC0415
+        from agent.model.fingerprint import hardware_fingerprint  # noqa: PLC0415 - reading a depot needs no profile
+        from agent.model.profile_xml import load_profile  # noqa: PLC0415 - nor XML
 
         profile = load_profile(xml)
         machine, time = checked_names(profile.machine, compact_time(profile.time))

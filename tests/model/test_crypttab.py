@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from agent.model.compare_storage import key_items, storage_items
@@ -104,19 +105,11 @@ def test_a_key_file_of_the_system_opens_the_device_that_is_made_anew() -> None:
         EnrolKey(on=made.on, uuid=LUKS_UUID, name="vda3_crypt", path=KEY, offset_bytes=8, size_bytes=32, slot=3,
                  kdf="argon2id"),
     )  # fmt: skip
-    first = replace_version(made)
+    first = msgspec.structs.replace(made, luks=msgspec.structs.replace(made.luks, version=1, kdf="pbkdf2"))
     assert [step.kdf for step in enrolments([first], tree)] == [""], "LUKS1 has one derivation only"
     for line in (f"vda3_crypt UUID={LUKS_UUID} none luks\n", f"vda3_crypt UUID={LUKS_UUID} /media/key luks\n",
                  f"other UUID=7 {KEY} luks\n"):  # fmt: skip
         assert not list(enrolments([made], stack_with(line)[1])), line
-
-
-def replace_version(made: MakeLuks) -> MakeLuks:
-    return MakeLuks(
-        place=made.place,
-        on=made.on,
-        luks=type(made.luks)(version=1, uuid=made.luks.uuid, name=made.luks.name, kdf="pbkdf2"),
-    )
 
 
 def test_a_key_that_needs_a_slot_comes_before_those_that_take_any() -> None:

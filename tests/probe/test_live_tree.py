@@ -72,3 +72,12 @@ def test_names_that_are_not_utf8(root: Path) -> None:
     (root / name).write_bytes(b"x")
     tree = LiveTree(root)
     assert name in tree.list_dir("/") and tree.read_bytes(f"/{name}") == b"x"
+
+
+def test_sizes_are_those_of_regular_files_inside_the_tree(tmp_path: Path) -> None:
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(b"more than is inside")
+    (tmp_path / "root/outside").write_bytes(b"key")
+    (tmp_path / "root/etc/link").symlink_to("../../outside")
+    tree = LiveTree(tmp_path / "root")
+    assert [tree.size(path) for path in ("/outside", "/etc/link", "/etc", "/absent")] == [3, 3, 0, 0]

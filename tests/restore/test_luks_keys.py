@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import PatchError
+from agent.errors import PatchError, TargetIOError
 from agent.model.plan import EnrolKey
-from agent.process import run
+from agent.process import Completed, run
+from agent.restore import luks
 from agent.restore.inside import InsideRoot
 from agent.restore.luks import enrol_key
 
@@ -97,6 +98,22 @@ def test_no_link_of_the_image_leads_to_a_key_outside(system: InsideRoot, tmp_pat
         place.symlink_to(target)
         with pytest.raises(PatchError, match=r"/etc/keys/data.key of data"):
             enrol_key(node, STEP, PASSPHRASE, system)
+
+
+def test_a_key_that_does_not_open_what_it_was_added_to_is_an_error(
+    system: InsideRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: list[list[str]] = []
+
+    def refusing(argv: list[str], **_: object) -> Completed:
+        words.append(argv)
+        return Completed(2 if "open" in argv else 0, "", "")
+
+    monkeypatch.setattr(luks, "run", refusing)
+    with pytest.raises(TargetIOError, match=f"added to the keys of LUKS {UUID}, and does not open it"):
+        enrol_key(tmp_path / "device", STEP, PASSPHRASE, system)
+    assert [each[1] for each in words] == ["open", "luksAddKey", "open"]
+    assert not any(PASSPHRASE.decode() in word for each in words for word in each)
 
 
 @pytest.mark.parametrize("size", [0, (8 << 20) + 1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from agent.model.crypttab import CRYPTTAB, crypt_entries
 from tests.lab.machine import HOST, Disk, Machine, Nic, Smbios
 from tests.lab.source import ADDRESS
 
@@ -45,7 +46,8 @@ class System:
     @property
     def typed(self) -> str:
         """What is typed at every boot: nothing where a key file opens what is encrypted."""
-        return self.passphrase if " none " in dict(self.files).get("/etc/crypttab", "") else ""
+        entries = crypt_entries(dict(self.files).get(CRYPTTAB, ""))
+        return self.passphrase if any(entry.key == "none" for entry in entries) else ""
 
 
 def source_of(firmware: str, buses: tuple[str, ...], gibibytes: int, nic: str, product: str) -> Machine:
@@ -153,7 +155,7 @@ mount $(part $D0 2) /target/boot
 mkdir -p /target/boot/efi
 mount $(part $D0 1) /target/boot/efi
 """
-RAID1 = f"""\
+MIRROR = f"""\
 for disk in $D0 $D1; do
     sfdisk --quiet $disk <<END
 label: gpt
@@ -165,24 +167,15 @@ done
 {MAKE_ESP} $(part $D0 1)
 mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 --name 0 --homehost matrix \\
     --assume-clean $(part $D0 2) $(part $D1 2)
-{EXT4_ROOT} /dev/md0
+"""
+RAID1 = f"""\
+{MIRROR}{EXT4_ROOT} /dev/md0
 mount /dev/md0 /target
 mkdir -p /target/boot/efi
 mount $(part $D0 1) /target/boot/efi
 """
 STACKED = f"""\
-for disk in $D0 $D1; do
-    sfdisk --quiet $disk <<END
-label: gpt
-1 : size=262144, type=uefi
-2 : type=raid
-END
-    udevadm settle
-done
-{MAKE_ESP} $(part $D0 1)
-mdadm --create /dev/md0 --run --level 1 --raid-devices 2 --metadata 1.2 --name 0 --homehost matrix \\
-    --assume-clean $(part $D0 2) $(part $D1 2)
-pvcreate -q /dev/md0
+{MIRROR}pvcreate -q /dev/md0
 vgcreate -q vg0 /dev/md0
 lvcreate -q -W n -L 256M -n swap vg0
 lvcreate -q -W n -L 320M -n data vg0
