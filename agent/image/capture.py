@@ -29,10 +29,11 @@ from agent.depot.free_times import free_image_time, with_free_time
 from agent.depot.lease import Lease, leased
 from agent.depot.store import WritableDepot, image_path, listing_path
 from agent.errors import UsageError
+from agent.image.at_once import FrameWriter
 from agent.image.chunk_index import ChunkIndex
 from agent.image.entry import HARDLINK, MORE, Entry
 from agent.image.listing import FORMAT as LISTING_FORMAT
-from agent.image.listing import Head
+from agent.image.listing import FRAME_BYTES, Head
 from agent.image.pack import LEVEL
 from agent.image.previous import Previous, open_previous
 from agent.image.read_blocks import Span, spans
@@ -293,12 +294,13 @@ class _Run:
         path = self.folder / f"{number}.listing"
         encoder = msgspec.json.Encoder()
         with path.open("wb") as file:
-            with zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False) as writer:
-                writer.write(encoder.encode(head) + b"\n")
-                for each in used:
-                    pack, frame = self.index.frame(each)
-                    place = (each, order[pack.sha256], frame.offset, frame.stored, frame.plain, int(frame.raw))
-                    writer.write(encoder.encode((*place, frame.digest.hex())) + b"\n")
+            writer = FrameWriter(file, LEVEL, FRAME_BYTES)
+            writer.write(encoder.encode(head) + b"\n")
+            for each in used:
+                pack, frame = self.index.frame(each)
+                place = (each, order[pack.sha256], frame.offset, frame.stored, frame.plain, int(frame.raw))
+                writer.write(encoder.encode((*place, frame.digest.hex())) + b"\n")
+            writer.flush()
             with lines.path.open("rb") as entries:
                 shutil.copyfileobj(entries, file, 1 << 20)
         ref = self._publish(path)

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import accumulate, compress
 from operator import add, eq, le
 from typing import IO, Protocol, TypeVar
 
@@ -28,6 +28,7 @@ import zstandard
 
 from agent.depot.store import Depot, listing_path
 from agent.errors import DamagedError
+from agent.image.at_once import unfolded
 from agent.image.entry import HARDLINK, HEX_DIGEST_CHARS, Entry, FrameLine, FrameTable
 from agent.image.entry_check import EntryCheck
 from agent.image.pack import MAX_FRAME_BYTES, Frame
@@ -35,6 +36,7 @@ from agent.model.image import Manifest, ObjectRef, Volume
 from agent.model.undecodable import UNDECODABLE
 
 FORMAT = 1
+FRAME_BYTES = 512 << 10  # of lines in one zstd frame: smaller ones compress worse
 READ_BYTES = 1 << 20
 BLOCK_BYTES = 256 << 10  # of lines at a time: few objects at once are quicker than many
 LINE_LIMIT_BYTES = 16 << 20
@@ -134,7 +136,7 @@ class Listing:
         """Hold it in memory as it unfolds, if that is not much: for several passes, and for forked processes."""
         kept: list[tuple[int, bytes]] = []
         size = 0
-        for first, block in self._blocks():
+        for first, block in _frames(self._file) or self._blocks():
             kept.append((first, block))
             size += len(block)
             if size > KEPT_BYTES:
@@ -313,6 +315,17 @@ def _blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
                 raise DamagedError(f"{name}, after line {number:,}: a line is longer than {LINE_LIMIT_BYTES:,} bytes")
     if rest_bytes:
         raise DamagedError(f"{name}, after line {number:,}: it ends in the middle of a line")
+
+
+def _frames(file: IO[bytes]) -> list[tuple[int, bytes]]:
+    """As `_blocks`, a frame each; nothing where they do not hold whole lines, or more than may be kept."""
+    if file.seek(0, os.SEEK_END) > KEPT_BYTES:
+        return []
+    file.seek(0)
+    frames = unfolded(file.read(), KEPT_BYTES) or []
+    if not all(frame.endswith(b"\n") for frame in frames):
+        return []
+    return list(zip(accumulate((frame.count(b"\n") for frame in frames), initial=0), frames, strict=False))
 
 
 def count_lines(text: bytes) -> int:

@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 import zstandard
 
+from agent.image.at_once import FrameWriter
+from agent.image.listing import FRAME_BYTES
 from agent.image.pack import LEVEL
 from agent.image.read_work import Done
 
@@ -19,7 +21,8 @@ class VolumeLines:
         self.path = path
         self.stamps_path = path.with_suffix(".marks")
         self._files = (path.open("wb"), self.stamps_path.open("wb"))
-        self._writer, self._stamps = map(_compressed, self._files)
+        self._writer = FrameWriter(self._files[0], LEVEL, FRAME_BYTES)
+        self._stamps = _compressed(self._files[1])
         self.used = bytearray()  # one byte a frame: whether this volume refers to it
         self.entries = 0
         self.content_bytes = 0
@@ -35,8 +38,9 @@ class VolumeLines:
             self.used[number] = 1
 
     def close(self) -> None:
-        for writer in (self._writer, self._stamps):
-            writer.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
+        self._writer.flush()
+        self._files[0].close()
+        self._stamps.close()  # type: ignore[no-untyped-call]  # zstandard types none of its own
 
     def abandon(self) -> None:
         """Close the files whatever happened to them: an open file takes room even where its name is gone."""
