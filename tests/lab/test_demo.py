@@ -49,7 +49,6 @@ def unadapted(demo: Demo) -> Iterator[Future[Check]]:
         yield beside.submit(negative_control, demo, cached_source())
 
 
-@pytest.mark.long
 @pytest.mark.adapts("B1", "B14", "D1", "I1", "T3", systems=("Debian 12",))
 def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: Demo) -> None:
     out = demo.out / "clone"
@@ -91,7 +90,6 @@ def test_without_adaptation_it_does_not_come_up(unadapted: Future[Check]) -> Non
     assert check.good, check.found
 
 
-@pytest.mark.long
 def test_what_was_restored_is_restored_again_and_boots_by_bios(demo: Demo, captured_again: str) -> None:
     """From UEFI to BIOS, and an adapted system is adapted anew: parallel SCSI, another card, the same machine still."""
     out = demo.out / "back"
