@@ -45,6 +45,11 @@ def minimum_bytes(fs: FileSystem, entries: int, free_bytes: int = 0) -> int:
     return fs.size_bytes
 
 
+def floor_bytes(fs: FileSystem) -> int:
+    """What the tool that makes such a file system refuses to make it smaller than; the source's may be older."""
+    return XFS_FLOOR_BYTES if fs.kind == "xfs" else 0
+
+
 def inodes_for(fs: FileSystem, entries: int, size_bytes: int) -> int:
     """Inodes to make in an ext file system of ``size_bytes``: the source's density, never fewer than are needed.
 

@@ -18,17 +18,18 @@ from agent.model.filesystem_size import MIB, WRITABLE, inodes_for
 from agent.model.grow import GROWING_BLOCKS, Grow
 from agent.model.image import BLOCKS, Manifest
 from agent.model.mirror import ALONE, Beside, with_members
-from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt
+from agent.model.partition_types import EXTENDED_TYPES, is_esp, type_in_gpt, type_in_mbr
 from agent.model.placing import ALIGN_BYTES, MBR_SECTORS, Placed, place
 from agent.model.plan import FitFilesystem, PlannedFilesystem, PlannedPartition, StackStep
 from agent.model.profile import Firmware, Profile
-from agent.model.stack_layout import PLAIN, StackLayout, StackWish, on_partitions, refuse_unmade
+from agent.model.stack_layout import KEEP, PLAIN, StackLayout, StackWish, on_partitions, refuse_unmade
 from agent.model.storage import Disk, TableKind
 from agent.model.wanted import Wanted, derived, main_disk, wanted_partitions, with_boot_partitions, with_boot_room
 from agent.model.wording import size_text
 
 # Free space that the system's volume keeps: an adaptation may install a kernel and rebuild the initramfs.
 HEADROOM_BYTES = 512 * MIB
+MBR_BOOT_FLAG = "boot"
 KNOWS_ITS_PLACE = frozenset({"ntfs", "vfat"})  # their boot sector says where on the disk they begin
 
 
@@ -74,11 +75,12 @@ def fit(  # noqa: PLR0913 - four of them have defaults
     wanted = storeys.with_bases(wanted_partitions(on_partitions(manifest), main, headroom_bytes))
     wanted = with_members(wanted, beside.members, beside.apart)
     wanted = with_boot_room(wanted, boot_free_bytes)
+    if source.os.kernels and target_firmware is Firmware.UEFI and arrays == KEEP:
+        _refuse_esp_on_array(wanted)
     table, notes = _table(main, source, target_firmware, wanted, disk)
     if source.os.kernels:
         wanted = with_boot_partitions(wanted, table, target_firmware, manifest, disk.logical_sector_bytes, beside.apart)
-    if table == "gpt":
-        wanted = [replace(want, type=type_in_gpt(want.type), logical=False) for want in wanted]
+    wanted = [_in_table(want, table) for want in wanted]
     placed, left_out = place(wanted, main, table, disk, grow)
     table_id = _table_id(main, table, manifest, beside.apart)
     stack = storeys.build(placed)
@@ -144,6 +146,16 @@ def _refuse_bios_on_large_sectors(source: Profile, firmware: Firmware, disk: Dis
         )
 
 
+def _refuse_esp_on_array(wanted: Sequence[Wanted]) -> None:
+    """The firmware's boot entry, and the loader's installation, need a partition that holds the file system itself."""
+    for want in wanted:
+        if is_esp(want.type) and want.stack:
+            raise RefusedError(
+                f"the EFI system partition lies on an array ({want.purpose}), expected it on a partition of its own",
+                "restore with --arrays plain, which puts it on one",
+            )
+
+
 def _table(
     main: Disk | None, source: Profile, firmware: Firmware, wanted: Sequence[Wanted], disk: Disk
 ) -> tuple[str, list[str]]:
@@ -163,6 +175,13 @@ def _table(
     if disk.size_bytes > reach:
         return "mbr", [f"the MBR table stays: only the first {size_text(reach)} of the disk are used"]
     return "mbr", []
+
+
+def _in_table(want: Wanted, table: str) -> Wanted:
+    """Volumes of other disks come from other tables: their types, and the flags that only a GPT has, do not fit."""
+    if table == "gpt":
+        return replace(want, type=type_in_gpt(want.type), logical=False)
+    return replace(want, type=type_in_mbr(want.type), flags=tuple(flag for flag in want.flags if flag == MBR_BOOT_FLAG))
 
 
 def names_mbr_identities(source: Profile) -> bool:
@@ -199,7 +218,7 @@ def _with_identities(
                 type=want.type,
                 part_uuid=part_uuid if gpt else _mbr_part_uuid(table_id, want.number),
                 part_label=want.part_label if gpt else "",
-                flags=tuple(flag for flag in want.flags if flag != "boot") if gpt else want.flags,
+                flags=tuple(flag for flag in want.flags if flag != MBR_BOOT_FLAG) if gpt else want.flags,
                 purpose=want.purpose,
             )
         )

@@ -28,6 +28,7 @@ from agent.model.plan import (
     InstallBootloader,
     MakeFilesystem,
     Plan,
+    PlannedFilesystem,
     RebuildInitramfs,
     Relabel,
     Step,
@@ -207,6 +208,12 @@ def _place_of(volume: Volume, decisions: Decisions) -> tuple[str, int]:
     return next((name, layout.volumes[volume.id]) for name, layout in decisions.layouts if volume.id in layout.volumes)
 
 
+def _made_for(volume: Volume, decisions: Decisions) -> PlannedFilesystem:
+    """The file system that a volume gets: it has a UUID, too, where that of the image's is not known."""
+    name, number = _place_of(volume, decisions)
+    return dict(decisions.layouts)[name].filesystems[number]
+
+
 def _on_esp(decisions: Decisions, name: str, number: int) -> bool:
     parts = dict(decisions.layouts)[name].partitions
     return any(part.number == number and part.type.lower() in ESP_TYPES for part in parts)
@@ -261,7 +268,7 @@ def system_steps(decisions: Decisions, disk: plan.DiskIdentity) -> Iterator[Step
         firmware=firmware,
         disk=disk,
         esp_partition=esp if firmware is Firmware.UEFI else 0,
-        boot_filesystem_uuid=boot_volume(decisions.manifest).filesystem.uuid,
+        boot_filesystem_uuid=_made_for(boot_volume(decisions.manifest), decisions).uuid,
         boot_directory="/" if mountpoint(boot_volume(decisions.manifest)) == "/boot" else "/boot",
         label=decisions.source.os.id or "regraft",
         distributor=EFI_FOLDERS.get(decisions.source.os.id, decisions.source.os.id) or "debian",

@@ -87,7 +87,10 @@ def spread(manifest: Manifest, disks: Sequence[Disk], wish: Wish) -> Spread:
     refuse_divided_stack(manifest, disks, receives, keeps=wish.arrays == KEEP)
     elsewhere = {v.id: places[v.id] for v in manifest.volumes if v.id in places and v.disk in receives}
     elsewhere = {id_: disk for id_, disk in elsewhere.items() if disk != receives[_volume(manifest, id_).disk]}
-    shares = tuple(_share(manifest, disk, receives, elsewhere) for disk in disks)
+    boots = next(iter(receives.values()), disks[0])  # which the operator may have named second
+    shares = tuple(
+        _share(manifest, each, receives, elsewhere) for each in sorted(disks, key=lambda disk: disk != boots)
+    )
     for share in shares:
         if not share.manifest.volumes and not share.members:
             raise RefusedError(

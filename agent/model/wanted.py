@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.errors import DoesNotFitError
-from agent.model.filesystem_size import EXT, MIB, WRITABLE, minimum_bytes
+from agent.model.filesystem_size import EXT, MIB, WRITABLE, floor_bytes, minimum_bytes
 from agent.model.image import BLOCKS, Manifest, Subvolume, Volume
 from agent.model.partition_types import (
     BASIC_DATA,
@@ -198,7 +198,7 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
     fs = as_made(volume)
     smallest = minimum_bytes(fs, volume.entries, headroom_bytes if fs.mountpoint == "/" else 0)
     size = part.size_bytes if part else fs.size_bytes or smallest
-    return Wanted(
+    want = Wanted(
         number=part.number if part else 0,
         type=part.type.lower() if part else LINUX,
         source_bytes=size,
@@ -213,14 +213,21 @@ def _of_volume(volume: Volume, part: Partition | None, headroom_bytes: int) -> W
         volume=volume.id,
         entries=volume.entries,
     )
+    return _large_enough(want)
+
+
+def _large_enough(want: Wanted) -> Wanted:
+    """More than the source had, where the file system cannot be made so small any more."""
+    floor = floor_bytes(want.filesystem) if want.filesystem else 0
+    return replace(want, minimum_bytes=floor, wanted_bytes=floor) if want.full_bytes < floor else want
 
 
 def of_stacked(volumes: tuple[Volume, ...], size_bytes: int, headroom_bytes: int, boot_free_bytes: int) -> Wanted:
     """What a volume on a stack, or all subvolumes of one btrfs there, needs of the device of ``size_bytes`` that it
     lies on."""
     want = _of_volumes(tuple(sorted(volumes, key=_depth)), None, headroom_bytes)
-    want = replace(want, source_bytes=size_bytes, minimum_bytes=min(want.minimum_bytes, size_bytes))
-    return with_boot_room([want], boot_free_bytes)[0]
+    want = replace(want, source_bytes=size_bytes, minimum_bytes=min(want.minimum_bytes, size_bytes), wanted_bytes=0)
+    return with_boot_room([_large_enough(want)], boot_free_bytes)[0]
 
 
 def as_made(volume: Volume) -> FileSystem:
@@ -336,6 +343,6 @@ def _esp_filesystem(manifest: Manifest, apart: str) -> FileSystem:
 
 def _with_filesystem(want: Wanted, manifest: Manifest, apart: str) -> Wanted:
     """An EFI system partition that was not mounted when the image was made is made anew."""
-    if want.filesystem is not None or want.blocks is not None:
+    if want.filesystem is not None or want.blocks is not None or want.stack:
         return want
     return replace(want, filesystem=_esp_filesystem(manifest, apart), purpose="esp", may_go=False)

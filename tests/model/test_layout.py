@@ -14,7 +14,7 @@ from agent.errors import DoesNotFitError, RefusedError
 from agent.model.filesystem_size import minimum_bytes
 from agent.model.image import Manifest, ObjectRef, ProfileRef, Volume
 from agent.model.layout import HEADROOM_BYTES, Layout, fit
-from agent.model.partition_types import BIOS_BOOT, ESP, ESP_MBR, LINUX
+from agent.model.partition_types import BASIC_DATA, BIOS_BOOT, ESP, ESP_MBR, LINUX, type_in_gpt, type_in_mbr
 from agent.model.placing import last_usable_bytes
 from agent.model.plan import PlannedPartition
 from agent.model.profile import ConfigFile, Firmware, Kernel, Mention, OperatingSystem, Profile
@@ -415,3 +415,28 @@ def test_files_that_were_compressed_are_told() -> None:
     layout = fit(replace(image, volumes=(image.volumes[0], dense)), profile(), Firmware.BIOS, target(10 * GIB))
     assert [note for note in layout.notes if note.startswith("the files of /srv are 5.0 GiB")]
     assert not [note for note in fit(image, profile(), Firmware.BIOS, target(10 * GIB)).notes if "compressed" in note]
+
+
+@pytest.mark.adapts("B5", "T1")
+@pytest.mark.parametrize("size", [8 * GIB, 20 * GIB])
+def test_an_xfs_smaller_than_mkfs_makes_today_grows_to_what_it_makes(size: int) -> None:
+    """mkfs.xfs refuses less than 300 MiB since xfsprogs 5.19, and it would do so when the disk is erased already."""
+    boot = Partition(1, MIB, 256 * MIB, "0x83", "deadbeef-01", "", ("boot",), fs("xfs", 256 * MIB, 1))
+    root = Partition(2, 257 * MIB, 7 * GIB, "0x83", "deadbeef-02", "", (), fs("xfs", 7 * GIB, 2))
+    source = Disk("sda", 8 * GIB, 512, 512, role="boot", table=TableKind.MBR, table_id="0xdeadbeef",
+                  partitions=(boot, root))  # fmt: skip
+    layout = fit(manifest(source, (1, "/boot", 60 * MIB), (2, "/", GIB)), profile(), Firmware.BIOS, target(size))
+    check(layout, target(size))
+    assert by_purpose(layout, "boot").size_bytes == 300 * MIB
+    assert "/boot grows from 256.0 MiB to 300.0 MiB" in layout.notes
+
+
+@pytest.mark.parametrize(
+    ("gpt", "mbr"),
+    [(LINUX, "0x83"), (SWAP, "0x82"), (ESP, "0xef"), (BASIC_DATA, "0x7"), (guid(1), "0x83"), (LINUX.upper(), "0x83"),
+     ("e6d6d379-f507-44c2-a23c-238f2a3df928", "0x8e"), ("a19d880f-05fc-4d3b-a006-743f0f84911e", "0xfd")],
+)  # fmt: skip
+def test_types_of_a_gpt_in_an_mbr(gpt: str, mbr: str) -> None:
+    assert type_in_mbr(gpt) == type_in_mbr(mbr) == mbr
+    if gpt.lower() not in (guid(1),):
+        assert type_in_gpt(mbr) == gpt.lower()

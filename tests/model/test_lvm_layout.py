@@ -13,7 +13,7 @@ from agent.errors import RefusedError, UsageError
 from agent.model.boot_room import boot_volume_apart, is_short
 from agent.model.lvm_metadata import metadata, segments
 from agent.model.plan import MakeVolumeGroup, PlannedGroup, StackStep
-from agent.model.storage import LogicalVolume, PhysicalVolume, Stack
+from agent.model.storage import FileSystem, LogicalVolume, PhysicalVolume, Stack
 from tests.model.stacks_of_tests import (
     EXTENT,
     GIB,
@@ -151,3 +151,16 @@ def test_a_boot_that_is_a_logical_volume_gets_room_for_a_larger_initramfs(size: 
     assert sizes(layout)["boot"] >= 210 * MIB
     if size == 20 * GIB:
         assert {**sizes(layout), "boot": 0} == {**sizes(plain), "boot": 0}, "what was free in the group served"
+
+
+def test_an_xfs_smaller_than_mkfs_makes_today_takes_more_extents() -> None:
+    size = disk().partitions[2].size_bytes
+    made = group("vda:3", size)
+    log = FileSystem("xfs", guid(40), size_bytes=128 * MIB, mountpoint="/var/log")
+    added = LogicalVolume("log", lvm_uuid(40), 128 * MIB, "linear", log)
+    made = replace(made, logical=(*made.logical, added))
+    volumes = (("/", ROOT, 2 * GIB), ("/home", HOME, GIB), ("/var/log", "lv:debian-vg/log", 20 * MIB))
+    for room in (20 * GIB, 12 * GIB, 40 * GIB):
+        layout = laid(image(Stack(groups=(made,)), *volumes), room)
+        holds_together(layout)
+        assert sizes(layout)["log"] >= 300 * MIB

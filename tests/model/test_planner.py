@@ -105,6 +105,15 @@ def test_keys_are_enrolled_when_all_files_are_there() -> None:
     assert decode(encode(plan)) == plan
 
 
+def test_the_loader_looks_for_the_file_system_that_is_made() -> None:
+    """An image of a directory or an archive does not know a UUID; what is made for it has one."""
+    manifest = situation().manifest
+    nameless = replace(manifest.volumes[0], filesystem=replace(manifest.volumes[0].filesystem, uuid=""))
+    plan = make_plan(decisions(INITRAMFS, manifest=replace(manifest, volumes=(nameless,))))
+    (loader,) = (step for step in plan.steps if isinstance(step, InstallBootloader))
+    assert loader.boot_filesystem_uuid == ROOT_UUID
+
+
 def test_the_same_decisions_give_the_same_plan_and_it_survives_json() -> None:
     plan = make_plan(decisions(INSTALL, INITRAMFS))
     assert digest(plan) == digest(make_plan(decisions(INSTALL, INITRAMFS)))

@@ -8,13 +8,15 @@ import pytest
 
 from agent.errors import RefusedError
 from agent.model.disk_layouts import layouts_of
+from agent.model.image import Manifest
+from agent.model.layout import esp_partition
 from agent.model.partition_types import LINUX
 from agent.model.plan import MakeArray, MakeVolumeGroup
 from agent.model.profile import Firmware
 from agent.model.spread import NO_WISH, Wish, spread
 from agent.model.stack_layout import KEEP, LVM_TYPES, RAID_TYPES
-from agent.model.storage import Disk
-from tests.model.stacks_of_tests import ARRAY_UUID, GIB, laid, on_raid, profile
+from agent.model.storage import Disk, FileSystem
+from tests.model.stacks_of_tests import ARRAY_UUID, GIB, MIB, array, laid, on_raid, profile
 
 
 @pytest.mark.adapts("B9", "T1")
@@ -57,3 +59,23 @@ def test_the_wish_says_what_becomes_of_arrays() -> None:
 
     assert kinds(NO_WISH) == [MakeVolumeGroup]
     assert kinds(Wish(arrays=KEEP)) == [MakeArray, MakeVolumeGroup]
+
+
+def on_esp_raid() -> Manifest:
+    """As some installers make it: an EFI system partition on a mirror with its metadata at the end, / on another."""
+    source = on_raid(lvm=False)
+    held = FileSystem("vfat", "ABCD-1234", size_bytes=511 * MIB, mountpoint="/boot/efi", used_bytes=10 * MIB)
+    esp = replace(array("vda:1", "vdb:1", size=511 * MIB, holds=held), uuid="0:0:0:1", node="md1", offset_bytes=0)
+    volume = replace(source.volumes[0], id="boot-efi", filesystem=held, disk="", partition=0, device="array:0:0:0:1")
+    stack = replace(source.stack, arrays=(*source.stack.arrays, replace(esp, metadata="1.0")))
+    return replace(source, stack=stack, volumes=(*source.volumes, volume))
+
+
+@pytest.mark.adapts("B9", "B12", "T1")
+def test_an_esp_on_a_mirror_becomes_a_partition_or_is_refused_before_anything_is_written() -> None:
+    plain = laid(on_esp_raid(), 20 * GIB)
+    assert esp_partition(plain) == plain.volumes["boot-efi"] == 1
+    assert plain.filesystems[1].uuid == "ABCD-1234"
+    with pytest.raises(RefusedError, match="EFI system partition lies on an array") as refused:
+        laid(on_esp_raid(), 20 * GIB, arrays=KEEP)
+    assert "--arrays plain" in refused.value.hint

@@ -10,11 +10,11 @@ from agent.errors import DiskSelectionError, RefusedError, UsageError
 from agent.model.disk_layouts import layouts_of
 from agent.model.grow import parse_grow
 from agent.model.image import Manifest, ObjectRef, Volume
-from agent.model.partition_types import LINUX
+from agent.model.partition_types import LINUX, is_esp
 from agent.model.profile import Firmware
 from agent.model.spread import Spread, Wish, chosen_disks, parse_map, spread
 from agent.model.storage import Disk, Partition, TableKind
-from tests.model.test_layout import GIB, MIB, check, fs, gpt_image, guid, profile
+from tests.model.test_layout import GIB, MIB, check, fs, gpt_image, guid, mbr_image, profile
 
 DATA_TABLE = "9c0e2f7a-6f3d-4b3a-9c55-0a50c4b0a100"
 
@@ -112,6 +112,40 @@ def test_one_disk_goes_to_two_as_mapped() -> None:
     made = {disk.name: layout for disk, layout in layouts_of(found, profile(), Firmware.UEFI, wish)}
     srv = next(part for part in made["nvme1n1"].partitions if part.purpose == "srv")
     assert srv.part_uuid == guid(3) and srv.size_bytes > 29 * GIB, "its identity is kept, and it grows"
+
+
+@pytest.mark.adapts("B0", "T1")
+def test_the_booting_disk_may_be_mapped_to_the_disk_that_is_named_second() -> None:
+    """It is the first of the plan then: boot partitions, boot entry and loader go where the system is."""
+    wish = Wish(maps=(parse_map("vda=name=nvme1n1"),))
+    found = spread(two_disk_image(8 * GIB), (A, B), wish)
+    assert {name: set(volumes) for name, volumes in layouts(found, wish).items()} == {
+        "nvme0n1": {"data50"}, "nvme1n1": {"root", "srv"},
+    }  # fmt: skip
+    (first, boots), (_, data) = layouts_of(found, profile(), Firmware.UEFI, wish)
+    assert first == B
+    assert boots.boots and "/boot/efi" in {made.mountpoint for made in boots.filesystems.values()}
+    assert not data.boots and not any(is_esp(part.type) for part in data.partitions)
+
+
+@pytest.mark.adapts("B5", "T1")
+def test_volumes_of_a_gpt_disk_come_onto_an_mbr_with_types_that_it_has() -> None:
+    """Also those of a whole disk, which has no table; attributes of a GPT stay behind."""
+    disk, volume = data_disk("vdb", 3 * GIB, 50)
+    part = replace(disk.partitions[0], flags=("RequiredPartition", "GUID:60"))
+    bare = Disk("vdc", 2 * GIB, 512, 512)
+    whole = replace(volume, id="bare", disk="vdc", partition=0,
+                    filesystem=replace(volume.filesystem, mountpoint="/bare", uuid=guid(77)))  # fmt: skip
+    image = mbr_image()
+    image = replace(image, disks=(*image.disks, replace(disk, partitions=(part,)), bare),
+                    volumes=(*image.volumes, volume, whole))  # fmt: skip
+    made = layouts_of(spread(image, (B,), Wish()), profile(), Firmware.BIOS, Wish())
+    layout = made[0][1]
+    check(layout, B)
+    assert layout.table == "mbr"
+    assert [(each.purpose, each.type, each.flags) for each in layout.partitions] == [
+        ("root", "0x83", ("boot",)), ("data50", "0x83", ()), ("bare", "0x83", ()),
+    ]  # fmt: skip
 
 
 def test_a_disk_that_would_receive_nothing_is_not_erased() -> None:
