@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from agent.errors import PatchError, TargetIOError
 from agent.image.mountinfo import mounts
 from agent.model.plan import MakeFilesystem, PlannedFilesystem
 from agent.process import ProcessError, run
-from agent.restore.filesystems import planned_subvolumes
+from agent.restore.filesystems import matches, planned_subvolumes
 
 OPTIONS = "nodev,nosuid,noatime"
 # ext: inode tables are finished by the restored system, in the background; xfs: the source disk may be attached too.
@@ -48,6 +49,32 @@ def mounted_target(node_of: NodeOf, made: Sequence[MakeFilesystem], mount_root: 
             f"{', '.join(map(str, left))} stayed busy and was detached: its last writes may not have reached the disk",
             "see what still runs, then restore again",
         )
+
+
+def is_there(node: Path, planned: PlannedFilesystem) -> bool:
+    """Whether the planned file system is on a device already, and the kernel takes it: blkid also recognises one that
+    is damaged, or larger than its device."""
+    return matches(node, planned) and _can_be_mounted(node, planned)
+
+
+def _can_be_mounted(node: Path, planned: PlannedFilesystem) -> bool:
+    with TemporaryDirectory(prefix="regraft-try-") as folder:
+        try:
+            run(
+                [
+                    "mount",
+                    "-t",
+                    planned.kind,
+                    "-o",
+                    _joined([OPTIONS, KIND_OPTIONS.get(planned.kind, "")]),
+                    node,
+                    folder,
+                ]
+            )
+        except ProcessError:
+            return False
+        run(["umount", folder])
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,9 @@ from agent.image.verify import VerifyResult, verify_volume
 from agent.image.verify_blocks import verify_blocks
 from agent.image.write import WriteResult, write_volume
 from agent.image.write_blocks import write_blocks
+from agent.model.partition_types import is_esp
 from agent.model.plan import (
+    FIRST_STACKED,
     ApplyRecipe,
     ClearDisk,
     EnrolKey,
@@ -216,7 +218,7 @@ class Execution:
                 self._forget_old_blocks(name)
             case MakeFilesystem(partition=number, filesystem=planned):
                 node = disk.partition_node(handle, number)
-                if not (continued and self._is_volume(step) and filesystems.matches(node, planned)):
+                if not (self._may_stay(step, continued) and mounts.is_there(node, planned)):
                     filesystems.make_filesystem(node, planned)
 
     def _forget_old_blocks(self, name: str) -> None:
@@ -380,10 +382,25 @@ class Execution:
         table = next((step for step in tables if step.disk.name == handle.identity.name), None)
         return table is not None and disk.table_matches(handle, table)
 
+    def _may_stay(self, made: MakeFilesystem, continued: bool) -> bool:
+        """Whether a file system from a run that was cut is as good as a new one, if it is there.
+
+        Those of the boot path are made anew each time: the disk must not boot until the loader is in. In a stack, one
+        whose group was made anew may begin where an old one of another size did.
+        """
+        if made.partition >= FIRST_STACKED:
+            continued = self._stack is not None and self._stack.continued
+        return continued and self._is_volume(made) and not self._is_esp(made)
+
     def _is_volume(self, made: MakeFilesystem) -> bool:
-        """Partitions of the boot path are made anew each time: the disk must not boot until the loader is in."""
         trees = (step for step in self.plan.steps if isinstance(step, WriteTree))
         return any((step.disk, step.partition) == (made.disk, made.partition) for step in trees)
+
+    def _is_esp(self, made: MakeFilesystem) -> bool:
+        name = made.disk or self.plan.disk.name
+        tables = (step for step in self.plan.steps if isinstance(step, WriteTable) and step.disk.name == name)
+        parts = (part for table in tables for part in table.partitions)
+        return any(part.number == made.partition and is_esp(part.type) for part in parts)
 
 
 SENTENCES = {

@@ -136,3 +136,19 @@ def test_a_subvolume_is_where_the_root_is(tmp_path: Path) -> None:
         mounts.mounted_target(nodes_of(handle), [step], tmp_path / "mnt") as root,
     ):
         assert mounts.top_inside_filesystem(root / "boot") == "/@rootfs"
+
+
+@pytest.mark.root
+def test_a_file_system_larger_than_its_device_is_recognised_and_not_there(tmp_path: Path) -> None:
+    """As one is whose volume became smaller: its superblock lies where it did, and mounting fails every time."""
+    step = made(1, "/")
+    with prepared(tmp_path, step) as handle:
+        node = disk.partition_node(handle, 1)
+        assert mounts.is_there(node, step.filesystem)
+        blocks = 2 * 40 * MIB // 4096
+        subprocess.run(["debugfs", "-w", "-R", f"set_super_value blocks_count {blocks}", node], check=True)
+        assert filesystems.matches(node, step.filesystem)
+        assert not mounts.is_there(node, step.filesystem)
+        filesystems.make_filesystem(node, step.filesystem)
+        assert mounts.is_there(node, step.filesystem)
+        assert not mounted_below(tmp_path)
