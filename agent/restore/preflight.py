@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from agent.depot.store import Depot
+from agent.depot.store import Depot, listing_path, pack_path
 from agent.errors import DamagedError, DoesNotFitError, NicSelectionError, RefusedError
 from agent.model.clashes import uuids_on
 from agent.model.compare_network import candidates, tied
@@ -26,7 +26,7 @@ def check_before_writing(prepared: Prepared) -> None:
     refuse_taken_uuids(prepared.plan, prepared.target.disks)
     refuse_small_memory(prepared.target.platform.memory_bytes)
     check_components(prepared)
-    check_packs(prepared)
+    check_content(prepared)
 
 
 def refuse_blockers(difference: Difference) -> None:
@@ -115,13 +115,13 @@ def checked_pieces(depot: Depot, path: str, sha256: str, size_bytes: int) -> Ite
         )
 
 
-def check_packs(prepared: Prepared) -> None:
-    """Every pack that the image needs is there; its bytes are judged frame by frame, before each write."""
-    for pack in prepared.loaded.manifest.packs:
-        path = f"packs/{pack.sha256[:2]}/{pack.sha256}.pack"
+def check_content(prepared: Prepared) -> None:
+    """Every listing and pack that the image needs is there; bytes are judged frame by frame, before each write."""
+    manifest = prepared.loaded.manifest
+    listings = (listing_path(volume.listing.sha256) for volume in manifest.volumes)
+    for path in (*listings, *(pack_path(pack.sha256) for pack in manifest.packs)):
         if not prepared.depot.exists(path):
             raise DamagedError(
-                f"image {prepared.loaded.manifest.ref} needs {path}, which the depot {prepared.depot.location} "
-                "does not have",
-                "restore an older image, or copy the pack from a second depot",
+                f"image {manifest.ref} needs {path}, which the depot {prepared.depot.location} does not have",
+                "restore an older image, or copy this one again from a second depot",
             )

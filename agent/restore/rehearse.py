@@ -79,7 +79,7 @@ class Rehearsal:
         self._try(lambda: preflight.refuse_blockers(prepared.difference))
         self._try(lambda: preflight.refuse_small_memory(prepared.target.platform.memory_bytes))
         self._try(lambda: preflight.check_components(prepared))
-        self._try(lambda: preflight.check_packs(prepared))
+        self._try(lambda: preflight.check_content(prepared))
 
     def _on_a_copy(self, work: Path) -> None:
         with ExitStack() as stack:
