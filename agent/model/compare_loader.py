@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.model import bls, efi_loaders
+from agent.model.bios_loaders import own_modules
 from agent.model.component_fit import unfit
 from agent.model.difference import Item, Op, Tier
 from agent.model.image import Component
@@ -37,9 +38,17 @@ PARTS = {
 }
 
 
-# Packages that hold signed shim and GRUB for UEFI, of systems whose menu is boot entries as files.
-_OF_ENTRIES = ("shim-x64", "grub2-efi-x64")
-_OF_ENTRIES_SUSE = ("shim", "grub2-x86_64-efi")
+# Packages that hold the loader, of systems whose menu is boot entries as files: the RHEL family's, SUSE's.
+_OF_ENTRIES = {
+    Firmware.UEFI: (("shim-x64", "grub2-efi-x64"), ("shim", "grub2-x86_64-efi")),
+    Firmware.BIOS: (("grub2-pc-modules", "grub2-pc"), ("grub2-i386-pc",)),
+}
+_WHY = {
+    Firmware.UEFI: (
+        "the image has no signed shim and GRUB for UEFI, and the medium's do not understand its boot entries"
+    ),
+    Firmware.BIOS: "the image has no GRUB for BIOS, and the medium's does not understand its boot entries",
+}
 
 
 def loader_items(situation: Situation) -> Iterator[Item]:
@@ -49,10 +58,10 @@ def loader_items(situation: Situation) -> Iterator[Item]:
 
 def required_items(situation: Situation) -> Iterator[Item]:
     """The image's own loaders, from the depot; a block that names those that the depot lacks."""
-    os = situation.source.os
-    wanted = _OF_ENTRIES_SUSE if os.id.startswith(("opensuse", "sle")) else _OF_ENTRIES
+    os, firmware = situation.source.os, situation.target.platform.firmware
+    wanted = _OF_ENTRIES[firmware][os.id.startswith(("opensuse", "sle"))]
     lacking = [name for name in wanted if _newest(name, situation) is None]
-    why = "the image has no signed shim and GRUB for UEFI, and the medium's do not understand its boot entries"
+    why = _WHY[firmware]
     if not lacking:
         for name in wanted:
             yield Item(id="", op=Op.ADD, kind="loader-required", key=name, tier=Tier.MUST, target=name, reason=why)
@@ -67,12 +76,12 @@ def required_items(situation: Situation) -> Iterator[Item]:
 
 
 def _needs_its_own(situation: Situation) -> bool:
-    """Boot entries as files, for UEFI, and no pair of loaders that one maker has signed."""
-    tree = situation.tree
-    if situation.target.platform.firmware is not Firmware.UEFI or default_kernel(situation.source) is None:
+    """Boot entries as files, and no loader for this firmware; for UEFI none of which one maker has signed both."""
+    tree, firmware = situation.tree, situation.target.platform.firmware
+    if firmware not in _OF_ENTRIES or default_kernel(situation.source) is None or not any(bls.entries(tree)):
         return False
-    if not any(bls.entries(tree)):
-        return False
+    if firmware is Firmware.BIOS:
+        return not own_modules(tree.is_file)
     return not any(
         any(map(tree.is_file, shims)) and any(map(tree.is_file, grubs)) for shims, grubs, _ in efi_loaders.places()
     )

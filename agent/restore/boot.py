@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import PatchError
+from agent.model.bios_loaders import MODULES, own_modules
 from agent.model.plan import InstallBootloader
 from agent.model.profile import Firmware
 from agent.process import run
@@ -26,13 +27,13 @@ from agent.restore.inside import InsideRoot
 from agent.restore.mounts import top_inside_filesystem, where_mounted
 from agent.restore.sandbox import Sandbox
 
-_MODULES = "/usr/lib/grub/i386-pc"
 # Debian, Fedora and its kin, openSUSE: (program, where its configuration belongs)
 _MAKERS = (
     (("/usr/sbin/update-grub",), "/boot/grub/grub.cfg"),
     (("/usr/sbin/grub-mkconfig", "/usr/bin/grub-mkconfig"), "/boot/grub/grub.cfg"),
     (("/usr/sbin/grub2-mkconfig", "/usr/bin/grub2-mkconfig"), "/boot/grub2/grub.cfg"),
 )
+SIGNPOST = "/boot/grub/grub.cfg"
 _INSTALLERS = ("/usr/sbin/grub-install", "/usr/sbin/grub2-install")
 
 
@@ -59,7 +60,7 @@ def install_bootloader(
         esp_place(root, disk, step.esp_partition)  # that of the first disk is the system's own
     written: set[str] = set()
     for each, partition in every:
-        written |= {*(install_uefi(root, step, each, partition) if uefi else install_bios(inside, sandbox, each))}
+        written |= {*(install_uefi(root, step, each, partition) if uefi else install_bios(inside, sandbox, step, each))}
     os.sync()
     for each, _ in every:
         os.fsync(each.descriptor)
@@ -143,21 +144,37 @@ def register(step: InstallBootloader, disk: DiskHandle, partition: int, is_first
 # --- BIOS -------------------------------------------------------------------------------------------------------------
 
 
-def install_bios(inside: InsideRoot, sandbox: Sandbox, disk: DiskHandle) -> tuple[str, ...]:
+def install_bios(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader, disk: DiskHandle) -> tuple[str, ...]:
     """Boot sector and core image. The image's own GRUB fits its own modules; the medium's is for images without."""
     own = next((program for program in _INSTALLERS if inside.exists(program)), "")
-    if own and inside.exists(f"{_MODULES}/kernel.img"):
+    folder = own_modules(inside.exists)
+    if own and folder:
         sandbox.run([own, "--target=i386-pc", "--no-floppy", "--recheck", f"/dev/{disk.node.name}"])
         return ()
-    modules = Path(_MODULES)
-    if inside.exists(f"{_MODULES}/kernel.img"):
-        modules = inside.root / _MODULES.lstrip("/")
+    if not folder and inside.list("/boot/loader/entries"):
+        raise PatchError(
+            "the image has no GRUB for BIOS, and its menu (blscfg) is not understood by the medium's GRUB",
+            "install grub2-pc and grub2-pc-modules on the source and capture again, or add them to the depot",
+        )
+    modules = inside.root / folder.lstrip("/") if folder else Path(MODULES[0])
     boot = inside.root / "boot"
     run(
         ["grub-install", "--target=i386-pc", "--no-floppy", "--recheck", f"--directory={modules}",
          f"--boot-directory={boot}", disk.node]
     )  # fmt: skip
-    return ()
+    return lead_to_menu(inside, step)
+
+
+def lead_to_menu(inside: InsideRoot, step: InstallBootloader) -> tuple[str, ...]:
+    """The medium's GRUB looks in /boot/grub, wherever the image's own would keep its menu."""
+    folder = configuration_path(inside).split("/")[2]
+    if folder == "grub":
+        return ()
+    top = top_inside_filesystem(inside.root / "boot").rstrip("/")
+    text = esp.signpost(step.boot_filesystem_uuid, f"{top}{step.boot_directory}", folder)
+    inside.make_directories(SIGNPOST.rpartition("/")[0])
+    inside.write(SIGNPOST, text.encode())
+    return (SIGNPOST,)
 
 
 # --- what the image's packages believe --------------------------------------------------------------------------------

@@ -81,10 +81,21 @@ def _read(inside: InsideRoot, path: str) -> bytes:
 
 def stub(boot_uuid: str, boot_directory: str, folder: str = "grub") -> str:
     """grub.cfg of the ESP; ``folder`` is grub or grub2. Raises PatchError for words that GRUB would read otherwise."""
+    path = _menu_folder(boot_uuid, boot_directory, folder)
+    return f"search.fs_uuid {boot_uuid} root\nset prefix=($root)'{path}'\nconfigfile $prefix/grub.cfg\n"
+
+
+def signpost(boot_uuid: str, boot_directory: str, folder: str) -> str:
+    """The same for a GRUB whose modules lie elsewhere than the menu: it keeps looking for them where it did."""
+    path = _menu_folder(boot_uuid, boot_directory, folder)
+    return f"search.fs_uuid {boot_uuid} root\nconfigfile ($root)'{path}'/grub.cfg\n"
+
+
+def _menu_folder(boot_uuid: str, boot_directory: str, folder: str) -> str:
     path = f"{boot_directory.rstrip('/')}/{folder}"
     if not _UUID.fullmatch(boot_uuid) or not _PATH.fullmatch(path):
         raise PatchError(f"boot file system UUID ‘{boot_uuid}’ or path ‘{path}’ cannot stand in a grub.cfg")
-    return f"search.fs_uuid {boot_uuid} root\nset prefix=($root)'{path}'\nconfigfile $prefix/grub.cfg\n"
+    return path
 
 
 def install(esp: Path, loaders: Loaders, distributor: str, stub_text: str) -> tuple[str, ...]:

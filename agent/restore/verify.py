@@ -28,6 +28,7 @@ from agent.restore.mounts import top_inside_filesystem
 _LOADED = re.compile(r"^\s*(linux|linux16|linuxefi|initrd|initrd16|initrdefi)\s+(.*)$")
 _SEARCHED = re.compile(r"search\.fs_uuid (\S+)|--fs-uuid\s+(?:--set=\S+\s+)?(?:--hint\S*\s+)*([0-9A-Fa-f-]{4,36})")
 _CORE = b"GRUB"
+_NORMAL = "i386-pc/normal.mod"
 _TAGS = {"UUID": "UUID", "LABEL": "LABEL", "PARTUUID": "PART_ENTRY_UUID", "PARTLABEL": "PART_ENTRY_NAME"}
 _BY = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
 
@@ -206,6 +207,7 @@ def loader_checks(
 ) -> Iterator[CheckResult]:
     if step.firmware != Firmware.UEFI:
         yield from bios_checks(disk)
+        yield menu_check(LiveTree(root), boot.configuration_path(InsideRoot(root)))
         return
     try:
         place = boot.esp_place(root, disk, step.esp_partition)
@@ -244,6 +246,21 @@ def _as_cased(place: Path, path: str) -> str:
         words.append(next((name for name in names if name.lower() == part.lower()), part))
         at /= words[-1]
     return "/".join(words)
+
+
+def menu_check(tree: Tree, menu: str) -> CheckResult:
+    """GRUB's modules for BIOS lie beside the menu; or where the medium's GRUB has them, with a menu that leads there.
+
+    Which of the two places is built into the core image cannot be read: that part of it is compressed.
+    """
+    folder, signpost = menu.rpartition("/")[0], boot.SIGNPOST.rpartition("/")[0]
+    beside = tree.is_file(f"{folder}/{_NORMAL}")
+    leads = f"{folder.removeprefix('/boot')}'/grub.cfg" in read_text(tree, boot.SIGNPOST)
+    led = tree.is_file(f"{signpost}/{_NORMAL}") and leads
+    said = (
+        f"are beside {menu}" if beside else f"are below {signpost}, which leads to {menu}" if led else "are not there"
+    )
+    return CheckResult(name="GRUB’s modules", ok=beside or led, detail=f"GRUB’s modules for BIOS {said}")
 
 
 def bios_checks(disk: DiskHandle) -> Iterator[CheckResult]:

@@ -158,7 +158,10 @@ def test_nothing_is_required_where_the_image_has_loaders_or_bios_starts_it() -> 
     alone = replace(case, tree=MemoryTree({**files, f"{folder}/shimx64.efi": b"x", "/usr/lib64/efi/grub.efi": b"x"}))
     assert items(alone, "loader-required"), "shim and GRUB of different makers do not trust each other"
     bios = replace(case, target=replace(case.target, platform=Platform(firmware=Firmware.BIOS, cpu_level=2)))
-    assert not items(bios, "loader-required")
+    (blocker,) = (item for item in compare(bios).blockers if item.kind == "loader-required")
+    assert "add grub2-pc-modules and grub2-pc of rocky 9.4 to the depot" in blocker.reason, "blscfg is not Debian's"
+    modules = MemoryTree({**files, "/usr/lib/grub/i386-pc/kernel.img": b"x"})
+    assert not items(replace(bios, tree=modules), "loader-required")
     entries = {path: data for path, data in files.items() if "/loader/entries/" not in path}
     assert not items(replace(case, tree=MemoryTree(entries)), "loader-required"), "the medium's GRUB starts it"
 

@@ -22,6 +22,7 @@ UUID = "6f1d3c52-2b70-4a52-9f0b-1a50c4b0a102"
 OWN = "11111111-2222-4333-8444-000000000001"
 GONE = "11111111-2222-4333-8444-00000000dead"
 IDENTITY = DiskIdentity(name="sdx", model="", serial="", wwn="", size_bytes=1 << 30, logical_sector_bytes=512)
+BIOS_STEP = InstallBootloader(firmware="bios", disk=IDENTITY, boot_filesystem_uuid=UUID, boot_directory="/boot")
 LOADERS = esp.Loaders(b"MZ shim", b"MZ grub \0/EFI/debian\0 more", b"MZ manager", "the image")
 
 
@@ -240,11 +241,17 @@ def test_an_image_without_grub_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.adapts("B14", "T1")
-def test_bios_uses_the_images_own_grub_install(tmp_path: Path) -> None:
-    lay(tmp_path, "/usr/sbin/grub-install", "/usr/lib/grub/i386-pc/kernel.img")
+@pytest.mark.parametrize(
+    ("program", "folder"),
+    [("grub-install", "lib/grub"), ("grub2-install", "lib/grub"), ("grub2-install", "share/grub2"),
+     ("grub2-install", "lib/grub2")],
+)  # fmt: skip
+def test_bios_uses_the_images_own_grub_install(tmp_path: Path, program: str, folder: str) -> None:
+    """Debian, the RHEL family, openSUSE, older SUSE."""
+    lay(tmp_path, f"/usr/sbin/{program}", f"/usr/{folder}/i386-pc/kernel.img")
     sandbox = Sandbox()
-    boot.install_bios(InsideRoot(tmp_path), sandbox, handle(tmp_path))  # type: ignore[arg-type]
-    assert sandbox.ran == [["/usr/sbin/grub-install", "--target=i386-pc", "--no-floppy", "--recheck", "/dev/sdx"]]
+    assert boot.install_bios(InsideRoot(tmp_path), sandbox, BIOS_STEP, handle(tmp_path)) == ()  # type: ignore[arg-type]
+    assert sandbox.ran == [[f"/usr/sbin/{program}", "--target=i386-pc", "--no-floppy", "--recheck", "/dev/sdx"]]
 
 
 @pytest.mark.parametrize("modules", [True, False])
@@ -255,8 +262,9 @@ def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.Mo
     ran: list[list[str]] = []
     monkeypatch.setattr(boot, "run", lambda argv: ran.append([str(word) for word in argv]))
     sandbox = Sandbox()
-    boot.install_bios(InsideRoot(tmp_path), sandbox, handle(tmp_path))  # type: ignore[arg-type]
+    boot.install_bios(InsideRoot(tmp_path), sandbox, BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
     assert sandbox.ran == []
+    assert not (tmp_path / "boot").exists(), "its menu is where the medium's GRUB looks"
     directory = f"{tmp_path}/usr/lib/grub/i386-pc" if modules else "/usr/lib/grub/i386-pc"
     assert f"--directory={directory}" in ran[0]
     assert f"--boot-directory={tmp_path}/boot" in ran[0]
@@ -396,6 +404,28 @@ def test_a_menu_of_entries_as_files_is_not_left_to_a_grub_that_cannot_read_it(tm
         esp.find_loaders(tmp_path / "root", tmp_path / "medium")
 
 
+@pytest.mark.adapts("B12", "T1")
+def test_the_mediums_grub_for_bios_is_led_to_a_menu_of_another_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks in /boot/grub, and its modules lie there; their grub2-mkconfig writes to /boot/grub2."""
+    monkeypatch.setattr(boot, "run", lambda _: None)
+    monkeypatch.setattr(boot, "top_inside_filesystem", lambda _: "/@/")
+    lay(tmp_path, "usr/sbin/grub2-mkconfig")
+    written = boot.install_bios(InsideRoot(tmp_path), Sandbox(), BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
+    assert written == ("/boot/grub/grub.cfg",)
+    assert (tmp_path / "boot/grub/grub.cfg").read_text().splitlines() == [
+        f"search.fs_uuid {UUID} root", "configfile ($root)'/@/boot/grub2'/grub.cfg",
+    ]  # fmt: skip
+
+
+@pytest.mark.adapts("B12", "T1")
+def test_no_boot_sector_of_a_grub_that_cannot_read_entries_as_files(tmp_path: Path) -> None:
+    lay(tmp_path, "boot/loader/entries/a.conf")
+    with pytest.raises(PatchError, match=r"no GRUB for BIOS.*blscfg"):
+        boot.install_bios(InsideRoot(tmp_path), Sandbox(), BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
+
+
 @pytest.mark.adapts("B14", "T1")
 def test_suse_is_told_of_the_new_disk_and_keeps_its_other_words(tmp_path: Path) -> None:
     lay(tmp_path, "etc/default/grub_installdevice", data=b"/dev/disk/by-id/ata-OLD\nactivate\ngeneric_mbr\n")
@@ -411,6 +441,6 @@ def test_grub2_programs_and_places(tmp_path: Path) -> None:
     inside, sandbox = InsideRoot(tmp_path), Sandbox()
     assert boot.configuration_path(inside) == "/boot/grub2/grub.cfg"
     boot.make_configuration(inside, sandbox)  # type: ignore[arg-type]
-    boot.install_bios(inside, sandbox, handle(tmp_path))  # type: ignore[arg-type]
+    boot.install_bios(inside, sandbox, BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
     assert sandbox.ran[0] == ["/usr/sbin/grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]
     assert sandbox.ran[1][0] == "/usr/sbin/grub2-install" and sandbox.ran[1][-1] == "/dev/sdx"

@@ -18,6 +18,7 @@ from agent.restore.verify import named_by, verify_boot
 RELEASE = "6.1.0-1-amd64"
 ROOT, SRV, SWAP = "6f1d3c52-2b70-4a52-9f0b-00000000000a", "6f1d3c52-2b70-4a52-9f0b-00000000000b", "ABCD-0001"
 STEP = VerifyBoot(firmware="uefi", esp_partition=1, releases=(RELEASE,), modules=("nvme", "ext4"))
+BIOS = VerifyBoot(firmware="bios", esp_partition=0, releases=(RELEASE,), modules=("nvme",))
 GRUB_CFG = f"""\
 menuentry 'Debian' {{
     search --no-floppy --fs-uuid --set=root {ROOT}
@@ -150,7 +151,8 @@ def test_a_link_that_leads_out_of_the_root_is_not_followed(root: Path, tmp_path:
 
 @pytest.mark.adapts("B14", "T1")
 def test_bios_needs_boot_code_and_a_core_image(root: Path, tmp_path: Path) -> None:
-    step = VerifyBoot(firmware="bios", esp_partition=0, releases=(RELEASE,), modules=("nvme",))
+    (root / "boot/grub/i386-pc").mkdir()
+    (root / "boot/grub/i386-pc/normal.mod").touch()
     image = tmp_path / "disk"
     sector = bytearray(512)
     sector[510:] = b"\x55\xaa"
@@ -164,9 +166,29 @@ def test_bios_needs_boot_code_and_a_core_image(root: Path, tmp_path: Path) -> No
         image.write_bytes(content)
         descriptor = os.open(image, os.O_RDONLY)
         try:
-            assert len(red(root, step, descriptor)) == wrong
+            assert len(red(root, BIOS, descriptor)) == wrong
         finally:
             os.close(descriptor)
+
+
+@pytest.mark.adapts("B12", "B14", "T1")
+def test_grubs_modules_for_bios_are_beside_the_menu_or_lead_to_it(tmp_path: Path) -> None:
+    """Else it stops at its prompt, however good boot sector, core image and menu are."""
+    tree, menu = LiveTree(tmp_path), "/boot/grub2/grub.cfg"
+
+    def lay(path: str, text: str = "") -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert not verify.menu_check(tree, menu).ok
+    lay("boot/grub/i386-pc/normal.mod")
+    assert not verify.menu_check(tree, menu).ok
+    lay("boot/grub/grub.cfg", "search.fs_uuid 1 root\nconfigfile ($root)'/boot/grub2'/grub.cfg\n")
+    assert verify.menu_check(tree, menu).ok
+    (tmp_path / "boot/grub/i386-pc/normal.mod").unlink()
+    assert not verify.menu_check(tree, menu).ok
+    lay("boot/grub2/i386-pc/normal.mod")
+    assert verify.menu_check(tree, menu).ok
 
 
 def test_what_a_grub_cfg_names() -> None:
