@@ -42,11 +42,16 @@ def test_nothing_is_no_frames() -> None:
     assert unfolded(b"", LIMIT) == []
 
 
-@pytest.mark.parametrize("parameters", [{"write_checksum": True}, {"level": 19}, {"window_log": 20}])
-def test_frames_of_other_writers_are_unfolded(parameters: dict[str, int]) -> None:
-    compressor = zstandard.ZstdCompressor(**parameters) if "window_log" not in parameters else zstandard.ZstdCompressor(
-        compression_params=zstandard.ZstdCompressionParameters(**parameters)
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        zstandard.ZstdCompressor(write_checksum=True),
+        zstandard.ZstdCompressor(level=19),
+        zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=20)),
+    ],
+    ids=["checksums", "level 19", "window of 1 MiB"],
+)
+def test_frames_of_other_writers_are_unfolded(compressor: zstandard.ZstdCompressor) -> None:
     plain = [bytes(200_000), b"text\n" * 50_000, random.Random(4).randbytes(200_000)]
     assert unfolded(b"".join(map(compressor.compress, plain)), LIMIT) == plain
 
