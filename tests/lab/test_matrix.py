@@ -190,6 +190,13 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             marks=[pytest.mark.adapts("N1", "T3", "T5", systems=("Debian 12 on LVM and LUKS",))],
         ),
         pytest.param(
+            "debian-12-stacked--nvme-e1000e-uefi",  # its key file opens the volume that the web page comes from
+            marks=[
+                pytest.mark.adapts("B6", "B9", "B10", "T3", "T4", systems=("Debian 12 on LVM, a mirror and LUKS1",)),
+                pytest.mark.adapts("B13", "T3", "T4", systems=("Debian 12 on LVM, a mirror and LUKS1",)),
+            ],
+        ),
+        pytest.param(
             "debian-13-raid1--two-disks-uefi",
             marks=[
                 pytest.mark.adapts("B9", "B13", "T3", "T4", systems=("Debian 13 on a mirror",)),
