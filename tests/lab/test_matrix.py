@@ -150,6 +150,13 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             marks=[pytest.mark.adapts("B3", "B12", "D1", "N1", "T3", "T4", "T5", systems=("Debian 12",))],
         ),
         pytest.param(
+            "debian-12-btrfs--ahci-rtl8139-bios",
+            marks=[
+                pytest.mark.adapts("B1", "B14", "T3", "T4", systems=("Debian 12 on btrfs",)),
+                pytest.mark.adapts("N1", "T3", "T5", systems=("Debian 12 on btrfs",)),
+            ],
+        ),
+        pytest.param(
             "debian-12-btrfs--virtio-virtio-uefi",
             marks=[pytest.mark.adapts("B12", "B13", "T3", "T4", systems=("Debian 12 on btrfs",))],
         ),
