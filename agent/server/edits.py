@@ -12,6 +12,7 @@ import secrets
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,9 @@ import msgspec
 from agent.console.recorder import now
 from agent.depot.local import LocalDepot
 from agent.depot.signing import regraft_home
-from agent.errors import NoImageError, RefusedError, TemporaryError
+from agent.errors import NoImageError, TemporaryError
 from agent.model.edit_request import Edit, EditRequest, check
 from agent.model.image import ImageRef
-from agent.model.undecodable import UNDECODABLE
 from agent.process import run
 
 MOST_WAITING = 20
@@ -104,13 +104,16 @@ class Edits:
         while True:
             edit, request = self._waiting.get()
             running = msgspec.structs.replace(edit, state="running")
-            self._keep(running)
             try:
-                said = self._done(running, request)
-            except (RefusedError, TemporaryError, OSError, *UNDECODABLE) as error:
-                self._end(running, state="failed", code=getattr(error, "code", "unexpected"), message=str(error))
-            else:
-                self._tell(running, said)
+                self._keep(running)
+                self._tell(running, self._done(running, request))
+            except Exception as error:
+                self._fail(running, error)
+
+    def _fail(self, edit: Edit, error: Exception) -> None:
+        print(f"regraft: edit {edit.id}: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a full disk: it is told as running until the server starts again
+            self._end(edit, state="failed", code=getattr(error, "code", "unexpected"), message=str(error))
 
     def _tell(self, edit: Edit, said: _Said) -> None:
         if said.error:

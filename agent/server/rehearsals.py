@@ -96,7 +96,7 @@ class Rehearsals:
             self._wanted.clear()
             try:
                 self.rehearse_all()
-            except (RegraftError, OSError, *UNDECODABLE) as error:
+            except Exception as error:
                 print(f"regraft: rehearsing: {error}", file=sys.stderr, flush=True)  # and again at the next arrival
 
     def rehearse_all(self) -> None:

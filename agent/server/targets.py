@@ -49,7 +49,7 @@ class Targets:
     def _matching(self, found: tuple[Candidate, ...], facts: Facts) -> tuple[str, str]:
         """The image of the same machine, and why; "" when that is not certain, or a person has to look first."""
         last = self._jobs.latest_for(facts)
-        if last is not None and last.state is not State.DONE:
+        if last is not None:  # its jobs say what is done with it: one that boots by network would be restored each time
             return "", _why_not(last)
         best = [each for each in found if each.score > 0][:2]
         if not best:
@@ -94,6 +94,8 @@ class Targets:
 def _why_not(last: Job) -> str:
     if last.state is State.FAILED:
         return f"job {last.id} failed on this machine: {last.message}; queue it again when the cause is gone"
+    if last.state is State.DONE:
+        return f"job {last.id} restored {last.image} onto this machine; queue it again, or another job"
     return f"job {last.id} is {last.state} on this machine; queue it again if its agent is lost"
 
 

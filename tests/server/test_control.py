@@ -127,6 +127,20 @@ def test_a_job_that_ended_is_never_given_again_unless_queued_again(server: Serve
     assert rebooted.claim(job.id).attempt == 2
 
 
+def test_a_machine_whose_job_is_done_is_not_restored_again_by_itself(server: Server) -> None:
+    """It boots by network first: the newest image of the same machine would be written at every start."""
+    server.publish(make_profile())
+    job = as_role(server, Role.WRITE).create_job(wanted())
+    agent = as_role(server, Role.AGENT)
+    agent.submit_target(target())
+    agent.claim(job.id)
+    agent.send_report(job.id, report())
+    answer = as_role(server, Role.AGENT).submit_target(target())
+    assert (answer.decision, answer.image, answer.job) == ("candidates", "", None)
+    assert answer.reason.startswith(f"job {job.id} restored {job.image} onto this machine; queue it again")
+    assert answer.candidates[0].machine == "web1", "a person may choose it"
+
+
 def test_a_running_job_is_not_given_to_its_rebooted_machine(server: Server) -> None:
     server.publish(make_profile())
     agent = as_role(server, Role.AGENT)

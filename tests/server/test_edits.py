@@ -19,6 +19,8 @@ from agent.image.image_tree import ImageTree
 from agent.image.tree_index import Status
 from agent.model.edit_request import Edit, EditRequest, WrittenFile
 from agent.model.image import ImageRef
+from agent.process import ProcessError
+from agent.server import edits
 from agent.server.auth import Role
 from agent.server.edits import Edits, words_of
 from tests.image.source_tree import no_events, plain_tree, source
@@ -89,6 +91,28 @@ def test_an_edit_that_the_end_of_the_server_cut_is_told_so(tmp_path: Path) -> No
     (tmp_path / f"{edit.id}.json").write_bytes(msgspec.json.encode(edit))
     found = Edits(tmp_path, LocalDepot(tmp_path / "depot")).get(edit.id)
     assert (found.state, found.code) == ("failed", "stopped") and found.ended
+
+
+def test_an_edit_whose_program_is_killed_fails_and_the_next_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for want of memory: one end must not be the end of all."""
+    ends: list[Exception | None] = [ProcessError(["regraft", "edit"], -9, "", ""), ValueError("anything"), None]
+
+    def done(_: Edits, edit: Edit, __: EditRequest) -> Any:
+        end = ends.pop(0)
+        if end:
+            raise end
+        return msgspec.convert({}, type=edits._Said)
+
+    monkeypatch.setattr(Edits, "_done", done)
+    every = Edits(tmp_path / "edits", LocalDepot(tmp_path))
+    asked = [every.ask(ImageRef("web1"), EditRequest(remove=("/a",))) for _ in range(3)]
+    end = time.monotonic() + PATIENCE_S
+    while any(every.get(each.id).ended == "" for each in asked) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [every.get(each.id).state for each in asked] == ["failed", "failed", "done"]
+    assert "status -9" in every.get(asked[0].id).message
 
 
 def test_the_command_of_an_edit(tmp_path: Path) -> None:
