@@ -123,3 +123,8 @@ def kernel_parameters(command_line: str) -> Mapping[str, object]:
         else:
             found[name] = value
     return found
+
+
+def without_settings(command_line: str) -> str:
+    """A kernel command line without them: a token is among them, and a profile is read by many."""
+    return " ".join(word for word in command_line.split() if not word.startswith(PREFIX))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agent.model.agent_config import without_settings
 from agent.model.profile import SECTIONS, Network, Package, Platform, Profile, Section, Status
 from agent.model.stack import storeys, with_holds
 from agent.model.storage import Disk, FileSystem, Stack
@@ -43,7 +44,7 @@ def probe_machine(machine: str) -> Profile:
     root = Path("/")
     tree = LiveTree(root)
     hardware = probe_hardware(machine, root)
-    software = probe_root(tree, machine, text_of(root / "proc/cmdline"))
+    software = probe_root(tree, machine, without_settings(text_of(root / "proc/cmdline")))
     entries = fstab_entries(read_text(tree, "/etc/fstab"))
     disks = with_boot_role(with_fstab_options(hardware.disks, entries), boot_disks(root))
     stack = stack_with_fstab_options(hardware.stack, entries)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import UsageError
-from agent.model.agent_config import AgentConfig, beside, named_files, read_config
+from agent.model.agent_config import AgentConfig, beside, named_files, read_config, without_settings
 
 
 def test_kernel_parameters_win_over_the_medium() -> None:
@@ -62,3 +62,9 @@ def test_arrays_edits_and_keys_come_from_the_medium_or_the_kernel_line() -> None
     for text in ('arrays = "both"', 'luks_key_file = "k"'):
         with pytest.raises(UsageError, match=r"expected|Expected"):
             read_config(text, "")
+
+
+def test_a_profile_does_not_tell_what_the_medium_was_told() -> None:
+    """It is kept by the server, and given to whoever may read: the token lets its holder take jobs and their keys."""
+    said = "BOOT_IMAGE=vmlinuz regraft.token=rgt_SECRET console=ttyS0 regraft.depot=http://d/ quiet\n"
+    assert without_settings(said) == "BOOT_IMAGE=vmlinuz console=ttyS0 quiet"
