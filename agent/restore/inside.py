@@ -170,6 +170,16 @@ class InsideRoot:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
+    def rename(self, path: str, to: str) -> None:
+        """Give what is at ``path`` another name, be it a link or a directory with all that is in it."""
+        with self._parent(path) as (folder, name), self._parent(to) as (other_folder, other_name):
+            os.rename(name, other_name, src_dir_fd=folder, dst_dir_fd=other_folder)
+
+    def below(self, path: str) -> tuple[str, ...]:
+        """A path and everything below it; links are not followed."""
+        names = () if self.read_link(path) is not None else self.list(path)
+        return (path, *(each for name in names for each in self.below(f"{path}/{name}")))
+
     def list(self, path: str) -> tuple[str, ...]:
         """Sorted names in a directory; empty when there is none."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import count
 
 import msgspec
 
@@ -15,6 +16,23 @@ from agent.restore.inside import InsideRoot
 def journal_path(undo: str) -> str:
     """Beside the folder of originals, whose names are those of the system's files."""
     return f"{undo}.jsonl"
+
+
+def set_aside(inside: InsideRoot, undo: str) -> tuple[str, ...]:
+    """Give what an earlier restore left, and the image brought along, names of its own; the paths that changed.
+
+    Its originals are those of before that restore, and of an original the first one stays: undone, this restore would
+    leave the files of the machine before the last.
+    """
+    both = (undo, journal_path(undo))
+    there = [path for path in both if inside.lexists(path)]
+    number = next(each for each in count(1) if not any(inside.lexists(f"{path}.{each}") for path in both))
+    changed: list[str] = [undo.rpartition("/")[0]] if there else []
+    for path in there:
+        before = inside.below(path)
+        inside.rename(path, f"{path}.{number}")
+        changed += [*before, *inside.below(f"{path}.{number}")]
+    return tuple(changed)
 
 
 class Journal:

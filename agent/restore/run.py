@@ -60,6 +60,7 @@ from agent.model.report import CheckResult, RecipeResult
 from agent.probe.stack_open import KeyOf, no_keys
 from agent.restore import blocks, boot, disk, filesystems, initramfs, luks, mounts, patch, verify
 from agent.restore.inside import InsideRoot
+from agent.restore.journal import set_aside
 from agent.restore.memory import peak_memory_bytes
 from agent.restore.preflight import fetch_file
 from agent.restore.relabel import relabel
@@ -289,6 +290,8 @@ class Execution:
         sandbox = self._the_sandbox(root)
         match step:
             case ApplyRecipe(recipe=recipe):
+                if not self.done.recipes:
+                    self.done.changed.update(set_aside(InsideRoot(root), str(patch.UNDO)))
                 result = patch.apply_recipe(root, recipe, patch.UNDO, sandbox, self._payloads(recipe, stack))
                 self.done.recipes.append(result)
                 self.done.changed.update(result.changed)

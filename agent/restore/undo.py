@@ -44,9 +44,17 @@ def journal(root: Path) -> tuple[Change, ...]:
 
 
 def changed_since(root: Path, undo: Undo) -> tuple[str, ...]:
-    """Paths that are not as the recipes left them."""
+    """Paths that are neither as the recipes left them nor put back already, by an attempt that was cut."""
     inside = InsideRoot(root)
-    return tuple(change.path for change in undo.files if content_of(inside, change.path) != change.after)
+    return tuple(
+        change.path
+        for change in undo.files
+        if content_of(inside, change.path) not in (change.after, _original(inside, change))
+    )
+
+
+def _original(inside: InsideRoot, change: Change) -> str:
+    return "" if change.before == ABSENT else content_of(inside, f"{UNDO}{change.path}")
 
 
 def put_back(root: Path, changes: Sequence[Change], undo: Undo, *, force: bool) -> tuple[str, ...]:
@@ -66,6 +74,9 @@ def put_back(root: Path, changes: Sequence[Change], undo: Undo, *, force: bool) 
     for change in undo.files:
         _put_back(inside, change)
     inside.write(journal_path(str(UNDO)), without(changes, undo.recipes), mode=0o600)
+    # Last: an attempt that is cut, or fails at one file, finds every original again.
+    for change in undo.files:
+        inside.remove(f"{UNDO}{change.path}")
     return tuple(change.path for change in undo.files)
 
 
@@ -82,7 +93,6 @@ def _put_back(inside: InsideRoot, change: Change) -> None:
             inside.remove(change.path)  # a link that took the file's place, not what it leads to
         inside.write(change.path, inside.read(kept) or b"", mode=change.mode)
         inside.set_owner(change.path, change.owner, change.group, change.mode)
-    inside.remove(kept)
 
 
 def make_again(root: Path, undo: Undo) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from click.testing import CliRunner, Result
 from agent.cli import cli
 from agent.errors import RegraftError
 from agent.model.recipe import BoundRecipe, DisableUnit, DropFrom, MaskUnit, Move, MoveAside, Rename, Replace, Write
+from agent.restore.inside import InsideRoot
+from agent.restore.journal import set_aside
 from agent.restore.patch import UNDO, apply_recipe
 from agent.restore.sandbox import Sandbox
 
@@ -171,3 +174,40 @@ def test_what_is_wrong_is_said(root: Path, undo: Callable[..., Result]) -> None:
     assert "no original of /etc/fstab" in refused(undo("--all")).message
     (root / "var/lib/regraft/undo.jsonl").write_text("{\n")
     assert "line 1 cannot be read" in refused(undo()).message
+
+
+def test_what_the_image_brought_of_an_earlier_restore_is_set_aside(root: Path, undo: Callable[..., Result]) -> None:
+    """Restored, edited, captured and restored once more: undone, it is as that image was, not as the first one."""
+    adapt(root, MOUNTS)
+    fstab = root / "etc/fstab"
+    fstab.write_text(fstab.read_text() + "UUID=2 /srv ext4 defaults 0 2\n")
+    before = state(root)
+    changed = set_aside(InsideRoot(root), str(UNDO))
+    assert {"/var/lib/regraft/undo/etc/fstab", "/var/lib/regraft/undo.1/etc/fstab", "/var/lib/regraft/undo.jsonl",
+            "/var/lib/regraft/undo.jsonl.1", "/var/lib/regraft"} <= set(changed)  # fmt: skip
+    adapt(root, recipe("storage.mounts", Replace(path="/etc/fstab", pattern="^UUID=1", text="UUID=7")))
+    assert undo("--all").exit_code == 0
+    assert state(root) == before
+    assert (root / "var/lib/regraft/undo.1/etc/fstab").read_text() == FILES["etc/fstab"], "nothing is lost"
+    adapt(root, MOUNTS)
+    assert "/var/lib/regraft/undo.jsonl.2" in set_aside(InsideRoot(root), str(UNDO))
+    assert set_aside(InsideRoot(root), str(UNDO)) == ()
+
+
+def test_an_undo_that_was_cut_goes_on(root: Path, undo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = state(root)
+    adapt(root, MOUNTS, TOOLS)
+    write = InsideRoot.write
+
+    def failing(self: InsideRoot, path: str, data: bytes, mode: int = 0o644) -> None:
+        if path == "/etc/default/grub":
+            raise OSError(errno.EROFS, "Read-only file system")
+        write(self, path, data, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(InsideRoot, "write", failing)
+        assert undo("--all").exit_code != 0
+    result = undo("--all")
+    assert result.exit_code == 0, result.output
+    assert state(root) == before
+    assert not [path for path in (root / "var/lib/regraft/undo").rglob("*") if not path.is_dir()]
