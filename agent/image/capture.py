@@ -11,7 +11,6 @@ packs that nothing names, and no image.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -41,6 +40,7 @@ from agent.image.read_work import Done, Finish, Locate, Packs, Reader, without_r
 from agent.image.resume import adopt_image, adopt_unfinished
 from agent.image.staging import room_in
 from agent.image.stamps import MARGIN_NS, encode_head, identity
+from agent.image.system_path import printed
 from agent.image.used_blocks import UsedBlocks, held, read_used_blocks
 from agent.image.volume_lines import VolumeLines
 from agent.image.walk import DEFAULT_EXCLUDES, Batch, Part, Walk, status_in, swap_inodes
@@ -428,9 +428,9 @@ class _Run:
 
     def _write(self, done: Done) -> None:
         for name in done.changed:
-            self.changed[_text(self.walks[done.volume].system_path(name))] = None
+            self.changed[printed(self.walks[done.volume].system_path(name))] = None
         for name, reason in done.unreadable:
-            self.unreadable.append(Excluded(_text(self.walks[done.volume].system_path(name)), reason))
+            self.unreadable.append(Excluded(printed(self.walks[done.volume].system_path(name)), reason))
         if done.part and (done.volume, done.part) in self._dropped:
             return
         self._dropped.update((done.volume, name) for name in done.dropped)
@@ -449,7 +449,7 @@ class _Run:
             mark = next(marks) if entry.type != MORE else b""
             if entry.type == HARDLINK and (done.volume, entry.target_name) in self._dropped:
                 reason = "a hard link; its first name could not be read"
-                self.unreadable.append(Excluded(_text(walk.system_path(entry.name)), reason))
+                self.unreadable.append(Excluded(printed(walk.system_path(entry.name)), reason))
                 done.entries -= 1
             else:
                 kept.append(entry)
@@ -465,8 +465,3 @@ class _Run:
             total = sum(volume.filesystem.used_bytes for volume in self.source.volumes)
             self.emit(Event(seq=0, time="", kind="progress", phase="capture", done=self._done_bytes,
                             total=max(total, self._done_bytes), unit="bytes"))  # fmt: skip
-
-
-def _text(path: str) -> str:
-    """A system path fit for JSON."""
-    return os.fsencode(path).decode(errors="replace")

@@ -1,7 +1,8 @@
 """The machine's last image of one volume, read beside the walk: both go in the same order, so nothing is searched.
 
 A file that is where it was, with the inode, size and times it had, is taken over without being opened (`stamps` says
-why that is enough).
+why that is enough). What the image itself lists as not whole is read again: its entry has the size and the stamp of the
+file all the same, and nothing but a hole where it could not be read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from agent.image.entry import DIRECTORY, FILE, HARDLINK, MORE, Chunk, Entry
 from agent.image.listing import Listing, open_listing
 from agent.image.metadata import TYPE_OF
 from agent.image.stamps import NONE, Stamp, read_stamps
-from agent.model.image import Volume
+from agent.image.system_path import printed, system_path
+from agent.model.image import Manifest, Volume
 
 
 class Known(NamedTuple):
@@ -41,8 +43,11 @@ def folder_key(name: bytes) -> bytes:
 class Previous:
     """Ask in the order of the walk, each name once."""
 
-    def __init__(self, known: Iterator[Known]) -> None:
+    def __init__(self, known: Iterator[Known], mountpoint: str = "/", unsound: frozenset[str] = frozenset()) -> None:
+        """``unsound``: paths that the image lists as not whole, as it prints them."""
         self._known = known
+        self._mountpoint = mountpoint
+        self._unsound = unsound
         self._next = next(known, None)
 
     def unchanged(self, folder: bytes, last: bytes, found: os.stat_result) -> Known | None:
@@ -54,7 +59,10 @@ class Previous:
         self._next = known
         if known is None or known[:2] != place or not _is_still(known.entry, known.stamp, found):
             return None
-        return known
+        return None if self._is_unsound(known.entry) else known
+
+    def _is_unsound(self, entry: Entry) -> bool:
+        return bool(self._unsound) and printed(system_path(self._mountpoint, entry.name)) in self._unsound
 
 
 def _is_still(entry: Entry, stamp: Stamp, found: os.stat_result) -> bool:
@@ -81,7 +89,13 @@ def open_previous(
         yield None
         return
     with open_listing(depot, image.manifest, volume) as listing:
-        yield Previous(_with_frames(_known(listing, stamps), moved))
+        known = _with_frames(_known(listing, stamps), moved)
+        yield Previous(known, volume.filesystem.mountpoint or "/", _unsound(image.manifest))
+
+
+def _unsound(manifest: Manifest) -> frozenset[str]:
+    """What holds not all of its file; of files that changed meanwhile some are listed, and their ctime tells of all."""
+    return frozenset((*(each.path for each in manifest.unreadable), *manifest.changed_while_read))
 
 
 def _known(listing: Listing, stamps: Iterator[Stamp]) -> Iterator[Known]:

@@ -20,6 +20,7 @@ from agent.image.metadata import mtime_of, read_xattrs
 from agent.image.mount_points import mount_points
 from agent.image.previous import Known, Previous, folder_key
 from agent.image.stamps import Stamp, stamp
+from agent.image.system_path import printed, system_path
 from agent.model.image import Excluded
 
 BATCH_BYTES = 8 << 20
@@ -119,7 +120,7 @@ class Walk:
 
     def system_path(self, name: bytes) -> str:
         """The path as the running system knows it."""
-        return (self.mountpoint.rstrip("/") + "/" + os.fsdecode(name)).rstrip("/") or "/"
+        return system_path(self.mountpoint, name)
 
     def _folder(
         self, name: bytes, where: bytes, below: list[bytes], device: int | None, matcher: re.Pattern[str]
@@ -225,14 +226,10 @@ class Walk:
         return self._seq - 1
 
     def _exclude(self, path: str, reason: str) -> None:
-        self.excluded.setdefault(path, Excluded(_printable(path), reason))
+        self.excluded.setdefault(path, Excluded(printed(path), reason))
 
     def _unread(self, name: bytes, error: OSError) -> None:
-        self.unreadable.append(Excluded(_printable(self.system_path(name)), error.strerror or str(error)))
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self.unreadable.append(Excluded(printed(self.system_path(name)), error.strerror or str(error)))
 
 
 def _matcher(patterns: tuple[tuple[str, str], ...]) -> re.Pattern[str]:

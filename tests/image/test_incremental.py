@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -16,7 +17,7 @@ import zstandard
 from agent.depot.catalogue import LoadedImage
 from agent.depot.local import LocalDepot
 from agent.depot.store import listing_path, pack_path
-from agent.image import capture, flags, stamps
+from agent.image import capture, flags, stamps, uncached
 from agent.image.entry import PART_BYTES
 from agent.image.listing import open_listing
 from agent.image.mountinfo import mounted_kind
@@ -192,6 +193,35 @@ def test_what_lay_in_a_lost_pack_is_read_again(depot: LocalDepot, tmp_path: Path
     assert 0 < third.result.unchanged < second.result.unchanged
     assert third.result.stored_bytes > 3 << 20
     assert restored(depot, third.loaded, tmp_path / "target") == described(tree)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_could_not_be_read_is_read_again(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and stamp are in the image all the same: by them alone the hole would be taken over, and listed no more."""
+    tree = tmp_path / "source"
+    plain_tree(tree)
+    names = [b"usr/huge", b"usr/huge-\xff"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tree) + b"/" + name)).write_bytes(random_bytes(PART_BYTES + 5000))
+    real = uncached.read
+
+    def read(descriptor: int, size: int, at: int) -> bytes | bytearray:
+        if at >= PART_BYTES:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, size, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uncached, "read", read)
+        first = carry(tree, depot)
+    assert [each.path for each in first.loaded.manifest.unreadable] == ["/usr/huge", "/usr/huge-\ufffd"]
+    assert described(tree) != restored(depot, first.loaded, tmp_path / "holes")
+    second = carry(tree, depot, previous=first.loaded)
+    assert second.loaded.manifest.unreadable == () and second.result.unchanged > 5
+    assert restored(depot, second.loaded, tmp_path / "target") == described(tree)
+    third = carry(tree, depot, previous=second.loaded)
+    assert third.result.unchanged == second.result.unchanged + len(names)
 
 
 @pytest.mark.usefixtures("settled")
