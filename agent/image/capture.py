@@ -234,7 +234,7 @@ class _Run:
     previous: dict[str, Previous | None] = field(default_factory=dict)
     started_ns: int = field(default_factory=time.time_ns)
     changed: dict[str, None] = field(default_factory=dict)
-    unreadable: list[Excluded] = field(default_factory=list)
+    unreadable: dict[tuple[int, bytes], Excluded] = field(default_factory=dict)
     _waiting: dict[int, Done] = field(default_factory=dict)
     _emitted: int = 0
     _dropped: set[tuple[int, bytes]] = field(default_factory=set)
@@ -334,7 +334,8 @@ class _Run:
     def manifest(self, capture_time: str, profile: ProfileRef, volumes: tuple[Volume, ...]) -> Manifest:
         excluded = {each.path: each for walk in self.walks.values() for each in walk.excluded.values()}
         excluded |= {each.path: each for each in self.source.left_out}  # it knows the reason better
-        unreadable = [each for walk in self.walks.values() for each in walk.unreadable] + self.unreadable
+        unreadable = [each for walk in self.walks.values() for each in walk.unreadable]
+        unreadable += self.unreadable.values()
         return Manifest(
             format=format_of(volumes, self.source.stack), machine=self.source.machine, time=capture_time, tool=TOOL,
             hostname=self.source.hostname, profile=profile, disks=self.source.disks, volumes=volumes,
@@ -427,21 +428,25 @@ class _Run:
             self._emitted += 1
 
     def _write(self, done: Done) -> None:
+        if done.part and (done.volume, done.part) in self._dropped:
+            return
         for name in done.changed:
             self.changed[printed(self.walks[done.volume].system_path(name))] = None
         for name, reason in done.unreadable:
-            self.unreadable.append(Excluded(printed(self.walks[done.volume].system_path(name)), reason))
-        if done.part and (done.volume, done.part) in self._dropped:
-            return
+            self._unread(done.volume, name, reason)
         self._dropped.update((done.volume, name) for name in done.dropped)
         if any((done.volume, target) in self._dropped for target in done.links):
             self._drop_orphans(done)
         self.lines[done.volume].add(done)
         self._progress(done.content_bytes)
 
+    def _unread(self, volume: int, name: bytes, reason: str) -> None:
+        """Of a large file the first place alone: a terabyte that vanished would have 32,768 of them."""
+        path = printed(self.walks[volume].system_path(name))
+        self.unreadable.setdefault((volume, name), Excluded(path, reason))
+
     def _drop_orphans(self, done: Done) -> None:
         """Take out the hard links whose first name vanished while it was read."""
-        walk = self.walks[done.volume]
         kept: list[Entry] = []
         stamps: list[bytes] = []
         marks = iter(done.stamps.splitlines(keepends=True))
@@ -449,7 +454,7 @@ class _Run:
             mark = next(marks) if entry.type != MORE else b""
             if entry.type == HARDLINK and (done.volume, entry.target_name) in self._dropped:
                 reason = "a hard link; its first name could not be read"
-                self.unreadable.append(Excluded(printed(walk.system_path(entry.name)), reason))
+                self._unread(done.volume, entry.name, reason)
                 done.entries -= 1
             else:
                 kept.append(entry)

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from agent.image.workers import Ask
 from agent.model.image import ObjectRef
 
 ATTEMPTS = 3  # reads of a file that changes while it is read
+VANISHED = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)  # or something else took its place
 HOLE_BYTES = 4096  # zero runs at least so long are not stored
 ENCODER = msgspec.json.Encoder()
 
@@ -264,7 +265,7 @@ class Reader:
     def _drop(self, name: bytes, error: OSError) -> None:
         """What vanished is no part of the image; what cannot be read is listed."""
         self.result.dropped.append(name)
-        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+        if error.errno not in VANISHED:
             self.result.unreadable.append((name, error.strerror or str(error)))
 
     def _special(self, folder: int, last: bytes, name: bytes, found: os.stat_result) -> Entry:
@@ -312,27 +313,37 @@ class Reader:
         )  # fmt: skip
 
     def _part(self, part: Part) -> list[Item]:
+        """What can be read of it. The file has its entry from the first part on: whatever happens to a later one, its
+        line is there, so that a restore leaves nothing of an older file, and the file is listed."""
         path, raw = text_and_raw(part.name)
         chunks: list[Chunk] = []
-        entry = Entry(path=path, raw=raw, type=MORE, size=part.at)
-        descriptor = open_file(part.name, self._root(part.volume))
-        if isinstance(descriptor, OSError):
-            self._drop(part.name, descriptor)
-            return []
+        entry: Entry | None = Entry(path=path, raw=raw, type=MORE, size=part.at) if part.at else None
         try:
-            found = os.fstat(descriptor)
-            if part.at == 0:
-                entry = self._entry(part.name, found, descriptor)
-                entry.size = part.size
-            self._content(descriptor, found, part.at, min(part.at + PART_BYTES, part.size), chunks)
-            after = os.fstat(descriptor)
+            with self._opened(part) as descriptor:
+                found = os.fstat(descriptor)
+                if entry is None:
+                    entry = self._entry(part.name, found, descriptor)
+                    entry.size = part.size
+                self._content(descriptor, found, part.at, min(part.at + PART_BYTES, part.size), chunks)
+                after = os.fstat(descriptor)
             if (after.st_size, mtime_of(after)) != (part.size, part.mtime):
                 self.result.changed.append(part.name)
         except OSError as error:
-            self.result.unreadable.append((part.name, f"from byte {part.at:,}: {error.strerror}"))
+            if entry is None:
+                self._drop(part.name, error)
+                return []
+            self.result.unreadable.append((part.name, unread_from(part.at, error)))
+        return [Item(entry, chunks, part.stamp)]
+
+    @contextmanager
+    def _opened(self, part: Part) -> Iterator[int]:
+        descriptor = open_file(part.name, self._root(part.volume))
+        if isinstance(descriptor, OSError):
+            raise descriptor
+        try:
+            yield descriptor
         finally:
             os.close(descriptor)
-        return [Item(entry, chunks, part.stamp)]
 
     # --- content --------------------------------------------------------------------------------------------------
 
@@ -449,6 +460,13 @@ def is_to_read(name: Name) -> bool:
     """Whether it is a file of its own, and no further name of another one."""
     _, target, regular = name
     return regular and not target
+
+
+def unread_from(at: int, error: OSError) -> str:
+    """Why a large file is not whole."""
+    if error.errno in VANISHED:
+        return f"vanished while it was read, from byte {at:,}"
+    return f"from byte {at:,}: {error.strerror or error}"
 
 
 def _join(folder: bytes, last: bytes) -> bytes:

@@ -23,12 +23,14 @@ from agent.depot.signing import trusted_keys
 from agent.depot.store import listing_path
 from agent.errors import DamagedError, NoImageError, NotTrustedError, RegraftError
 from agent.image import capture
-from agent.image.entry import FrameTable
+from agent.image.entry import PART_BYTES, FrameTable
 from agent.image.frames import FrameReader
 from agent.image.listing import open_listing
 from agent.image.pack import Frame, read_table
+from agent.image.read_work import Reader
+from agent.image.walk import Part
 from agent.image.write import write_volume
-from agent.model.image import ImageRef, ObjectRef
+from agent.model.image import Excluded, ImageRef, ObjectRef
 from tests.image.source_tree import Carried, carry, describe, no_events, plain_tree, random_bytes, source
 
 pytestmark = pytest.mark.root
@@ -306,3 +308,74 @@ def test_files_that_change_or_cannot_be_read_are_listed(
     write_volume(depot, done.loaded, "root", tmp_path / "target", no_events)
     assert (tmp_path / "target/restless").read_bytes() == random_bytes(10_000)
     assert not (tmp_path / "target/broken").exists()
+
+
+def parts_of(huge: Path, depot: LocalDepot, before: Callable[[Part], object], patch: pytest.MonkeyPatch) -> Carried:
+    """An image of a tree with a file of three parts; ``before`` each of them something happens."""
+    huge.write_bytes(random_bytes(2 * PART_BYTES + 5000))
+    real = Reader._part
+
+    def part(self: Reader, task: Part) -> object:
+        before(task)
+        return real(self, task)
+
+    with patch.context() as meanwhile:
+        meanwhile.setattr(Reader, "_part", part)
+        result = capture.capture_image(source(huge.parent), depot, no_events, jobs=1)
+    return Carried(depot, result, find_image(depot, trusted_keys(depot), result.ref))
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed", "a link"])
+def test_a_file_that_vanishes_while_it_is_read_is_listed(
+    how: str, depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    huge, target = tmp_path / "source/huge", tmp_path / "target"
+
+    def vanish(part: Part) -> None:
+        if part.at == PART_BYTES:
+            huge.rename(tmp_path / "elsewhere")
+            if how == "deleted":
+                (tmp_path / "elsewhere").unlink()
+            elif how == "a link":
+                huge.symlink_to("elsewhere")
+
+    done = parts_of(huge, depot, vanish, monkeypatch)
+    reason = "vanished while it was read, from byte 33,554,432"
+    assert done.loaded.manifest.unreadable == (Excluded("/huge", reason),)
+    assert done.result.warnings == (f"/huge could not be read: {reason}",)
+    target.mkdir()
+    (target / "huge").write_bytes(random_bytes(2 * PART_BYTES + 5000)[::-1])
+    write_volume(depot, done.loaded, "root", target, no_events)
+    whole = random_bytes(2 * PART_BYTES + 5000)
+    assert (target / "huge").read_bytes() == whole[:PART_BYTES] + bytes(PART_BYTES + 5000), "nothing of the old file"
+
+
+def test_a_large_file_that_was_gone_before_it_was_read_is_no_part_of_the_image(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    huge = tmp_path / "source/huge"
+    done = parts_of(huge, depot, lambda _: huge.unlink(missing_ok=True), monkeypatch)
+    assert done.loaded.manifest.unreadable == () and done.result.warnings == ()
+    restore(depot, tmp_path / "target")
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_a_large_file_whose_attributes_cannot_be_read_is_listed_and_left_out(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    real = os.listxattr
+
+    def listxattr(where: int | str | bytes, **more: bool) -> list[str]:
+        if isinstance(where, int) and os.readlink(f"/proc/self/fd/{where}").endswith("/huge"):
+            raise OSError(5, "Input/output error")
+        return real(where, **more)
+
+    monkeypatch.setattr(os, "listxattr", listxattr)
+    done = parts_of(tmp_path / "source/huge", depot, lambda _: None, monkeypatch)
+    assert done.loaded.manifest.unreadable == (Excluded("/huge", "Input/output error"),)
+    monkeypatch.setattr(os, "listxattr", real)
+    restore(depot, tmp_path / "target")
+    assert not list((tmp_path / "target").iterdir())
