@@ -38,6 +38,7 @@ from agent.image.previous import Previous, open_previous
 from agent.image.read_blocks import Span, spans
 from agent.image.read_work import Done, Finish, Locate, Packs, Reader, without_reading
 from agent.image.resume import adopt_image, adopt_unfinished
+from agent.image.settle import write_back
 from agent.image.staging import room_in
 from agent.image.stamps import MARGIN_NS, encode_head, identity
 from agent.image.system_path import printed
@@ -150,6 +151,7 @@ def capture_image(  # noqa: PLR0913 - three of them have defaults
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capture-", dir=depot.staging)))
         stack.enter_context(room_in(depot, folder))
         run = _Run(source, depot, emit, folder, lease, blocks)
+        run.settle()
         if adopt_image(depot, previous, run.index, emit) and previous is not None and not read_all:
             run.build_on(previous, stack)
         # Looked for only now, as the last image is: one that is gone by now may lose its packs.
@@ -246,6 +248,19 @@ class _Run:
             identity(each.live or each.path, each.filesystem.uuid) if each.kind == TREE else ""
             for each in self.source.volumes
         ]
+
+    def settle(self) -> None:
+        """From now on every store through mapped memory leaves a ctime after the start (`stamps` says why)."""
+        for number, volume in enumerate(self.source.volumes):
+            if volume.read != LIVE or not self.filesystems[number]:
+                continue
+            try:
+                write_back(volume.path)
+            except OSError as error:
+                self.filesystems[number] = ""
+                said = f"{volume.path} cannot be written back ({error.strerror}), so not every change of a file shows "
+                said += "in its ctime: this capture and the next read all of it; look at the kernel log and the disk"
+                self.emit(Event(seq=0, time="", kind="message", phase="capture", text=said))
 
     def build_on(self, image: LoadedImage, stack: ExitStack) -> None:
         """Take over from an image what has not changed since."""

@@ -70,6 +70,15 @@ class Settler:
             raise TargetIOError(f"{self._root}: {self._failed.strerror}", "look at the kernel log and the disk itself")
 
 
+def write_back(root: Path) -> None:
+    """Everything on the file system of a directory is on its disk, or OSError."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_filesystem(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_filesystem(descriptor: int) -> None:
     """syncfs(2): everything on the file system of an open file is on its disk, or OSError."""
     import ctypes  # noqa: PLC0415 - most extracts are too small to come here

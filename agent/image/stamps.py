@@ -5,6 +5,8 @@
 
 Whatever changes a file's content, attributes or flags changes its ctime, and no program can set that back. A ctime
 that is not older than the capture's start says nothing: the file may change again within the same tick of the clock.
+Stores through mapped memory (mmap(2)) change it at the first one to a page only, and again once the page was written
+back, which is why a capture has that done after its start and before it looks at anything.
 Format of record: docs/formats.md.
 """
 
@@ -29,8 +31,9 @@ from agent.model.undecodable import UNDECODABLE
 FORMAT = 1
 # Coarse clocks of file systems lie behind by a tick, clocks of machines are set by fractions of a second.
 MARGIN_NS = 2_000_000_000
-# File systems whose inode numbers last, and whose ctime follows every change.
-KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
+# File systems whose inode numbers last, and whose ctime follows every change. tmpfs never writes back: there the ctime
+# follows no store through mapped memory but the first.
+KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
 
 Stamp = tuple[int, int]  # inode, ctime in ns
 NONE: Stamp = (0, 0)

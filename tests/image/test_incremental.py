@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -23,8 +24,18 @@ from agent.image.listing import open_listing
 from agent.image.mountinfo import mounted_kind
 from agent.image.read_work import Reader
 from agent.image.write import write_volume
-from agent.model.image import ObjectRef
-from tests.image.source_tree import awkward_tree, carry, describe, no_events, plain_tree, random_bytes, set_flags
+from agent.model.image import AT_REST, LIVE, SNAPSHOT, ObjectRef
+from agent.process import run
+from tests.image.source_tree import (
+    awkward_tree,
+    carry,
+    describe,
+    no_events,
+    plain_tree,
+    random_bytes,
+    set_flags,
+    source,
+)
 
 pytestmark = pytest.mark.root
 MakeFileSystem = Callable[[str, str], Path]
@@ -126,6 +137,28 @@ def test_every_change_is_seen(depot: LocalDepot, file_system: MakeFileSystem, tm
     assert restored(depot, whole.loaded, tmp_path / "again") == described(tree)
 
 
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.usefixtures("settled")
+def test_stores_through_mapped_memory_are_seen(
+    kind: str, depot: LocalDepot, file_system: MakeFileSystem, tmp_path: Path
+) -> None:
+    """The kernel sets the ctime at the first store to a page only, and again once the page was written back."""
+    tree = file_system(kind, "source")
+    plain_tree(tree)
+    (tree / "mapped").write_bytes(b"NONE" * 4096)
+    with (tree / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[:4] = b"ONE!"
+        first = carry(tree, depot, kind)
+        mapped[:4] = b"TWO!"
+        second = carry(tree, depot, kind, previous=first.loaded)
+        mapped[:4] = b"SIX!"
+    third = carry(tree, depot, kind, previous=second.loaded)
+    for image, expected in ((first, b"ONE!"), (second, b"TWO!"), (third, b"SIX!")):
+        found = restored(depot, image.loaded, tmp_path / expected.decode())[b"mapped"]
+        assert isinstance(found, tuple) and found[-1][:4] == expected
+    assert third.result.unchanged > 5
+
+
 def test_a_file_that_changed_just_now_is_read_again(depot: LocalDepot, tmp_path: Path) -> None:
     tree = tmp_path / "source"
     plain_tree(tree)
@@ -160,6 +193,54 @@ def test_the_identity_is_that_of_one_directory_of_one_file_system(file_system: M
     assert len(set(found)) == 3 and all(found)
     assert stamps.identity(one, "") == found[0]
     assert stamps.identity(Path("/proc"), "") == ""
+
+
+def test_on_tmpfs_nothing_is_believed(depot: LocalDepot, tmp_path: Path) -> None:
+    """It never writes back: the ctime follows no store through mapped memory but the first."""
+    tree = tmp_path / "memory"
+    tree.mkdir()
+    run(["mount", "-t", "tmpfs", "none", tree])
+    try:
+        assert mounted_kind(tree) == "tmpfs" and stamps.identity(tree, "") == ""
+        plain_tree(tree)
+        first = carry(tree, depot)
+        assert first.loaded.manifest.volumes[0].stamps is None
+        assert carry(tree, depot, previous=first.loaded).result.unchanged == 0
+    finally:
+        run(["umount", tree])
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_disk_that_takes_nothing_back_is_told_and_read_whole(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "source"
+    plain_tree(tree)
+    first = carry(tree, depot)
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(capture, "write_back", fail)
+    said: list[str] = []
+    result = capture.capture_image(
+        source(tree), depot, lambda event: said.append(event.text), jobs=1, previous=first.loaded
+    )
+    assert result.unchanged == 0 and result.warnings == ()
+    assert [text for text in said if text.startswith(f"{tree} cannot be written back (Input/output error)")]
+
+
+def test_only_what_is_in_use_is_written_back(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "source"
+    plain_tree(tree)
+    seen: list[Path] = []
+    monkeypatch.setattr(capture, "write_back", seen.append)
+    for read in (LIVE, SNAPSHOT, AT_REST):
+        volume = replace(source(tree).volumes[0], read=read)
+        capture.capture_image(replace(source(tree), volumes=(volume,)), depot, no_events, jobs=1)
+    assert seen == [tree]
 
 
 @pytest.mark.usefixtures("settled")
