@@ -140,7 +140,7 @@ class HttpDepot:
         while done < len(buffer):
             self._persist(attempt, path)
 
-    def exists(self, path: str) -> bool:
+    def exists(self, path: str, size_bytes: int | None = None) -> bool:
         def attempt() -> bool:
             with self._request("HEAD", checked_path(path)) as answer:
                 if answer.status in (404, 410):
@@ -148,7 +148,8 @@ class HttpDepot:
                 if answer.status in (405, 501):
                     return self._is_readable(path)
                 self._expect(answer, path, 200)
-                return True
+                length = answer.response.headers.get("Content-Length", "")
+                return size_bytes is None or not length.isdigit() or int(length) == size_bytes
 
         return self._persist(attempt, path)
 
@@ -225,7 +226,7 @@ class HttpDepot:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def put_file(self, path: str, source: Path) -> None:
-        """PUT, unless the server has it. ``source`` is removed once it is there."""
+        """PUT, unless the server has it whole. ``source`` is removed once it is there."""
         size = source.stat().st_size
 
         def attempt() -> None:
@@ -234,7 +235,7 @@ class HttpDepot:
                 with self._request("PUT", checked_path(path), headers, file) as answer:
                     self._expect(answer, path, 200, 201, 204)
 
-        if not self.exists(path):
+        if not self.exists(path, size):
             self._persist(attempt, path)
         source.unlink()
 

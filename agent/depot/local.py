@@ -129,8 +129,9 @@ class LocalDepot:
         finally:
             os.close(descriptor)
 
-    def exists(self, path: str) -> bool:
-        return (self.root / checked_path(path)).is_file()
+    def exists(self, path: str, size_bytes: int | None = None) -> bool:
+        found = self._size(path)
+        return found >= 0 and size_bytes in (None, found)
 
     # --- writing --------------------------------------------------------------------------------------------------
 

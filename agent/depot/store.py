@@ -65,8 +65,8 @@ class Depot(Protocol):
     def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset``, or raise: FileNotFoundError, DamagedError where the file is too short."""
 
-    def exists(self, path: str) -> bool:
-        """Whether the file is there."""
+    def exists(self, path: str, size_bytes: int | None = None) -> bool:
+        """Whether the file is there, and has so many bytes, where that can be told without reading it."""
 
 
 class WritableDepot(Depot, Protocol):

@@ -40,6 +40,7 @@ class ChunkIndex:
         self._rows = bytearray()
         self._known = ChunkMap()
         self._old_packs: list[ObjectRef] = []
+        self._there: dict[str, int] = {}  # those of them that can be referred to, by SHA-256
         self._new_packs: dict[int, list[ObjectRef]] = {}
         self._unread: tuple[Depot, LoadedImage] | None = None  # its chunks are not known yet
         self._relatives: list[tuple[Depot, LoadedImage]] = []  # nor are theirs
@@ -47,23 +48,22 @@ class ChunkIndex:
         self.reused_bytes = 0
 
     def load(self, depot: Depot, last: LoadedImage) -> None:
-        """Make the content of an image known, as far as its packs are there. Raises DamagedError, and then knows
-        nothing of it, when a listing is not what it should be."""
-        there = {pack.sha256: number for number, pack in enumerate(last.manifest.packs)
-                 if depot.exists(pack_path(pack.sha256))}  # fmt: skip
-        self._old_packs = list(last.manifest.packs)
+        """Make the content of an image known, as far as its packs are there and whole. Raises DamagedError, and then
+        knows nothing of it, when a listing is not what it should be."""
+        self._enter_packs(depot, last)
         try:
             for volume in last.manifest.volumes:
-                self._moved[volume.id] = self._adopt(depot, last, volume, there)
+                self._moved[volume.id] = self._adopt(depot, last, volume)
         except DamagedError:  # then it knows nothing of it
             self._rows.clear()
             self._moved.clear()
             self._old_packs.clear()
+            self._there.clear()
             raise
         self._unread = (depot, last)
 
     def relate(self, depot: Depot, image: LoadedImage) -> None:
-        """Make the content of another machine's image known, too, as far as its packs are there."""
+        """Make the content of another machine's image known, too, as far as its packs are there and whole."""
         self._relatives.append((depot, image))
 
     def adopt_pack(self, depot: Depot, pack: ObjectRef) -> None:
@@ -72,9 +72,8 @@ class ChunkIndex:
         Raises DamagedError when it is not whole, and then knows nothing of it.
         """
         frames, chunks = read_table(depot, pack)
-        self._old_packs.append(pack)
         first = len(self._rows) // self._ROW.size
-        place = (self._OLD, len(self._old_packs) - 1)
+        place = (self._OLD, self._enter_pack(pack))
         for frame in frames:
             row = (frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest)
             self._rows += self._ROW.pack(*place, *row)
@@ -130,13 +129,24 @@ class ChunkIndex:
 
     # --- the last image -------------------------------------------------------------------------------------------
 
-    def _adopt(self, depot: Depot, last: LoadedImage, volume: Volume, there: Mapping[str, int]) -> dict[int, int]:
+    def _enter_packs(self, depot: Depot, image: LoadedImage) -> None:
+        """Make its packs known that the depot has whole: what refers to another could not be published."""
+        for pack in image.manifest.packs:
+            if pack.sha256 not in self._there and depot.exists(pack_path(pack.sha256), pack.size_bytes):
+                self._enter_pack(pack)
+
+    def _enter_pack(self, pack: ObjectRef) -> int:
+        self._old_packs.append(pack)
+        self._there[pack.sha256] = len(self._old_packs) - 1
+        return self._there[pack.sha256]
+
+    def _adopt(self, depot: Depot, last: LoadedImage, volume: Volume) -> dict[int, int]:
         """Give the frames of a volume their old numbers; which could not have them."""
         moved: dict[int, int] = {}
         with open_listing(depot, last.manifest, volume) as listing:
             limit = SPREAD_FROM + SPREAD * len(listing.frames)
             for number, frame in listing.frames:
-                pack = there.get(listing.frames.packs[frame.pack])
+                pack = self._there.get(listing.frames.packs[frame.pack])
                 if pack is None:
                     moved[number] = GONE
                     continue
@@ -182,17 +192,12 @@ class ChunkIndex:
 
     def _read_relative(self, depot: Depot, image: LoadedImage) -> None:
         """Enter the chunks of another machine's image; its frames get numbers that are free here."""
-        sizes = {pack.sha256: pack for pack in image.manifest.packs}
-        known = {pack.sha256: number for number, pack in enumerate(self._old_packs)}
-        for sha256, pack in sizes.items():
-            if sha256 not in known and depot.exists(pack_path(sha256)):
-                known[sha256] = len(self._old_packs)
-                self._old_packs.append(pack)
+        self._enter_packs(depot, image)
         for volume in image.manifest.volumes:
             numbers: dict[int, int] = {}
             with open_listing(depot, image.manifest, volume) as listing:
                 for old, frame in listing.frames:
-                    at = known.get(listing.frames.packs[frame.pack])
+                    at = self._there.get(listing.frames.packs[frame.pack])
                     if at is not None:
                         numbers[old] = self._allocate()
                         place = (self._OLD, at, frame.offset, frame.stored, frame.plain, int(frame.raw), frame.digest)

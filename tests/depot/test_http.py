@@ -55,6 +55,7 @@ def test_files_and_ranges_are_read(kind: type[Plain], folder: Path) -> None:
         for offset, size in ((0, 10), (299_990, 10), (1000, 200_000), (5, 1)):
             assert ranged(depot, offset, size) == DATA[offset : offset + size]
         assert depot.exists("packs/x.pack") and not depot.exists("packs/y.pack")
+        assert depot.exists("packs/x.pack", len(DATA)) and not depot.exists("packs/x.pack", len(DATA) + 1)
         with pytest.raises(FileNotFoundError):
             depot.read("packs/y.pack")
         with pytest.raises(FileNotFoundError):

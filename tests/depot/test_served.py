@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from agent.depot.http import HttpDepot
 from agent.depot.local import LocalDepot
 from agent.depot.prune import PrunePlan, prune
 from agent.depot.signing import trusted_keys
-from agent.depot.store import Published
+from agent.depot.store import Published, pack_path
 from agent.errors import NoImageError, NotAllowedError, UsageError
 from agent.image import pack
 from agent.image.capture import capture_image
@@ -66,6 +67,25 @@ def test_a_capture_over_the_network_comes_back_over_it(
     for one in loaded.manifest.packs:
         pack.read_table(depot, one)
     assert last_image(depot, (), "web-9") is None
+
+
+def test_what_the_server_has_a_part_of_only_is_put_again(served: PreparedServer, tmp_path: Path) -> None:
+    """The same content makes the same packs again, and the server refuses an image whose packs are too short."""
+    tree = tmp_path / "source"
+    plain_tree(tree)
+    depot = HttpDepot(served.url, TOKEN)
+    first = capture_image(source(tree), depot, no_events, jobs=1)
+    keys = trusted_keys(depot, [LocalDepot(tmp_path / "depot").public_key])
+    loaded = find_image(depot, keys, first.ref)
+    for each in loaded.manifest.packs:
+        path = tmp_path / "depot" / pack_path(each.sha256)
+        os.truncate(path, each.size_bytes - 1)
+        assert depot.exists(pack_path(each.sha256)) and not depot.exists(pack_path(each.sha256), each.size_bytes)
+    again = capture_image(source(tree), depot, no_events, jobs=1, previous=loaded)
+    assert again.stored_bytes == first.stored_bytes
+    assert find_image(depot, keys, again.ref).manifest.packs == loaded.manifest.packs
+    for each in loaded.manifest.packs:
+        assert depot.exists(pack_path(each.sha256), each.size_bytes)
 
 
 def test_without_a_token_for_writing_nothing_is_published(served: PreparedServer, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ class MemoryDepot:
             raise DamagedError(f"{path} ends before byte {offset + len(buffer):,}")
         buffer[:] = data
 
-    def exists(self, path: str) -> bool:
-        return path in self.files
+    def exists(self, path: str, size_bytes: int | None = None) -> bool:
+        return path in self.files and size_bytes in (None, len(self.files[path]))
 
 
 def entry(name: bytes | str, kind: str = "file", **facts: Any) -> Entry:

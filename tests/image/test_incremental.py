@@ -261,15 +261,20 @@ def test_without_stamps_everything_is_read(how: str, depot: LocalDepot, tmp_path
     assert restored(depot, second.loaded, tmp_path / "target") == described(tree)
 
 
+@pytest.mark.parametrize("how", ["absent", "shorter"])
 @pytest.mark.usefixtures("settled")
-def test_what_lay_in_a_lost_pack_is_read_again(depot: LocalDepot, tmp_path: Path) -> None:
+def test_what_lay_in_a_lost_pack_is_read_again(how: str, depot: LocalDepot, tmp_path: Path) -> None:
     tree = tmp_path / "source"
     plain_tree(tree)
     first = carry(tree, depot)
     (tree / "usr/second").write_bytes(random_bytes(5 << 20))
     second = carry(tree, depot, previous=first.loaded)
     for lost in first.loaded.manifest.packs:
-        (depot.root / pack_path(lost.sha256)).unlink()
+        path = depot.root / pack_path(lost.sha256)
+        if how == "absent":
+            path.unlink()
+        else:
+            os.truncate(path, lost.size_bytes - 1)
     third = carry(tree, depot, previous=second.loaded)
     assert 0 < third.result.unchanged < second.result.unchanged
     assert third.result.stored_bytes > 3 << 20

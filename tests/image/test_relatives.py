@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from agent.depot.forget import forget
 from agent.depot.local import LocalDepot
 from agent.depot.prune import prune
 from agent.depot.signing import trusted_keys
+from agent.depot.store import pack_path
 from agent.image.capture import CaptureResult
 from agent.image.check import check_images
 from agent.image.check_work import DECODE
@@ -81,6 +83,29 @@ def test_an_update_of_both_is_stored_once(depot: LocalDepot, tmp_path: Path) -> 
         (root / "usr/lib/p3/file31").write_bytes(random.Random(3).randbytes(400_000))
     assert capture(depot, one, "one").stored_bytes >= 400_000
     assert capture(depot, two, "two").stored_bytes < 40_000
+
+
+@pytest.mark.parametrize("how", ["absent", "shorter"])
+def test_what_lay_in_a_lost_pack_of_both_is_stored_again(how: str, depot: LocalDepot, tmp_path: Path) -> None:
+    """The relative's image refers to the lost pack, too: what lies there is none to refer to."""
+    one, two = system(tmp_path / "one", "one"), system(tmp_path / "two", "two")
+    first = capture(depot, one, "one")
+    keys = trusted_keys(depot)
+    shared = find_image(depot, keys, first.ref).manifest.packs
+    before = find_image(depot, keys, capture(depot, two, "two").ref).manifest
+    assert {pack.sha256 for pack in before.packs} & {pack.sha256 for pack in shared}
+    for pack in shared:
+        path = depot.root / pack_path(pack.sha256)
+        if how == "absent":
+            path.unlink()
+        else:
+            os.truncate(path, pack.size_bytes - 1)
+    again = capture(depot, two, "two")
+    assert again.stored_bytes > 5 << 20
+    assert check_images(depot, keys, [again.ref], DECODE, no_events).findings == ()
+    (tmp_path / "target").mkdir()
+    write_volume(depot, find_image(depot, keys, again.ref), "root", tmp_path / "target", no_events)
+    assert describe(tmp_path / "target") == describe(two)
 
 
 def test_a_machine_with_other_software_is_not_built_on(depot: LocalDepot, tmp_path: Path) -> None:
