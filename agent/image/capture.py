@@ -100,7 +100,7 @@ class SourceVolume:
 @dataclass(frozen=True, slots=True)
 class CaptureSource:
     """What is captured. ``excludes`` are globs of paths as the system knows them, with reasons, beside the usual ones;
-    ``left_out`` is what was known before that it does not travel."""
+    ``left_out`` is what was known before that it does not travel. ``begun_ns``: since when its snapshots were made."""
 
     machine: str
     hostname: str
@@ -111,6 +111,7 @@ class CaptureSource:
     left_out: tuple[Excluded, ...] = ()
     boot_code: tuple[BootCode, ...] = ()
     stack: Stack = NO_STACK
+    begun_ns: int = 0  # 0: it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,7 @@ class _Run:
     walks: dict[int, Walk] = field(default_factory=dict)  # by the number of their volume
     filesystems: list[str] = field(default_factory=list)  # of each volume, "" where stamps mean nothing
     previous: dict[str, Previous | None] = field(default_factory=dict)
-    started_ns: int = field(default_factory=time.time_ns)
+    started_ns: int = 0  # later changes may not be in the image, whatever ctime they leave
     changed: dict[str, None] = field(default_factory=dict)
     unreadable: dict[tuple[int, bytes], Excluded] = field(default_factory=dict)
     _waiting: dict[int, Done] = field(default_factory=dict)
@@ -244,6 +245,7 @@ class _Run:
     _done_bytes: int = 0
 
     def __post_init__(self) -> None:
+        self.started_ns = self.source.begun_ns or time.time_ns()
         self.filesystems = [
             identity(each.live or each.path, each.filesystem.uuid) if each.kind == TREE else ""
             for each in self.source.volumes

@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -35,8 +36,12 @@ TOP = ("/", "<FS_TREE>")  # what the program calls the file system's own root
 def held_still(source: CaptureSource, emit: Emit) -> Iterator[CaptureSource]:
     """The source, its btrfs volumes that are in use as they are at this moment; the snapshots go at the end.
 
+    Its stamps count from before the first snapshot: a file that is written to while one is made may have the same
+    ctime in it and, with other content, in the volume.
+
     Where none can be made (no btrfs-progs, an active swap file), the volume is read file by file, and that is told.
     """
+    begun_ns = time.time_ns()
     with ExitStack() as stack:
         volumes: list[SourceVolume] = []
         left_out: list[Excluded] = []
@@ -52,7 +57,8 @@ def held_still(source: CaptureSource, emit: Emit) -> Iterator[CaptureSource]:
                 continue
             volumes.append(replace(volume, path=taken.tree, live=volume.path, read=SNAPSHOT))
             left_out += taken.left_out
-        yield replace(source, volumes=tuple(volumes), left_out=(*left_out, *source.left_out))
+        left_out += source.left_out
+        yield replace(source, volumes=tuple(volumes), left_out=tuple(left_out), begun_ns=begun_ns)
 
 
 def is_subvolume(volume: SourceVolume) -> bool:

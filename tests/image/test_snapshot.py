@@ -15,7 +15,7 @@ import pytest
 from agent.depot.catalogue import find_image
 from agent.depot.local import LocalDepot
 from agent.depot.signing import trusted_keys
-from agent.image import snapshot
+from agent.image import capture, snapshot
 from agent.image.capture import CaptureSource, capture_image
 from agent.image.entry import Entry
 from agent.image.image_tree import ImageTree
@@ -103,6 +103,29 @@ def test_the_second_capture_reads_metadata_only(depot: LocalDepot, file_system: 
     with held_still(source(top, "btrfs"), no_events) as still:
         again = capture_image(still, depot, no_events, previous=first.loaded)
     assert again.unchanged == 8 and again.stored_bytes == 0
+
+
+def test_what_changed_while_the_snapshot_was_made_is_read_again(
+    depot: LocalDepot, file_system: MakeFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the capture takes to begin behind it: the same ctime may be that of a later change."""
+    top = file_system("btrfs", "source")
+    plain_tree(top)
+    real = snapshot._snapshot
+
+    def take(live: Path, tree: Path) -> None:
+        time.sleep(0.05)  # clocks of file systems lie behind by a tick
+        (live / "etc/meanwhile").write_text("changed\n")
+        real(live, tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "MARGIN_NS", 0)
+        patch.setattr(snapshot, "_snapshot", take)
+        with held_still(source(top, "btrfs"), no_events) as still:
+            first = image_of(still, depot)
+    with held_still(source(top, "btrfs"), no_events) as still:
+        again = capture.capture_image(still, depot, no_events, previous=first.loaded)
+    assert again.unchanged == 8, "all but that file"
 
 
 def test_the_depot_and_what_is_mounted_stay_behind(
