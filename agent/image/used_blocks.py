@@ -16,18 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import RefusedError, TargetIOError
+from agent.image.ext4 import RECOVER, SUPERBLOCK_AT
 from agent.model.block_map import Run, used_runs
 from agent.process import ProcessError, run
 
+EXT = ("ext2", "ext3", "ext4")
 # blkid's name → program. Others (btrfs, HFS+, …) are taken whole: a wrong map would lose data without a word.
 MAPPERS = {
     "ntfs": "partclone.ntfs",
     "exfat": "partclone.exfat",
     "vfat": "partclone.fat",
-    **dict.fromkeys(("ext2", "ext3", "ext4"), "partclone.extfs"),
+    **dict.fromkeys(EXT, "partclone.extfs"),
 }
 MAP_TIMEOUT_S = 1800.0
 HIBERNATED, UNCLEAN = 14, 15  # exit statuses of ntfs-3g.probe(8)
+VOLUME_FLAGS_AT, VOLUME_DIRTY = 106, 0x2  # of the boot sector of exFAT (Microsoft's specification, 3.1.13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,10 @@ def read_used_blocks(node: Path, kind: str, whole: bool) -> UsedBlocks:
     program = "" if whole else MAPPERS.get(kind, "")
     if not program:
         return UsedBlocks(size, (Run(0, size),) if size else ())
+    if kind in EXT:
+        _refuse_unclean_ext(node, kind)
+    elif kind == "exfat":
+        _refuse_unclean_exfat(node)
     found = UsedBlocks(size, used_runs(_map(program, node, kind), size))
     if kind == "ntfs":
         _refuse_unclean_ntfs(node)
@@ -80,6 +87,28 @@ def device_bytes(node: Path) -> int:
         return os.lseek(descriptor, 0, os.SEEK_END) if stat.S_ISBLK(found.st_mode) else found.st_size
     finally:
         os.close(descriptor)
+
+
+def _refuse_unclean_ext(node: Path, kind: str) -> None:
+    """What partclone 0.3.23 passes over: the bitmap is older than the journal, and its counts of free blocks, too.
+
+    Without a journal it refuses what was not unmounted cleanly, as it does on FAT.
+    """
+    if int.from_bytes(_read(node, SUPERBLOCK_AT + 0x60, 4), "little") & RECOVER:  # s_feature_incompat
+        raise RefusedError(
+            f"{kind} on {node} was not unmounted cleanly: its journal holds changes that were not written back, and "
+            "its map of used blocks is older than they are",
+            _hint(node, "mount it once and unmount it, which plays the journal back"),
+        )
+
+
+def _refuse_unclean_exfat(node: Path) -> None:
+    """What partclone 0.3.23 passes over, too: the bitmap may lack what was written last."""
+    if int.from_bytes(_read(node, VOLUME_FLAGS_AT, 2), "little") & VOLUME_DIRTY:
+        raise RefusedError(
+            f"exfat on {node} was not unmounted cleanly: its map of used blocks may be wrong",
+            _hint(node, f"let Windows check it, or ‘fsck.exfat {node}’"),
+        )
 
 
 def _refuse_unclean_ntfs(node: Path) -> None:
@@ -116,6 +145,14 @@ def _map(program: str, node: Path, kind: str) -> str:
                 _hint(node, "let the system it belongs to check it, and shut that down"),
             ) from None
         return told.read_text(errors="replace")
+
+
+def _read(node: Path, at: int, size: int) -> bytes:
+    descriptor = os.open(node, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, size, at)
+    finally:
+        os.close(descriptor)
 
 
 def _hint(node: Path, first: str) -> str:

@@ -232,6 +232,52 @@ def test_a_hibernated_windows_is_refused_and_nothing_is_written_to_it(tmp_path: 
     assert source.read_bytes() == before
 
 
+def test_an_ext4_whose_journal_was_not_written_back_is_refused_and_can_be_taken_whole(tmp_path: Path) -> None:
+    """As a power cut leaves it: the file is in the journal, the bitmap on the disk does not know of it."""
+    source, place, dirty = image(tmp_path / "source", "ext4"), tmp_path / "mnt", tmp_path / "dirty"
+    place.mkdir()
+    run(["mount", "-o", "loop", source, place])
+    try:
+        with (place / "late").open("wb") as late:
+            late.write(noise("late", 5 * MIB))
+            late.flush()
+            os.fsync(late.fileno())
+        dirty.write_bytes(source.read_bytes())
+    finally:
+        run(["umount", place])
+    lost = sum(size for _, size in by_partclone(source, "ext4")) - sum(size for _, size in by_partclone(dirty, "ext4"))
+    assert lost >= 5 * MIB, "partclone would leave it out, without a word"
+    with pytest.raises(RefusedError, match="its journal holds changes") as caught:
+        read_used_blocks(dirty, "ext4", whole=False)
+    assert "--whole dirty" in caught.value.hint and "--without dirty" in caught.value.hint
+    assert read_used_blocks(dirty, "ext4", whole=True) == UsedBlocks(SIZE, (Run(0, SIZE),))
+    assert read_used_blocks(source, "ext4", whole=False).used_bytes > 5 * MIB, "unmounted, it is captured as before"
+
+
+def test_an_exfat_that_is_marked_dirty_is_refused_and_can_be_taken_whole(tmp_path: Path) -> None:
+    source = image(tmp_path / "source", "exfat")
+    with source.open("r+b") as file:
+        file.seek(106)
+        file.write(b"\x02")
+    assert by_partclone(source, "exfat"), "partclone takes it as it is"
+    with pytest.raises(RefusedError, match=r"exfat on .* was not unmounted cleanly") as caught:
+        read_used_blocks(source, "exfat", whole=False)
+    assert "--whole source" in caught.value.hint and "--without source" in caught.value.hint
+    assert read_used_blocks(source, "exfat", whole=True) == UsedBlocks(SIZE, (Run(0, SIZE),))
+
+
+@pytest.mark.parametrize("kind", ["ext2", "vfat"])
+def test_without_a_journal_partclone_itself_refuses(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(SIZE))
+    run([*(["mkfs.ext2", "-q", "-F"] if kind == "ext2" else MAKE[kind]), source])
+    with source.open("r+b") as file:
+        file.seek(1024 + 0x3A if kind == "ext2" else 2048 + 3)  # s_state; the end of the second entry of the FAT (16)
+        file.write(b"\0" if kind == "ext2" else b"\x7f")
+    with pytest.raises(RefusedError, match=r"cannot be told: .*cleanly"):
+        read_used_blocks(source, kind, whole=False)
+
+
 @pytest.mark.parametrize("options", ["rw", "ro"])
 def test_what_is_mounted_is_refused(depot: LocalDepot, tmp_path: Path, options: str) -> None:
     source = image(tmp_path / "source", "ext4")
