@@ -2,7 +2,7 @@
 
     listing ──► names, kept for each directory on the way ──► the directory is left: what else is there goes
 
-What is mounted below is another file system's, and stays.
+What is mounted below is another file system's, and stays; so do the directories that lead to it, and are told of.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from agent.errors import TargetIOError
 from agent.image.aliases import strangers
 from agent.image.listed_names import ListedNames
-from agent.image.target import LOST_AND_FOUND, Target, remove
+from agent.image.mount_points import mounts_below
+from agent.image.target import IN_USE, LOST_AND_FOUND, Target, remove
+from agent.model.wording import printable
+
+SHOWN = 3  # mounts in a directory that stays
 
 
 class Cleaner:
@@ -25,6 +30,7 @@ class Cleaner:
     def __init__(self, target: Target, has_aliases: bool) -> None:
         self.has_aliases = has_aliases
         self.removed = 0  # names
+        self.notes: list[str] = []  # what had to stay, and why
         self._target = target
         self.names = ListedNames(self._left)
         self._aside: list[tuple[bytes, set[bytes]]] = []  # to be cleaned at the end
@@ -51,11 +57,28 @@ class Cleaner:
                     continue
                 if found.st_dev != self._target.device:
                     continue
-                self._target.forget(name + b"/" + last if name else last)
-                remove(descriptor, last, self._target.device)
-                self.removed += 1
+                path = name + b"/" + last if name else last
+                self._target.forget(path)
+                self._remove(descriptor, last, path)
         finally:
             os.close(descriptor)
+
+    def _remove(self, folder: int, last: bytes, path: bytes) -> None:
+        where = os.path.join(os.path.realpath(os.fsencode(self._target.root)), path)
+        try:
+            remove(folder, last, self._target.device)
+        except OSError as error:
+            mounted = [place for place, _ in mounts_below(where)] if error.errno in IN_USE else []
+            if not mounted:
+                raise TargetIOError(
+                    f"{printable(os.fsdecode(where))} does not belong and cannot be removed: {error.strerror}",
+                    "look at the kernel log and the disk's health",
+                ) from None
+            places = ", ".join(printable(os.fsdecode(place)) for place in mounted[:SHOWN])
+            said = f"/{printable(os.fsdecode(path))}: was not removed: something is mounted in it, on {places}"
+            self.notes.append(said + (f" and {len(mounted) - SHOWN} more" if len(mounted) > SHOWN else ""))
+        else:
+            self.removed += 1
 
     def _left(self, name: bytes, names: set[bytes]) -> None:
         if self.has_aliases:

@@ -24,6 +24,7 @@ KEPT = 64
 # Made by mkfs and needed by fsck; it is the file system's, whatever the image says.
 LOST_AND_FOUND = b"lost+found"
 MAX_DEPTH = 100  # of directories that are entered while one is removed
+IN_USE = (errno.ENOTEMPTY, errno.EBUSY)  # of rmdir: something is mounted below, or there
 DEFAULT_ACL = "system.posix_acl_default"
 
 
@@ -152,7 +153,8 @@ def refuse_second_views(root: Path) -> None:
 
 def remove(folder: int, last: bytes, device: int) -> None:
     """Remove whatever is at a name, on this file system only, immutable or not. Where something is mounted it stays,
-    also when that is a part of this file system."""
+    also when that is a part of this file system. Raises OSError (ENOTEMPTY) for a directory below which something is
+    mounted, when all else in it is gone."""
     try:
         found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         if found.st_dev != device:
@@ -173,31 +175,38 @@ def _remove_tree(folder: int, last: bytes, device: int) -> None:
         if mount_number(top) != mount_number(folder):
             return
         write_flags(top, 0, LOCKING)
-        while names := _removable(top, device):
-            for name in names:
-                _remove_below(top, name, device, top, 1)
+        stay: set[bytes] = set()
+        while names := [name for name in _removable(top, device) if name not in stay]:
+            stay.update(name for name in names if not _remove_below(top, name, device, top, 1))
     finally:
         os.close(top)
     os.rmdir(last, dir_fd=folder)
 
 
-def _remove_below(folder: int, last: bytes, device: int, top: int, depth: int) -> None:
-    """Remove a name in a directory that lies ``depth`` below ``top``; from MAX_DEPTH on it is moved into ``top``."""
+def _remove_below(folder: int, last: bytes, device: int, top: int, depth: int) -> bool:
+    """Remove a name in a directory that lies ``depth`` below ``top``; from MAX_DEPTH on it is moved into ``top``.
+    False: it stays, because not all that it holds could go."""
     found = os.stat(last, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISDIR(found.st_mode):
         _unlink(folder, last)
-        return
+        return True
     descriptor = os.open(last, _DIRECTORY, dir_fd=folder)
     try:
         write_flags(descriptor, 0, LOCKING)
         if depth > MAX_DEPTH:
             os.rename(last, f".regraft-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
-            return
+            return True
         for name in _removable(descriptor, device):
             _remove_below(descriptor, name, device, top, depth + 1)
     finally:
         os.close(descriptor)
-    os.rmdir(last, dir_fd=folder)
+    try:
+        os.rmdir(last, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in IN_USE:
+            raise
+        return False
+    return True
 
 
 def _removable(descriptor: int, device: int) -> list[bytes]:

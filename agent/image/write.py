@@ -190,9 +190,10 @@ class _Run:
             self._guarded(self._lock, entry)
 
     def result(self, seconds: float) -> WriteResult:
-        warnings = self.total.notes[:KEPT_NOTES]
-        if self.total.note_count > len(warnings):
-            warnings.append(f"and {self.total.note_count - len(warnings):,} more of the kind")
+        warnings = [*self.cleaner.notes, *self.total.notes][:KEPT_NOTES]
+        count = len(self.cleaner.notes) + self.total.note_count
+        if count > len(warnings):
+            warnings.append(f"and {count - len(warnings):,} more of the kind")
         for text in warnings:
             self.emit(Event(seq=0, time="", kind="warning", phase="write", text=text))
         return WriteResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -257,6 +258,48 @@ def test_a_bind_mount_is_not_emptied_by_what_takes_its_place(restored: Carried, 
     assert (elsewhere / "below/precious").read_text() == "kept"
     extract(restored.depot, restored.loaded, ["/etc/5.conf"], target, no_events)
     assert describe(target) == describe(tmp_path / "source")
+
+
+@pytest.mark.parametrize(("trust", "aliases"), [(False, False), (True, False), (False, True)])
+def test_what_is_mounted_below_an_extra_directory_stops_nothing_else(
+    trust: bool, aliases: bool, restored: Carried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays, with the directories that lead to it; all else becomes the image, and the directory is told of."""
+    monkeypatch.setattr("agent.image.write.has_aliases", lambda root: aliases)
+    target = tmp_path / "target"
+    place = target / "extra/deep/mnt"
+    place.mkdir(parents=True)
+    for file in ("extra/a", "extra/deep/z", "extra/zz"):
+        (target / file).touch()
+    drift(target)
+    run(["mount", "-t", "tmpfs", "none", place])
+    try:
+        (place / "precious").write_text("kept")
+        result = write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
+        assert (place / "precious").read_text() == "kept"
+    finally:
+        run(["umount", place])
+    assert result.removed == 2, "what drift made; the directory that stays is not counted"
+    (said,) = result.warnings
+    assert said == f"/extra: was not removed: something is mounted in it, on {place}"
+    assert sorted(path.relative_to(target).as_posix() for path in (target / "extra").rglob("*")) == [
+        "extra/deep", "extra/deep/mnt",
+    ]  # fmt: skip
+    assert write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust).removed == 1
+    assert describe(target) == describe(tmp_path / "source")
+
+
+def test_what_cannot_be_removed_is_named(restored: Carried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    (target / "var/extra").mkdir(parents=True)
+
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("agent.image.cleaner.remove", failing)
+    for trust in (False, True):
+        with pytest.raises(TargetIOError, match=f"{target}/var does not belong and cannot be removed: Input/output"):
+            write_volume(restored.depot, restored.loaded, "root", target, no_events, trust_metadata=trust)
 
 
 @pytest.mark.parametrize("hidden", [False, True])
