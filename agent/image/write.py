@@ -358,14 +358,25 @@ class _Run:
             if stat.S_ISDIR(found.st_mode):
                 raise DamagedError(f"‘{entry.path}’ is a hard link to a directory", "capture the image again")
             try:
-                os.link(old_last, last, src_dir_fd=old, dst_dir_fd=folder, follow_symlinks=False)
+                self._make_link(old, old_last, folder, last)
             except FileExistsError:
                 there = os.stat(last, dir_fd=folder, follow_symlinks=False)
                 if (there.st_dev, there.st_ino) != (found.st_dev, found.st_ino):
                     remove(folder, last, self.target.device)
-                    os.link(old_last, last, src_dir_fd=old, dst_dir_fd=folder, follow_symlinks=False)
+                    self._make_link(old, old_last, folder, last)
         finally:
             os.close(old)
+
+    def _make_link(self, old: int, old_last: bytes, folder: int, last: bytes) -> None:
+        try:
+            os.link(old_last, last, src_dir_fd=old, dst_dir_fd=folder, follow_symlinks=False)
+        except PermissionError:
+            # link(2) refuses what is immutable or append-only; a file that was trusted is as it was found. What the
+            # image says of its flags is set again at the end.
+            if not stat.S_ISREG(os.stat(old_last, dir_fd=old, follow_symlinks=False).st_mode):
+                raise
+            self._unlocked(old, old_last)
+            os.link(old_last, last, src_dir_fd=old, dst_dir_fd=folder, follow_symlinks=False)
 
     def _check_target(self, entry: Entry) -> None:
         folder, last = self.target.place(entry.target_name)

@@ -19,13 +19,24 @@ from agent.errors import RefusedError, TargetIOError, UsageError
 from agent.image.capture import CaptureSource, SourceVolume, capture_image
 from agent.image.entry import PART_BYTES
 from agent.image.extract import Existing, extract
+from agent.image.flags import APPEND, IMMUTABLE
 from agent.image.survey import survey
 from agent.image.survey_marks import Marks
 from agent.image.verify import verify_volume
 from agent.image.write import write_volume
 from agent.model.storage import FileSystem
 from agent.process import run
-from tests.image.source_tree import Carried, awkward_tree, carry, describe, no_events, plain_tree, profile, random_bytes
+from tests.image.source_tree import (
+    Carried,
+    awkward_tree,
+    carry,
+    describe,
+    no_events,
+    plain_tree,
+    profile,
+    random_bytes,
+    set_flags,
+)
 
 pytestmark = pytest.mark.root
 MakeFileSystem = Callable[[str, str], Path]
@@ -119,6 +130,32 @@ def test_everything_awkward_is_trusted_as_it_came(depot: LocalDepot, file_system
     assert describe(target) == before
     assert (result.bytes_written, result.removed) == (0, 0)
     assert verify_volume(depot, carried.loaded, "root", target, no_events).mismatches == ()
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_another_name_of_a_locked_file_is_made_again(
+    trust: bool, depot: LocalDepot, file_system: MakeFileSystem
+) -> None:
+    """link(2) refuses what is immutable or append-only (EPERM); a file that is trusted was never unlocked."""
+    source, target = file_system("ext4", "source"), file_system("ext4", "target")
+    sizes = {"immutable": 1000, "append": 1000, "large": PART_BYTES + 5000, "free": 1000}
+    locks = {"immutable": IMMUTABLE, "append": APPEND, "large": IMMUTABLE, "free": 0}
+    for name, size in sizes.items():
+        (source / name).write_bytes(random_bytes(size))
+        os.link(source / name, source / f"{name}.second")
+        set_flags(source / name, locks[name])
+    carried = carry(source, depot)
+    write_volume(depot, carried.loaded, "root", target, no_events)
+    try:
+        for name, lock in locks.items():
+            set_flags(target / name, 0)
+            (target / f"{name}.second").unlink()
+            set_flags(target / name, lock or IMMUTABLE)
+        write_volume(depot, carried.loaded, "root", target, no_events, trust_metadata=trust)
+        assert describe(target) == describe(source)
+        assert verify_volume(depot, carried.loaded, "root", target, no_events).mismatches == ()
+    finally:
+        run(["chattr", "-R", "-ia", source, target])
 
 
 def hide_a_change(path: Path) -> None:
