@@ -1,7 +1,7 @@
 """Deletes what no image needs: files that nothing has referred to for the length of a grace period.
 
     manifests ──► references ─┐
-    packs, listings ──────────┼──► model.sweep ──► marks ──► delete ──► marks
+    packs, listings ──────────┼──► model.sweep ──► delete ──► marks
     marks.json, leases ───────┘
 
 Everything that is decided and deleted is decided and deleted under the depot's lock, which an image is published under
@@ -55,21 +55,21 @@ def plan_prune(depot: LocalDepot, grace_s: int, now: str) -> PrunePlan:
 
 
 def prune(depot: LocalDepot, grace_s: int, clock: Callable[[], str] = now_compact) -> PrunePlan:
-    """Mark, and delete what was marked long enough ago. What was done is what the plan that comes back says."""
+    """Delete what was marked long enough ago, then mark. What was done is what the plan that comes back says.
+
+    In this order a full depot gets the room that a mark needs. Cut in between, what is new has no mark yet, and waits
+    longer; what is gone still has one, and the next run takes that away.
+    """
     with depot.locked():
         plan = plan_prune(depot, grace_s, clock())
-        marks = plan.sweep.marks()
-        if plan.sweep.new or plan.sweep.unmark:
-            depot.write(MARKS_FILE, encode_marks(marks))
         for due in plan.leftovers:
             _remove(depot, due.path)
-        if plan.sweep.delete:
-            for due in plan.sweep.delete:
-                (depot.root / due.path).unlink(missing_ok=True)
-                del marks[due.path]
-            for folder in {(depot.root / due.path).parent for due in plan.sweep.delete}:
-                settle(folder)
-            depot.write(MARKS_FILE, encode_marks(marks))
+        for due in plan.sweep.delete:
+            (depot.root / due.path).unlink(missing_ok=True)
+        for folder in {(depot.root / due.path).parent for due in plan.sweep.delete}:
+            settle(folder)
+        if plan.sweep.new or plan.sweep.unmark or plan.sweep.delete:
+            depot.write(MARKS_FILE, encode_marks(plan.sweep.marks()))
         # While captures run, packs may be told of that are not there yet.
         for path in (*expired_leases(depot, plan.now), *(() if plan.leases else idle_notes(depot))):
             path.unlink(missing_ok=True)

@@ -36,8 +36,8 @@ class Sweep:
     unmark: tuple[str, ...] = ()  # referred to again, or gone
 
     def marks(self) -> dict[str, str]:
-        """The marks as they are before anything is deleted."""
-        return {due.path: due.since for due in (*self.delete, *self.held, *self.waiting)}
+        """The marks of what stays."""
+        return {due.path: due.since for due in (*self.held, *self.waiting)}
 
 
 def sweep(  # noqa: PLR0913 - the facts of one decision

@@ -21,7 +21,14 @@ from agent.depot.prune import plan_prune, prune
 from agent.depot.signing import trusted_keys
 from agent.depot.store import image_path, pack_path
 from agent.depot.stored import stored_objects
-from agent.errors import DamagedError, NotTrustedError, RefusedError, UnreachableError, UsageError
+from agent.errors import (
+    DamagedError,
+    NotTrustedError,
+    RefusedError,
+    StorageFullError,
+    UnreachableError,
+    UsageError,
+)
 from agent.model.image import ImageRef
 from tests.depot.small_images import path_of, publish, put, small_manifest
 
@@ -248,6 +255,49 @@ def test_deleting_that_is_cut_is_continued(depot: LocalDepot, tmp_path: Path, mo
     left = [stray for stray in strays if depot.exists(pack_path(stray.sha256))]
     assert len(left) == 2 and len(marks(depot)) == 3
     assert len(at(TUESDAY, depot)) == 2 and marks(depot) == {}
+    assert find_image(depot, trusted_keys(depot), ImageRef("web-1"))
+
+
+def test_a_full_depot_gets_room_before_it_marks(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark needs room that only deleting makes."""
+    put(depot, tmp_path, b"due")
+    at(MONDAY, depot)
+    put(depot, tmp_path, b"new")
+    left = depot.root / "tmp/put-old"
+    left.write_bytes(bytes(10))
+    os.utime(left, (0, 0))
+    real = LocalDepot.write
+
+    def write(self: LocalDepot, path: str, data: bytes) -> None:
+        if self.exists(path_of(b"due")) or left.exists():
+            raise StorageFullError(f"no room for {path}")
+        real(self, path, data)
+
+    monkeypatch.setattr(LocalDepot, "write", write)
+    assert at(TUESDAY, depot) == [path_of(b"due")]
+    assert marks(depot) == {path_of(b"new"): TUESDAY} and depot.exists(path_of(b"new"))
+
+
+def test_deleting_that_is_cut_before_the_marks_is_continued(
+    depot: LocalDepot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marks speak of what is gone, and the grace of what is new begins with the next run."""
+    put(depot, tmp_path, b"due")
+    publish(depot, tmp_path, FIRST, (b"kept",))
+    at(MONDAY, depot)
+    put(depot, tmp_path, b"new")
+
+    def cut(self: LocalDepot, path: str, data: bytes) -> None:
+        raise OSError(5, "Input/output error", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalDepot, "write", cut)
+        with pytest.raises(OSError, match=MARKS_FILE):
+            at(TUESDAY, depot)
+    assert not depot.exists(path_of(b"due")) and marks(depot) == {path_of(b"due"): MONDAY}
+    assert at(TUESDAY, depot) == [] and marks(depot) == {path_of(b"new"): TUESDAY}
     assert find_image(depot, trusted_keys(depot), ImageRef("web-1"))
 
 
