@@ -49,6 +49,7 @@ def rebuilt_disk(folder: Path, wanted: str, work: Path) -> RebuiltDisk:
     images = model.partition_images(_names(folder))
     name = _choose(folder, images, wanted)
     own = [image for image in images if model.disk_of(image.partition) == name]
+    _refuse_missing(folder, name, own)
     for image in own:
         if image.packing not in (*DECODERS, *model.UNPACKED):
             raise RefusedError(
@@ -86,6 +87,27 @@ def _choose(folder: Path, images: tuple[PartitionImage, ...], wanted: str) -> st
     if not _text(folder / f"{chosen[0]}-pt.sf") and not (folder / f"{chosen[0]}-gpt-1st").is_file():
         raise DamagedError(f"{folder} has no partition table of {chosen[0]}: {chosen[0]}-pt.sf is absent")
     return chosen[0]
+
+
+def _refuse_missing(folder: Path, name: str, own: list[PartitionImage]) -> None:
+    """A partition that was saved and has no image here would come as zeros."""
+    parts = _text(folder / "parts")
+    if not parts.strip():
+        raise DamagedError(
+            f"{folder} has no file ‘parts’, which names the partitions that were saved, and is written last",
+            "copy every file of the Clonezilla image; if it never had one, save the machine again",
+        )
+    there = {image.partition for image in own}
+    for partition in model.saved_partitions(parts, name):
+        if partition in there or (folder / f"swappt-{partition}.info").is_file():
+            continue
+        found = model.files_of(partition, _names(folder))
+        act = "restore it with Clonezilla, and capture the running machine"
+        raise RefusedError(
+            f"partition {partition} of {folder} was saved, and there is {', '.join(found) or 'no file of it'}, "
+            f"expected an image by partclone, {partition}.FILESYSTEM-ptcl-img",
+            act if found else "copy every file of the Clonezilla image",
+        )
 
 
 def _write_table(folder: Path, name: str, table: str, file: Path, size: model.DiskSize) -> None:

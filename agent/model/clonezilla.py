@@ -1,6 +1,6 @@
 """What the files of a Clonezilla image directory are called and say. Pure: names and texts in, values out.
 
-parts disk            names of what was saved
+parts disk            names of what was saved; parts comes last
 sda-pt.sf             partition table, as sfdisk dumps it      sda-gpt-1st sda-gpt-2nd   GPT, sector by sector
 sda-pt.parted         size of the disk and of its sectors      sda-mbr                   first sector
 sda1.ext4-ptcl-img.zst.aa …                                    partclone's stream, compressed, cut into pieces
@@ -67,6 +67,17 @@ def partition_images(names: Iterable[str]) -> tuple[PartitionImage, ...]:
             )
         images.append(PartitionImage(part, filesystem, packing, tuple(name for _, name in pieces)))
     return tuple(images)
+
+
+def saved_partitions(parts: str, disk: str) -> tuple[str, ...]:
+    """What of a disk was saved, as ``parts`` tells it: not swap, of which the identity alone is kept."""
+    return tuple(word for word in parts.split() if disk_of(word) == disk)
+
+
+def files_of(partition: str, names: Iterable[str]) -> tuple[str, ...]:
+    """What there is of a partition's content: also by ntfsclone (sda3.ntfs-img.aa), partimage (sda5.aa), dd
+    (sda6.dd-img.aa). Notes on it (sda1.info) are none."""
+    return tuple(sorted(name for name in names if name.startswith(f"{partition}.") and ".info" not in name))
 
 
 def _suffix(number: int, length: int) -> str:

@@ -135,6 +135,37 @@ def test_what_cannot_be_rebuilt_is_said(regraft: Regraft, saved: tuple[Path, Mad
     assert "partition sda3 is packed by lz4" in told
 
 
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ("", "there is no file of it"),
+        ("sda3.ntfs-img.aa", "there is sda3.ntfs-img.aa"),  # ntfsclone
+        ("sda3.aa", "there is sda3.aa"),  # partimage
+        ("sda3.dd-img.aa", "there is sda3.dd-img.aa"),
+    ],
+)
+def test_what_was_saved_and_has_no_image_is_refused_before_anything_is_made(
+    regraft: Regraft, saved: tuple[Path, MadeDisk], tmp_path: Path, beside: str, said: str
+) -> None:
+    copy = copy_of(saved[0], tmp_path)
+    (copy / "sda3.ext4-ptcl-img.gz").unlink()
+    (copy / "sda3.info").write_text("what kind of file system it is")
+    if beside:
+        (copy / beside).write_bytes(b"")
+    told = regraft.refused("import", copy, "--name", "box", code=12, name="refused")
+    assert "partition sda3 of" in told and said in told and "sda3.info" not in told
+    assert regraft.json("images") == [] and not loops_of(tmp_path)
+
+
+def test_what_was_saved_must_be_known(regraft: Regraft, saved: tuple[Path, MadeDisk], tmp_path: Path) -> None:
+    copy = copy_of(saved[0], tmp_path)
+    (copy / "parts").write_text("sda2 sda3 sda4 sdb1\n")
+    regraft("import", copy, "--name", "box")  # swap has its identity; another disk is not asked for
+    (copy / "parts").unlink()
+    told = regraft.refused("import", copy, "--name", "box", code=22, name="damaged")
+    assert "has no file ‘parts’" in told
+
+
 def test_a_partition_that_was_copied_whole(regraft: Regraft, saved: tuple[Path, MadeDisk], tmp_path: Path) -> None:
     copy = copy_of(saved[0], tmp_path)
     (copy / "sda3.ext4-ptcl-img.gz").unlink()

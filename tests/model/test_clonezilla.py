@@ -9,9 +9,11 @@ from agent.model.clonezilla import (
     DiskSize,
     disk_of,
     disk_size,
+    files_of,
     number_of,
     partition_images,
     platform,
+    saved_partitions,
     swap_identity,
     without_devices,
 )
@@ -52,6 +54,15 @@ def test_partition_images_are_told_by_their_names() -> None:
     assert (found["sda3"].filesystem, found["sda3"].packing) == ("dd", "")
     assert (found["sda4"].filesystem, found["sda4"].packing) == ("dd", "xz")
     assert found["nvme0n1p1"].packing == "uncomp"
+
+
+def test_what_was_saved_of_a_disk_and_how() -> None:
+    assert saved_partitions("sda1 sda5 sdaa1 sdb1\n", "sda") == ("sda1", "sda5")
+    assert saved_partitions("nvme0n1p1 nvme0n1p12\n", "nvme0n1") == ("nvme0n1p1", "nvme0n1p12")
+    assert saved_partitions("", "sda") == ()
+    names = ["sda1.info", "sda1.ntfs-img.ab", "sda1.ntfs-img.aa", "sda10.aa", "sda1.files-md5sum.info.gz", "sda-pt.sf"]
+    assert files_of("sda1", names) == ("sda1.ntfs-img.aa", "sda1.ntfs-img.ab")
+    assert files_of("sda2", names) == ()
 
 
 def test_pieces_are_counted_as_split_counts() -> None:
