@@ -52,7 +52,7 @@ def import_(
     image = ForeignImage(source, kind or "", disk, replay)
     with tempfile.TemporaryDirectory(prefix="regraft-import-", dir=work) as folder:
         recorder.message(f"reading {source}", "profile")
-        with foreign_source(image, name, Path(folder)) as found:
+        with foreign_source(image, name, Path(folder), recorder) as found:
             result = capture_source(Access(location, token, trust), found, recorder)
     if as_json:
         print_json(result)

@@ -21,6 +21,7 @@ from agent.foreign.journals import play_back, refuse_dirty
 from agent.foreign.loop import loop_disk, sector_bytes_of
 from agent.foreign.tarball import TAR, is_tarball, unpack
 from agent.image.capture import CaptureSource, SourceVolume
+from agent.model.events import Emit
 from agent.model.image import AT_REST
 from agent.model.profile import Platform, Profile, Section, Status
 from agent.model.storage import Disk, FileSystem, TableKind
@@ -48,11 +49,11 @@ class ForeignImage:
 
 
 @contextmanager
-def foreign_source(image: ForeignImage, machine: str, work: Path) -> Iterator[CaptureSource]:
+def foreign_source(image: ForeignImage, machine: str, work: Path, emit: Emit) -> Iterator[CaptureSource]:
     """The system in ``image``, ready to be captured; what must be unpacked lies in ``work`` meanwhile."""
     kind = image.kind or kind_of(image.path)
     if kind == TAR:
-        yield _tree_source(unpack(image.path, work), machine)
+        yield _tree_source(unpack(image.path, work, emit), machine)
     elif kind == CLONEZILLA:
         rebuilt, platform = rebuilt_disk(image.path, image.disk, work), platform_of(image.path)
         loop = loop_disk(rebuilt.file, sector_bytes=rebuilt.sector_bytes, writable=image.replay)

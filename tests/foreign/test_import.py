@@ -205,6 +205,42 @@ def test_a_tar_archive_comes_whole(regraft: Regraft, tmp_path: Path, packing: st
     assert (profile.hostname, profile.os.id) == ("web-1", "debian") and not profile.disks
 
 
+def archive_of(path: Path, **attributes: str) -> Path:
+    """An archive of two files, both with these PAX headers."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as made:
+        for name in ("etc/f", "etc/g"):
+            file = tarfile.TarInfo(name)
+            file.pax_headers = {name.replace("__", "."): value for name, value in attributes.items()}
+            file.mtime = 9_000_000_000  # of which tar warns, and which comes as it is
+            made.addfile(file)
+    return path
+
+
+def test_an_attribute_that_cannot_be_set_is_no_small_matter(regraft: Regraft, tmp_path: Path) -> None:
+    """GNU tar only warns of it, and ends with status 0."""
+    archive = archive_of(tmp_path / "root.tar", SCHILY__xattr__user__big="x" * 3000)
+    work = tmp_path / "work"
+    work.mkdir()
+    run(["truncate", "--size=64M", tmp_path / "small.img"])
+    run(["mkfs.ext4", "-q", "-F", "-b", "1024", tmp_path / "small.img"])  # attributes fill a block at most
+    run(["mount", "-o", "loop", tmp_path / "small.img", work])
+    try:
+        told = regraft.refused("import", archive, "--name", "box", "--work", work, code=12, name="refused")
+    finally:
+        run(["umount", work])
+    assert "Cannot set 'user.big' extended attribute for file 'etc/f': No space left on device" in told
+    assert regraft.json("images") == []
+
+
+def test_what_else_tar_remarks_is_told_once(regraft: Regraft, tmp_path: Path) -> None:
+    """An attribute that no Linux has is none of the system's."""
+    archive = archive_of(tmp_path / "root.tar", LIBARCHIVE__creationtime="1", SCHILY__xattr__com__apple__x="1")
+    said = regraft("import", archive, "--name", "box").stdout
+    assert said.count("tar: Ignoring unknown extended header keyword 'LIBARCHIVE.creationtime'") == 1
+    assert "Cannot set 'com.apple.x'" in said and "time stamp" not in said
+    assert [volume["entries"] for volume in regraft.json("show", "box")["volumes"]] == [4]
+
+
 def test_an_archive_cannot_reach_out_of_its_folder(regraft: Regraft, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
