@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import msgspec
 
 from agent.commands.agent_keys import agent_keys
 from agent.commands.options import Access, parse_image
@@ -37,10 +38,13 @@ from agent.model.excludes import exclude
 from agent.model.grow import parse_grow
 from agent.model.luks_keys import LuksKey
 from agent.model.nic_map import NO_WISHES, NicWishes, parse_wishes, watched
+from agent.model.plan import DiskIdentity
 from agent.model.profile import Profile
 from agent.model.profile_xml import dump_profile
 from agent.model.report import Report
-from agent.model.spread import NO_WISH, Wish, parse_map
+from agent.model.spread import NO_WISH, Wish, chosen_disks, parse_map
+from agent.model.target_disk import identity
+from agent.model.wording import printable
 from agent.pe import ending, medium, settle
 from agent.pe.duplicate_address import find_duplicates
 from agent.probe.machine import probe_machine
@@ -283,7 +287,10 @@ def wish_of(told: Job | AgentConfig, arrays: str = "") -> Wish:
 
 
 def job_choices(job: Job, config: AgentConfig) -> Choices:
-    return read_choices(job.edits, "the job’s edits") if job.edits else medium_choices(config)
+    """The job's edits, else the medium's, of which [disks] does not count: a job alone says what it erases."""
+    if job.edits:
+        return read_choices(job.edits, "the job’s edits")
+    return msgspec.structs.replace(medium_choices(config), disks={})
 
 
 def medium_choices(config: AgentConfig) -> Choices:
@@ -308,6 +315,8 @@ def show_candidates(answer: TargetAnswer) -> None:
 def consent(prepared: Prepared, assignment: Assignment) -> None:
     """A job's selector, or the medium's ``unattended``, is consent given; else a person types each disk's serial."""
     plan = prepared.plan
+    if assignment.job:
+        refuse_other_disks(prepared, assignment.job)
     if assignment.unattended:
         refuse_blockers(prepared.difference)
         refuse_ties(prepared.difference)
@@ -322,6 +331,23 @@ def consent(prepared: Prepared, assignment: Assignment) -> None:
         typed = click.prompt(f"Type {wanted} to ERASE this disk, anything else stops", default="", show_default=False)
         if typed.strip() != wanted:
             raise RefusedError(f"no consent: ‘{typed}’ was typed, expected ‘{wanted}’", "nothing was written")
+
+
+def refuse_other_disks(prepared: Prepared, job: Job) -> None:
+    """A job erases exactly the disks that its own selectors leave, whatever edits and layout made of them."""
+    selectors = (job.disk, *job.also)
+    named = chosen_disks(job.disk, Wish(also=job.also), prepared.target.disks)
+    erased = prepared.plan.disks
+    if sorted(disk.name for disk in named) != sorted(disk.name for disk in erased):
+        raise RefusedError(
+            f"job {job.id} names {', '.join(selectors)}, which is {disks_text(map(identity, named))}, but the plan "
+            f"erases {disks_text(erased)}",
+            "nothing was written; make a job that names every disk which may be erased, without [disks] in its edits",
+        )
+
+
+def disks_text(disks: Iterable[DiskIdentity]) -> str:
+    return "; ".join(f"{disk.name} (serial {printable(disk.serial, 60) or '-'})" for disk in disks)
 
 
 def leave_report(report: Report, reporting: ServerEvents | None) -> None:

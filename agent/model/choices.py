@@ -25,6 +25,7 @@ from agent.model.image import Component
 from agent.model.nic_map import NO_CARD
 from agent.model.recipe_file import Recipe
 from agent.model.undecodable import UNDECODABLE
+from agent.model.wording import printable
 
 KERNEL = "kernel"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -96,6 +97,19 @@ def chosen_selector(choices: Choices, selector: str, source_disks: Iterable[str]
             "everything of an image is put onto one disk",
         )
     return wanted[0] if wanted else selector
+
+
+def refuse_other_disks(choices: Choices, named: Iterable[str]) -> None:
+    """Edits of a job may choose among the disks that it names, for naming them there is the consent to erase them."""
+    own = tuple(named)
+    for source, selector in choices.disks.items():
+        if selector not in own:
+            raise RefusedError(
+                f"[disks] of the job’s edits puts {printable(source, 80)} onto ‘{printable(selector, 200)}’, and the "
+                f"job names {', '.join(f'‘{each}’' for each in own)}",
+                "name every disk that may be erased as the job’s disk (--disk), in the same words, or take it out of "
+                "[disks]",
+            )
 
 
 # --- components -------------------------------------------------------------------------------------------------------

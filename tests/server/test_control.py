@@ -82,6 +82,10 @@ def wanted(image: str = "web1", **match: Any) -> JobRequest:
     return JobRequest(match=msgspec.convert(match or {"system_uuid": SOURCE_UUID}, JobMatch), image=image)
 
 
+def onto(selector: str) -> str:
+    return f'[disks]\nvda = "{selector}"\n'
+
+
 def target(uuid: str = SOURCE_UUID, serial: str = "other", mac: str = "52:54:00:aa:bb:cc") -> bytes:
     return dump_profile(make_profile("target", uuid, serial, mac))
 
@@ -217,6 +221,8 @@ def test_a_document_that_is_no_profile_is_refused(server: Server) -> None:
      (msgspec.structs.replace(wanted(), on_success="rm"), DamagedError),
      (msgspec.structs.replace(wanted(), also=("sdb",)), DiskSelectionError),
      (msgspec.structs.replace(wanted(), map=("/srv",)), UsageError),
+     (msgspec.structs.replace(wanted(), disk="serial=S1", edits=onto("serial=S2")), RefusedError),
+     (msgspec.structs.replace(wanted(), disk="serial=S1", edits=onto("only-eligible")), RefusedError),
      (msgspec.structs.replace(wanted(), grow="a\nb"), UsageError)],
 )  # fmt: skip
 def test_a_job_that_cannot_be_carried_out_is_not_queued(
@@ -226,6 +232,17 @@ def test_a_job_that_cannot_be_carried_out_is_not_queued(
     with pytest.raises(error):
         as_role(server, Role.WRITE).create_job(request_)
     assert as_role(server, Role.READ).jobs() == ()
+
+
+@pytest.mark.adapts("B0", "T1")
+def test_edits_of_a_job_choose_among_the_disks_that_it_names(server: Server) -> None:
+    server.publish(make_profile())
+    technician = as_role(server, Role.WRITE)
+    named = msgspec.structs.replace(wanted(), disk="serial=S1", also=("serial=S2",))
+    for selector in ("serial=S1", "serial=S2"):
+        assert technician.create_job(msgspec.structs.replace(named, edits=onto(selector))).edits == onto(selector)
+    with pytest.raises(RefusedError, match="puts vda onto ‘serial=S3’, and the job names ‘serial=S1’, ‘serial=S2’"):
+        technician.create_job(msgspec.structs.replace(named, edits=onto("serial=S3")))
 
 
 def test_an_agent_cannot_publish_or_queue(server: Server) -> None:
