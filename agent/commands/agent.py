@@ -270,7 +270,7 @@ def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Ass
         return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job,
                           f"job {job.id}",
                           parse_wishes(job.nic or config.nic, job.on_nic_tie or config.on_nic_tie),
-                          wish_of(job, config.arrays), job_choices(job, config),
+                          job_wish(job, config), job_choices(job, config),
                           control.job_keys(job.id) if job.luks_keys else ())  # fmt: skip
     if answer.decision == "match":
         return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
@@ -280,10 +280,17 @@ def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Ass
     return None
 
 
-def wish_of(told: Job | AgentConfig, arrays: str = "") -> Wish:
-    """What a job, or the medium, says of the layout; ``arrays`` where it says nothing of them."""
-    maps = tuple(parse_map(each) for each in told.map)
-    return Wish(parse_grow(told.grow), told.also, maps, told.arrays or arrays)
+def wish_of(config: AgentConfig) -> Wish:
+    """What the medium says of the layout."""
+    return Wish(parse_grow(config.grow), config.also, tuple(map(parse_map, config.map)), config.arrays)
+
+
+def job_wish(job: Job, config: AgentConfig) -> Wish:
+    """What a job says of the layout, and the medium where it says nothing; not of further disks, which is consent."""
+    return wish_of(msgspec.structs.replace(
+        config, also=job.also, grow=job.grow or config.grow, map=job.map or config.map,
+        arrays=job.arrays or config.arrays,
+    ))  # fmt: skip
 
 
 def job_choices(job: Job, config: AgentConfig) -> Choices:

@@ -10,7 +10,7 @@ import msgspec
 
 from agent.commands.luks_keys import given_keys, luks_options
 from agent.commands.options import Command, json_option, print_json
-from agent.commands.plan import edits_option, layout_options, mode_option, nic_option
+from agent.commands.plan import edits_option, layout_options_of_jobs, mode_option, nic_option_of_jobs
 from agent.console.table import table
 from agent.depot.control import Control, Job, JobRequest
 from agent.errors import UsageError
@@ -60,26 +60,28 @@ def job() -> None:
     default=None,
     help="What the machine does then; default: as its medium says.",
 )
-@layout_options
+@layout_options_of_jobs
 @mode_option
-@nic_option
+@nic_option_of_jobs
 @edits_option
 @luks_options
 @server_options
 @json_option
 def new_job(
-    image: str, wanted: str, on_success: str | None, selectors: tuple[str, ...], maps: tuple[str, ...], grow: str,
-    arrays: str, mode: str, nics: tuple[str, ...], on_nic_tie: str, edits: Path | None,
+    image: str, wanted: str, on_success: str | None, selectors: tuple[str, ...], maps: tuple[str, ...],
+    grow: str | None, arrays: str | None, mode: str, nics: tuple[str, ...], on_nic_tie: str | None, edits: Path | None,
     luks_passphrases: tuple[str, ...], luks_key_files: tuple[str, ...], url: str, token: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Queue the restore of IMAGE onto one machine. Naming its disks is the consent to ERASE them.
 
-    The machine, started from a medium that names this depot, takes the job and needs nobody. Keys of LUKS devices go to
+    The machine, started from a medium that names this depot, takes the job and needs nobody. What is not said here of
+    space, arrays, cards and edits is as its medium says. Keys of LUKS devices go to
     that machine alone; the server forgets them when the job has ended.
     """  # fmt: skip
     request = JobRequest(
-        match=match_of(wanted), image=image, disk=selectors[0], also=selectors[1:], map=maps, grow=grow, arrays=arrays,
-        mode=mode, on_success=on_success or "", nic=nics, on_nic_tie=on_nic_tie, edits=edits_text(edits),
+        match=match_of(wanted), image=image, disk=selectors[0], also=selectors[1:], map=maps, grow=grow or "",
+        arrays=arrays or "", mode=mode, on_success=on_success or "", nic=nics, on_nic_tie=on_nic_tie or "",
+        edits=edits_text(edits),
         luks_keys=given_keys(luks_passphrases, luks_key_files),
     )  # fmt: skip
     made = server(url, token).create_job(request)

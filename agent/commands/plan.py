@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,13 +40,6 @@ trust_metadata_option = click.option(
     "--trust-metadata", is_flag=True,
     help="On a disk that holds the image already: keep files of the right size, time, mode and owner unread.",
 )  # fmt: skip
-nic_options = (
-    click.option("--nic", "nics", multiple=True, metavar="OLD=NEW",
-                 help="Interface or old MAC address = MAC address of the card that takes its place, or ‘none’; "
-                      "may be given several times."),
-    click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), default=STOP, show_default=True,
-                 help="Where several cards fit equally well: stop, or take the first in the order of the slots."),
-)  # fmt: skip
 DISK_HELP = (
     "serial=…, wwn=…, path=…, name=… or only-eligible; must leave exactly one disk. May be given again for further "
     "disks; the first is the one that boots."
@@ -58,6 +52,12 @@ def layout_options(command: Command) -> Command:
     return disk(_placing(command))
 
 
+def layout_options_of_jobs(command: Command) -> Command:
+    """The same for a job, which leaves to the medium what it does not say: None then."""
+    disk = click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP)
+    return disk(_placing(command, usual=False))
+
+
 def layout_options_for_profiles(command: Command) -> Command:
     """The same for what writes no disk: without --disk it is the only one that a restore could take."""
     disk = click.option("--disk", "selectors", multiple=True, default=("only-eligible",), show_default=True,
@@ -65,12 +65,12 @@ def layout_options_for_profiles(command: Command) -> Command:
     return disk(_placing(command))
 
 
-def _placing(command: Command) -> Command:
+def _placing(command: Command, *, usual: bool = True) -> Command:
     options: tuple[Callable[[Command], Command], ...] = (
-        click.option("--arrays", type=click.Choice([PLAIN, KEEP]), default=PLAIN, show_default=True,
+        click.option("--arrays", type=click.Choice([PLAIN, KEEP]), **_default(PLAIN, usual),
                      help="md RAID: plain puts what lies on an array onto one disk's partition; keep makes a RAID 1, "
                      "with a member on each --disk, or on one disk with the others missing, to be added later."),
-        click.option("--grow", default=LARGEST, show_default=True, metavar="POLICY",
+        click.option("--grow", **_default(LARGEST, usual), metavar="POLICY",
                      help="Who gets the space of a larger disk: largest, last, proportional, none, or a volume by its "
                      "mount point or name."),
         click.option("--map", "maps", multiple=True, metavar="WHAT=SELECTOR",
@@ -79,6 +79,13 @@ def _placing(command: Command) -> Command:
     for option in options:
         command = option(command)
     return command
+
+
+def _default(value: str, usual: bool) -> dict[str, Any]:
+    """The usual default of an option, or that of a job, where the machine's medium has a word to say."""
+    if usual:
+        return {"default": value, "show_default": True}
+    return {"default": None, "show_default": "as the machine’s medium says"}
 
 
 def wish_of(selectors: tuple[str, ...], maps: tuple[str, ...], grow: str, arrays: str) -> Wish:
@@ -96,7 +103,23 @@ edits_option = click.option("--edits", "edits", type=click.Path(exists=True, dir
 
 def nic_option(command: Command) -> Command:
     """--nic and --on-nic-tie, handed on as ``nics`` and ``on_nic_tie``."""
-    for option in reversed(nic_options):
+    return _cards(command, usual=True)
+
+
+def nic_option_of_jobs(command: Command) -> Command:
+    """The same for a job: ``on_nic_tie`` is None where the medium decides."""
+    return _cards(command, usual=False)
+
+
+def _cards(command: Command, *, usual: bool) -> Command:
+    options: tuple[Callable[[Command], Command], ...] = (
+        click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), **_default(STOP, usual),
+                     help="Where several cards fit equally well: stop, or take the first in the order of the slots."),
+        click.option("--nic", "nics", multiple=True, metavar="OLD=NEW",
+                     help="Interface or old MAC address = MAC address of the card that takes its place, or ‘none’; "
+                          "may be given several times."),
+    )  # fmt: skip
+    for option in options:
         command = option(command)
     return command
 

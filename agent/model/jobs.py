@@ -44,11 +44,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disk: str = "only-eligible"
     mode: str = "restore"
     on_success: str = ""
-    nic: tuple[str, ...] = ()  # OLD=NEW, as regraft restore --nic
+    nic: tuple[str, ...] = ()  # OLD=NEW, as regraft restore --nic; (): the medium's
     on_nic_tie: str = ""  # stop, order; "": as the medium's configuration says
-    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written
-    map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of the disks a disk or volume of the image goes to
-    grow: str = ""  # who gets the space of a larger disk
+    also: tuple[str, ...] = ()  # selectors of further disks that are erased and written: never the medium's
+    map: tuple[str, ...] = ()  # WHAT=SELECTOR: which of these disks a disk or volume goes to; (): the medium's
+    grow: str = ""  # who gets the space of a larger disk; "": as the medium's configuration says
     arrays: str = ""  # md RAID on one disk: plain, keep; "": as the medium's configuration says
     edits: str = ""  # text of an operator's edits, as regraft restore --edits reads it; "": the medium's
     luks_keys: tuple[LuksKey, ...] = ()  # held back: no answer shows them but the one to the machine that claimed

@@ -8,18 +8,26 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from agent.commands import agent as module
 from agent.commands.agent import Assignment, consent
-from agent.errors import RefusedError
+from agent.commands.job import new_job
+from agent.depot.control import Control
+from agent.errors import DiskSelectionError, RefusedError
 from agent.model.agent_config import AgentConfig, beside
 from agent.model.difference import Difference
-from agent.model.jobs import Job, JobMatch, ProfileKey, State, TargetAnswer
+from agent.model.grow import Grow
+from agent.model.jobs import Job, JobMatch, JobRequest, ProfileKey, State, TargetAnswer
+from agent.model.nic_map import ORDER, STOP
 from agent.model.profile import Profile
+from agent.model.spread import Wish, chosen_disks, spread
+from agent.model.stack_layout import KEEP, PLAIN
 from agent.model.storage import Disk
 from agent.model.target_disk import identity
 from agent.restore.prepare import Prepared
 from tests.commands.test_consent import plan_of
+from tests.model.test_spread import two_disk_image
 
 EDITS = '[skip]\nrecipes = ["console.serial-kept"]\n[disks]\nvda = "serial=S2"\n'
 ONE, TWO, THREE = (Disk(f"sd{at}", 1 << 30, 512, 512, serial=f"S{number}") for number, at in enumerate("abc", 1))
@@ -78,3 +86,41 @@ def test_a_job_erases_the_disks_that_it_names_and_no_other() -> None:
                           (job(also=("serial=S2",)), (ONE,))):  # fmt: skip
         with pytest.raises(RefusedError, match=r"job 1f names serial=S1.*, which is sda \(serial S1\).* erases sd"):
             agreed(given, *erased)
+
+
+# --- what it leaves to the medium -------------------------------------------------------------------------------------
+
+MEDIUM = AgentConfig(grow="last", map=("vda=serial=S1",), arrays="keep", on_nic_tie="order", also=("serial=S3",))
+
+
+def test_what_a_job_does_not_say_the_medium_says() -> None:
+    left = assigned(job(), MEDIUM)
+    assert left.wish == Wish(Grow("last"), (), (("vda", "serial=S1"),), KEEP)
+    assert left.nic_wishes.on_tie == ORDER
+    said = job(grow="none", map=("vdb=serial=S2",), arrays=PLAIN, also=("serial=S2",), on_nic_tie=STOP)
+    assert assigned(said, MEDIUM).wish == Wish(Grow("none"), ("serial=S2",), (("vdb", "serial=S2"),), PLAIN)
+    assert assigned(said, MEDIUM).nic_wishes.on_tie == STOP
+    assert assigned(job(), AgentConfig()).wish == Wish()
+
+
+@pytest.mark.adapts("B0", "T1")
+def test_a_map_of_the_medium_chooses_among_the_disks_of_the_job() -> None:
+    wish = assigned(job(), msgspec.structs.replace(MEDIUM, map=("vdb=serial=S2",))).wish
+    with pytest.raises(DiskSelectionError, match="serial=S2"):
+        spread(two_disk_image(1 << 30), chosen_disks("serial=S1", wish, TARGET.disks), wish)
+
+
+def test_a_new_job_says_nothing_that_was_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[JobRequest] = []
+
+    def create(_: Control, request: JobRequest) -> Job:
+        made.append(request)
+        return job()
+
+    monkeypatch.setattr(Control, "create_job", create)
+    words = ["web1", "--for", "any", "--disk", "serial=S1", "--depot", "http://depot.test"]
+    for more in ([], ["--grow", "largest", "--arrays", "plain", "--on-nic-tie", "stop"]):
+        done = CliRunner().invoke(new_job, [*words, *more])
+        assert done.exit_code == 0, done.output
+    said = JobRequest(match=JobMatch(any=True), image="web1", disk="serial=S1")
+    assert made == [said, msgspec.structs.replace(said, grow="largest", arrays=PLAIN, on_nic_tie=STOP)]
