@@ -17,7 +17,7 @@ from agent.console.report_text import difference_table
 from agent.depot.catalogue import find_image
 from agent.foreign.disk_image import FORMATS
 from agent.model.export_target import parse_size
-from agent.model.report import Report
+from agent.model.report import Report, well_formed_report
 from agent.restore.export import Wish, disk_for, format_of, write_as
 from agent.restore.preflight import refuse_blockers
 
@@ -76,7 +76,7 @@ def export(
             with recorder.phase("export", f"writing {to} as {form}"):
                 write_as(raw, to, form)
     if as_json:
-        print_json(report)
+        print_json(well_formed_report(report))
     else:
         click.echo(outcome(report, to))
     sys.exit(report.exit_code)

@@ -27,7 +27,7 @@ from agent.console.recorder import Recorder
 from agent.console.report_html import report_html
 from agent.console.report_text import report_text
 from agent.model.nic_map import parse_wishes
-from agent.model.report import Report
+from agent.model.report import Report, well_formed_report
 from agent.model.target_disk import as_from_the_medium
 from agent.restore.prepare import Prepared, RestoreRequest
 from agent.restore.rehearse import Extent, Rehearsal
@@ -97,6 +97,6 @@ def rehearsed(prepared: Prepared, extent: Extent, outputs: Outputs) -> NoReturn:
 
 def show(report: Report, as_json: bool) -> None:
     if as_json:
-        print_json(report)
+        print_json(well_formed_report(report))
     else:
         click.echo(report_text(report))

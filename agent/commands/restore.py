@@ -28,6 +28,7 @@ from agent.console.report_text import difference_table, plan_text, report_text
 from agent.errors import RefusedError, UsageError
 from agent.model.nic_map import parse_wishes
 from agent.model.plan import DiskIdentity, Plan, digest
+from agent.model.report import well_formed_report
 from agent.probe.machine import probe_machine
 from agent.restore.preflight import refuse_blockers, refuse_ties
 from agent.restore.prepare import RestoreRequest
@@ -107,7 +108,7 @@ def restore(
     if report_path:
         report_path.write_bytes(report_json(report))
     if as_json:
-        print_json(report)
+        print_json(well_formed_report(report))
     else:
         click.echo(report_text(report))
     sys.exit(report.exit_code)

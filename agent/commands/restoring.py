@@ -10,7 +10,7 @@ from agent.commands.luks_keys import asked_before
 from agent.console.recorder import Recorder, now
 from agent.errors import RegraftError, StoppedAfterWritesError, StoppedError
 from agent.model.plan import digest, encode
-from agent.model.report import Report
+from agent.model.report import Report, well_formed_report
 from agent.probe.stack_open import KeyOf, no_keys
 from agent.restore.preflight import check_before_writing
 from agent.restore.prepare import Prepared
@@ -60,4 +60,4 @@ def stopped(began: bool) -> RegraftError:
 
 
 def report_json(report: Report) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(report), indent=1)
+    return msgspec.json.format(msgspec.json.encode(well_formed_report(report)), indent=1)

@@ -35,7 +35,7 @@ from agent.errors import (
 from agent.model.events import Event
 from agent.model.jobs import Candidate, Claim, Job, JobKeys, JobRequest, NewAttempt, Problem, TargetAnswer
 from agent.model.luks_keys import LuksKey
-from agent.model.report import Report
+from agent.model.report import Report, well_formed_report
 from agent.model.undecodable import UNDECODABLE
 from agent.model.wording import printable, well_formed
 from agent.version import VERSION
@@ -151,7 +151,7 @@ class Control:
 
     def send_report(self, job_id: str, report: Report) -> None:
         """The end of a job."""
-        body = msgspec.json.encode(_well_formed_report(report))
+        body = msgspec.json.encode(well_formed_report(report))
         self._call("PUT", f"jobs/{job_id}/report", Job, body, headers=self._claim_header(job_id))
 
     def report(self, job_id: str) -> Report:
@@ -257,19 +257,3 @@ def _problem(method: str, url: str, status: int, data: bytes) -> RegraftError:
 
 def _fit_for_json(event: Event) -> Event:
     return msgspec.structs.replace(event, text=well_formed(event.text)[:EVENT_TEXT_LIMIT])
-
-
-def _well_formed_report(report: Report) -> Report:
-    """Paths of the report may hold names that are not UTF-8; JSON cannot carry them as they are."""
-    return msgspec.convert(_well_formed(msgspec.to_builtins(report)), Report)
-
-
-def _well_formed(value: object) -> object:
-    match value:
-        case str():
-            return well_formed(value)
-        case dict():
-            return {key: _well_formed(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_well_formed(item) for item in value]
-    return value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.model.wording import well_formed
+
 
 class StageTime(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -87,3 +89,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[Stop, ...] = ()  # of a rehearsal: everything that would stop, in the order in which it would
     site_recipes: tuple[str, ...] = ()  # which recipes were not the shipped ones, a line each
     grow: str = ""  # who got the space of a larger disk: a policy, or a volume
+
+
+def well_formed_report(report: Report) -> Report:
+    """A report as JSON can carry it: paths of a restored system may hold names that are not UTF-8."""
+    return msgspec.convert(_well_formed(msgspec.to_builtins(report)), Report)
+
+
+def _well_formed(value: object) -> object:
+    match value:
+        case str():
+            return well_formed(value)
+        case dict():
+            return {key: _well_formed(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_well_formed(item) for item in value]
+    return value
