@@ -91,16 +91,22 @@ def agent(config_path: Path) -> None:
         after = failed(error, config, recorder)
     except Exception as error:
         # A bug must not leave a machine of a lab at a console that nobody sees: the medium says what follows.
-        traceback.print_exc(file=sys.stdout)
-        bug = UnexpectedError(f"{type(error).__name__}: {error}", "this is a bug; keep the lines above for its report")
-        after = failed(bug, config, recorder)
+        after = failed(a_bug(error), config, recorder)
     ending.leave(after)
 
 
-def failed(error: RegraftError, config: AgentConfig, recorder: Recorder) -> str:
-    """Say what went wrong; what to do afterwards."""
+def a_bug(error: Exception) -> UnexpectedError:
+    """What we had no name for, with its place on the console; called where it is caught."""
+    traceback.print_exc(file=sys.stdout)
+    return UnexpectedError(f"{type(error).__name__}: {error}", "this is a bug; keep the lines above for its report")
+
+
+def failed(error: RegraftError, config: AgentConfig, recorder: Recorder, reporting: ServerEvents | None = None) -> str:
+    """Say what went wrong, here and then to the server that a job is of; what to do afterwards."""
     recorder.error(error)
     click.echo(f"\nregraft: {error.message}")
+    if reporting:
+        reporting.failed(error)
     click.echo(f"RESULT failed {error.code} exit {error.exit_code}")
     return config.on_failure
 
@@ -118,18 +124,20 @@ def restore_task(config: AgentConfig, recorder: Recorder) -> str:
     depot = connect(config, recorder)
     target = look_at_machine(recorder)
     control = Control(config.depot, config.token) if is_url(config.depot) else None
-    assignment = find_assignment(config, target, control, recorder)
-    reporting = ServerEvents(control, assignment.job) if control and assignment.job else None
+    found = find_assignment(config, target, control, recorder)
+    reporting = None if isinstance(found, Assignment) else found
     if reporting:
         recorder.sinks = (*recorder.sinks, reporting)
     try:
+        assignment = found if isinstance(found, Assignment) else assignment_of(found, config)
         report = restore_assigned(assignment, depot, config, target, recorder)
+        alone = report.exit_code != 0 or is_alone(config, assignment, depot, target, recorder)
+        leave_report(report, reporting)
     except RegraftError as error:
-        if reporting:
-            reporting.failed(error)
-        raise
-    alone = report.exit_code != 0 or is_alone(config, assignment, depot, target, recorder)
-    leave_report(report, reporting)
+        return failed(error, config, recorder, reporting)
+    except Exception as error:
+        # Of a job that was taken nobody else can tell: it would be ‘running’ for ever, and its keys held.
+        return failed(a_bug(error), config, recorder, reporting)
     if not alone:
         return "hold"
     return assignment.on_success if report.exit_code == 0 else config.on_failure
@@ -243,8 +251,10 @@ def look_at_machine(recorder: Recorder) -> Profile:
     return profile
 
 
-def find_assignment(config: AgentConfig, target: Profile, control: Control | None, recorder: Recorder) -> Assignment:
-    """The job queued for this machine; else the image of the same machine; else what the medium says."""
+def find_assignment(
+    config: AgentConfig, target: Profile, control: Control | None, recorder: Recorder
+) -> Assignment | ServerEvents:
+    """The job queued for this machine, claimed; else the image of the same machine; else what the medium says."""
     if config.image:
         if not config.disk:
             raise UsageError("this medium names an image but no disk", 'set disk, e.g. disk = "only-eligible"')
@@ -264,20 +274,25 @@ def find_assignment(config: AgentConfig, target: Profile, control: Control | Non
         time.sleep(15)
 
 
-def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Assignment | None:
+def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Assignment | ServerEvents | None:
     if answer.decision == "job" and answer.job:
-        job = control.claim(answer.job.id)
-        return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job,
-                          f"job {job.id}",
-                          parse_wishes(job.nic or config.nic, job.on_nic_tie or config.on_nic_tie),
-                          job_wish(job, config), job_choices(job, config),
-                          control.job_keys(job.id) if job.luks_keys else ())  # fmt: skip
+        # From here on the server hears what comes of the job, also where it cannot even be begun.
+        return ServerEvents(control, control.claim(answer.job.id), click.echo)
     if answer.decision == "match":
         return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
                           config.on_success, None, "the same machine",
                           parse_wishes(config.nic, config.on_nic_tie), wish_of(config),
                           medium_choices(config))  # fmt: skip
     return None
+
+
+def assignment_of(claimed: ServerEvents, config: AgentConfig) -> Assignment:
+    """What a claimed job says, and the medium where it says nothing."""
+    job = claimed.job
+    return Assignment(job.image, job.disk, job.mode, True, job.on_success or config.on_success, job, f"job {job.id}",
+                      parse_wishes(job.nic or config.nic, job.on_nic_tie or config.on_nic_tie),
+                      job_wish(job, config), job_choices(job, config),
+                      claimed.control.job_keys(job.id) if job.luks_keys else ())  # fmt: skip
 
 
 def wish_of(config: AgentConfig) -> Wish:
@@ -358,12 +373,16 @@ def disks_text(disks: Iterable[DiskIdentity]) -> str:
 
 
 def leave_report(report: Report, reporting: ServerEvents | None) -> None:
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_bytes(report_json(report))
+    """On this screen, at the server that a job is of, and in a file; none of them keeps the machine from its end."""
     click.echo(report_text(report))
     if reporting:
         try:
             reporting.finish(report)
         except RegraftError as error:  # the machine is restored all the same, and its report is on this screen
             click.echo(f"the report could not be sent: {error}")
+    try:
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        REPORT.write_bytes(report_json(report))
+    except OSError as error:
+        click.echo(f"the report could not be written to {REPORT}: {error.strerror}; it is on this screen")
     click.echo(f"RESULT {report.result} exit {report.exit_code} plan {report.plan_sha256[:16]}")

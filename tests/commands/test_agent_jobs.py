@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,20 +14,26 @@ from click.testing import CliRunner
 from agent.commands import agent as module
 from agent.commands.agent import Assignment, consent
 from agent.commands.job import new_job
+from agent.console.recorder import Recorder
+from agent.console.server_events import ServerEvents
 from agent.depot.control import Control
-from agent.errors import DiskSelectionError, RefusedError
+from agent.errors import DiskSelectionError, RefusedError, UnreachableError
 from agent.model.agent_config import AgentConfig, beside
 from agent.model.difference import Difference
+from agent.model.events import Event
 from agent.model.grow import Grow
 from agent.model.jobs import Job, JobMatch, JobRequest, ProfileKey, State, TargetAnswer
+from agent.model.luks_keys import LuksKey
 from agent.model.nic_map import ORDER, STOP
 from agent.model.profile import Profile
+from agent.model.report import Report
 from agent.model.spread import Wish, chosen_disks, spread
 from agent.model.stack_layout import KEEP, PLAIN
 from agent.model.storage import Disk
 from agent.model.target_disk import identity
 from agent.restore.prepare import Prepared
 from tests.commands.test_consent import plan_of
+from tests.console.test_report import report
 from tests.model.test_spread import two_disk_image
 
 EDITS = '[skip]\nrecipes = ["console.serial-kept"]\n[disks]\nvda = "serial=S2"\n'
@@ -51,11 +58,8 @@ def medium(folder: Path, text: str, **more: Any) -> AgentConfig:
 
 
 def assigned(given: Job, config: AgentConfig) -> Assignment:
-    control: Any = SimpleNamespace(claim=lambda _: given)
-    answer = TargetAnswer(decision="job", target=1, profile=ProfileKey(machine="", time=""), job=given)
-    found = module.assigned(answer, config, control)
-    assert found is not None
-    return found
+    control: Any = SimpleNamespace()
+    return module.assignment_of(ServerEvents(control, given), config)
 
 
 # --- which disks it erases --------------------------------------------------------------------------------------------
@@ -124,3 +128,87 @@ def test_a_new_job_says_nothing_that_was_not_said(monkeypatch: pytest.MonkeyPatc
         assert done.exit_code == 0, done.output
     said = JobRequest(match=JobMatch(any=True), image="web1", disk="serial=S1")
     assert made == [said, msgspec.structs.replace(said, grow="largest", arrays=PLAIN, on_nic_tie=STOP)]
+
+
+# --- what the server hears --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """Stands where the client stands; it has one job, and does not give its keys."""
+
+    given: Job
+    target: int = 1
+    events: list[Event] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+    def submit_target(self, _: bytes) -> TargetAnswer:
+        return TargetAnswer(decision="job", target=1, profile=ProfileKey(machine="", time=""), job=self.given)
+
+    def claim(self, _: str) -> Job:
+        return self.given
+
+    def job_keys(self, _: str) -> tuple[LuksKey, ...]:
+        raise UnreachableError("http://depot.test does not answer")
+
+    def send_events(self, _: str, events: list[Event]) -> None:
+        self.events += [event for event in events if event.seq not in [each.seq for each in self.events]]
+
+    def send_report(self, _: str, told: Report) -> None:
+        self.reports.append(told)
+
+
+def carried_out(server: Server, config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the machine does after the agent took the server's job."""
+    for name, value in (("connect", None), ("look_at_machine", TARGET), ("Control", server)):
+        monkeypatch.setattr(module, name, lambda *_, _value=value: _value)
+    return module.restore_task(msgspec.structs.replace(config, depot="http://depot.test"), Recorder([]))
+
+
+def restores(monkeypatch: pytest.MonkeyPatch, outcome: Report | Exception) -> None:
+    def restore(*_: object) -> Report:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(module, "restore_assigned", restore)
+
+
+def test_a_job_that_cannot_even_be_begun_ends_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for config, given, said, code in (
+        (medium(tmp_path, "[skp]\n"), job(), "skp", "usage"),
+        (AgentConfig(), job(luks_keys="held"), "does not answer", "unreachable"),
+    ):
+        server = Server(given)
+        assert carried_out(server, config, monkeypatch) == "hold"
+        assert [(each.kind, each.code) for each in server.events[-2:]] == [("error", code), ("result", "failed")]
+        assert said in server.events[-1].text
+        assert f"RESULT failed {code}" in capsys.readouterr().out
+
+
+def test_a_bug_ends_the_job_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    restores(monkeypatch, KeyError("no such thing"))
+    server = Server(job())
+    assert carried_out(server, AgentConfig(on_failure="poweroff"), monkeypatch) == "poweroff"
+    assert [(each.kind, each.code) for each in server.events] == [("error", "unexpected"), ("result", "failed")]
+    assert "no such thing" in server.events[-1].text
+    said = capsys.readouterr().out
+    assert "Traceback" in said and "RESULT failed unexpected exit 1" in said
+
+
+def test_a_restore_is_told_whatever_becomes_of_the_machines_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = report(changed_paths=("/srv/\udcff",))
+    restores(monkeypatch, odd)
+    (tmp_path / "full").write_text("")
+    for place, noted in ((tmp_path / "run/report.json", ""), (tmp_path / "full/report.json", "File exists")):
+        monkeypatch.setattr(module, "REPORT", place)
+        server = Server(job())
+        assert carried_out(server, AgentConfig(), monkeypatch) == "reboot"
+        assert server.reports == [odd]
+        said = capsys.readouterr().out
+        assert noted in said and "RESULT restored-and-verified exit 0" in said
+    assert "\\\\xff" in (tmp_path / "run/report.json").read_text("utf-8")

@@ -13,10 +13,11 @@ import pytest
 
 from agent.commands import agent as module
 from agent.commands.agent_keys import agent_keys
+from agent.console.server_events import ServerEvents
 from agent.errors import RefusedError, UsageError
 from agent.model.agent_config import AgentConfig, beside
 from agent.model.choices import NONE
-from agent.model.jobs import Job, JobMatch, ProfileKey, State, TargetAnswer
+from agent.model.jobs import Job, JobMatch, State
 from agent.model.luks_keys import LuksKey
 from agent.pe import typed as typing_module
 
@@ -72,11 +73,8 @@ def job(**more: Any) -> Job:
 
 def assigned(given: Job, config: AgentConfig) -> module.Assignment:
     keys = (LuksKey(passphrase="of the job"),)
-    control: Any = SimpleNamespace(claim=lambda _: given, job_keys=lambda _: keys)
-    answer = TargetAnswer(decision="job", target=1, profile=ProfileKey(machine="", time=""), job=given)  # fmt: skip
-    found = module.assigned(answer, config, control)
-    assert found is not None
-    return found
+    control: Any = SimpleNamespace(job_keys=lambda _: keys)
+    return module.assignment_of(ServerEvents(control, given), config)
 
 
 def test_a_job_says_what_it_says_and_the_medium_the_rest(medium: AgentConfig) -> None:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.console.server_events import ServerEvents
-from agent.errors import RefusedError, UnreachableError
+from agent.errors import RefusedError, RegraftError, TemporaryError, UnreachableError
 from agent.model.events import Event
 from agent.model.jobs import Job, JobMatch, State
+from agent.model.report import Report
+from tests.console.test_report import report
 
 JOB = Job(id="j1", state=State.CLAIMED, match=JobMatch(any=True), image="a@1", disk="only-eligible", mode="restore",
           on_success="", attempt=1, created="")  # fmt: skip
@@ -77,3 +79,77 @@ def test_a_run_that_failed_says_so_even_after_a_pause(clock: list[float]) -> Non
     server.away = False
     sink.failed(RefusedError("no"))
     assert server.got == [1, 2]
+
+
+# --- how it ended -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Patience:
+    """The console and the clock of a machine whose server comes back at a time."""
+
+    clock: list[float]
+    server: Server
+    back_at: float
+    refusal: RegraftError | None = None
+    said: list[str] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.clock[0] += seconds
+        self.server.away = self.clock[0] < self.back_at
+
+    def send_report(self, job_id: str, report: Report) -> None:
+        self.clock[0] += 5  # what a server that is away costs
+        if self.refusal:
+            raise self.refusal
+        if self.server.away:
+            raise TemporaryError("the server is starting")
+        self.reports.append(report)
+
+    def sink(self) -> ServerEvents:
+        self.server.send_report = self.send_report  # type: ignore[attr-defined]
+        return ServerEvents(self.server, JOB, self.said.append, self.sleep)  # type: ignore[arg-type]
+
+
+def patience(clock: list[float], back_after: float, refusal: RegraftError | None = None) -> Patience:
+    return Patience(clock, Server(away=True), clock[0] + back_after, refusal)
+
+
+def test_a_report_waits_for_a_server_that_is_away_and_says_so(clock: list[float]) -> None:
+    found = patience(clock, 400)
+    sink = found.sink()
+    sink(event(1, "phase-end"))
+    sink.finish(report())
+    assert (found.reports, found.server.got) == ([report()], [1])
+    assert found.pauses == sorted(found.pauses) and found.pauses[0] == 2 and found.pauses[-1] == 60
+    assert all("job j1: the server was not told its report: the server is starting" in text for text in found.said)
+    assert "trying again in 2.0 s, for another 9 min" in found.said[0]
+
+
+def test_a_failure_waits_for_it_too_with_all_that_was_said_before(clock: list[float]) -> None:
+    found = patience(clock, 400)
+    sink = found.sink()
+    sink(event(1))
+    sink.failed(UnreachableError("the server does not answer"))
+    assert found.server.got == [1, 2] and sum(found.pauses) >= 400
+    assert "not told that it failed: away; trying again" in found.said[0]
+
+
+def test_after_ten_minutes_the_machine_goes_on(clock: list[float]) -> None:
+    found = patience(clock, 10_000)
+    with pytest.raises(TemporaryError):
+        found.sink().finish(report())
+    assert clock[0] == pytest.approx(1605)  # ten minutes, and the last try
+    found = patience(clock, 10_000)
+    found.sink().failed(RefusedError("no"))
+    assert sum(found.pauses) == pytest.approx(600) and "could not be told that it failed: away" in found.said[-1]
+
+
+def test_what_the_server_refuses_is_not_tried_again(clock: list[float]) -> None:
+    found = patience(clock, 400, RefusedError("job j1 has another report already"))
+    with pytest.raises(RefusedError):
+        found.sink().finish(report())
+    assert not found.pauses and not found.said
