@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import msgspec
@@ -54,6 +57,9 @@ from agent.restore.prepare import Prepared, RestoreRequest, prepare
 CONFIG = Path("/etc/regraft/agent.toml")
 REPORT = Path("/run/regraft/report.json")
 DEPOT_PATIENCE_S = 180.0
+ASK_AGAIN_S = 15.0
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,20 +270,47 @@ def find_assignment(
     if control is None:
         raise NoImageError("this medium names no image, and a depot without a server cannot assign one",
                            "set image and disk in agent.toml")  # fmt: skip
+    ask = partial(control.submit_target, dump_profile(target))
+    patience_s = DEPOT_PATIENCE_S  # until the server has told this machine to wait: then until it is back
     while True:
-        answer = control.submit_target(dump_profile(target))
-        found = assigned(answer, config, control)
+        answer = answered(ask, recorder, patience_s)
+        found = assigned(answer, config, control, recorder)
         if found:
             return found
-        show_candidates(answer)
-        recorder.message("no job and no image of this machine; waiting for a job", "plan")
-        time.sleep(15)
+        if answer.decision != "job":
+            show_candidates(answer)
+            recorder.message("no job and no image of this machine; waiting for a job", "plan")
+        patience_s = math.inf
+        time.sleep(ASK_AGAIN_S)
 
 
-def assigned(answer: TargetAnswer, config: AgentConfig, control: Control) -> Assignment | ServerEvents | None:
+def answered(ask: Callable[[], Answer], recorder: Recorder, patience_s: float = math.inf) -> Answer:
+    """What the server says; one that is away, or starts again, is waited for."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except (UnreachableError, TemporaryError) as error:
+            if time.monotonic() > deadline:
+                raise
+            recorder.message(f"{error.message}; trying again", "plan")
+            time.sleep(ASK_AGAIN_S)
+
+
+def assigned(
+    answer: TargetAnswer, config: AgentConfig, control: Control, recorder: Recorder
+) -> Assignment | ServerEvents | None:
+    """What the answer gives this machine to do: nothing where it is to wait, or another machine was faster."""
     if answer.decision == "job" and answer.job:
+        try:
+            # Without end: a claim whose answer got lost has taken the job, and only this machine can tell of it.
+            job = answered(partial(control.claim, answer.job.id), recorder)
+        except RefusedError as error:
+            recorder.message(f"job {answer.job.id} went to another machine or was cancelled; asking again "
+                             f"({error.message})", "plan")  # fmt: skip
+            return None
         # From here on the server hears what comes of the job, also where it cannot even be begun.
-        return ServerEvents(control, control.claim(answer.job.id), click.echo)
+        return ServerEvents(control, job, click.echo)
     if answer.decision == "match":
         return Assignment(answer.image, config.disk or "only-eligible", config.mode, config.unattended,
                           config.on_success, None, "the same machine",

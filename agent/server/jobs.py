@@ -139,7 +139,8 @@ class Jobs:
                 .values(state=State.CLAIMED, claimed=now(), last_seen=now(), target_id=target.id,
                         secret_sha256=_digest(claim.secret))
             )  # fmt: skip
-            if cast(CursorResult[Any], taken).rowcount != 1 and not _holds(attempt, claim.secret):
+            repeated = _holds(attempt, claim.secret) and attempt.state not in ENDED  # cancelled meanwhile is cancelled
+            if cast(CursorResult[Any], taken).rowcount != 1 and not repeated:
                 raise RefusedError(
                     f"job {job_id} is {attempt.state}, expected {State.QUEUED}: a job is given out once",
                     "queue it again if it is to run again",

@@ -17,7 +17,7 @@ from agent.commands.job import new_job
 from agent.console.recorder import Recorder
 from agent.console.server_events import ServerEvents
 from agent.depot.control import Control
-from agent.errors import DiskSelectionError, RefusedError, UnreachableError
+from agent.errors import DiskSelectionError, NotAllowedError, RefusedError, TemporaryError, UnreachableError
 from agent.model.agent_config import AgentConfig, beside
 from agent.model.difference import Difference
 from agent.model.events import Event
@@ -212,3 +212,82 @@ def test_a_restore_is_told_whatever_becomes_of_the_machines_own_file(
         said = capsys.readouterr().out
         assert noted in said and "RESULT restored-and-verified exit 0" in said
     assert "\\\\xff" in (tmp_path / "run/report.json").read_text("utf-8")
+
+
+# --- waiting for one --------------------------------------------------------------------------------------------------
+
+AWAY = UnreachableError("http://depot.test does not answer after 5 attempts")
+BUSY = TemporaryError("the server is starting")
+TAKEN = RefusedError("job 1f is claimed, expected queued")
+NOTHING = TargetAnswer(decision="candidates", target=1, profile=ProfileKey(machine="", time=""))
+OFFER = TargetAnswer(decision="job", target=1, profile=ProfileKey(machine="", time=""), job=job())
+MATCH = TargetAnswer(decision="match", target=1, profile=ProfileKey(machine="", time=""), image="web1@1")
+
+
+class Script:
+    """A server that answers what it is asked as it is written, and a clock that goes by pauses alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, asked: list[Any], claimed: list[Any] | None = None) -> None:
+        self.now, self.asked, self.claimed = 0.0, asked, claimed or []
+        self.recorder = Recorder([lambda event: self.said.append(event.text)])
+        self.said: list[str] = []
+        monkeypatch.setattr("agent.commands.agent.time.sleep", self.sleep)
+        monkeypatch.setattr("agent.commands.agent.time.monotonic", lambda: self.now)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def submit_target(self, _: bytes) -> TargetAnswer:
+        return cast(TargetAnswer, told(self.asked))
+
+    def claim(self, _: str) -> Job:
+        return cast(Job, told(self.claimed))
+
+    def found(self) -> Assignment | ServerEvents:
+        config = AgentConfig(depot="http://depot.test")
+        return module.find_assignment(config, TARGET, cast(Control, self), self.recorder)
+
+
+def told(script: list[Any]) -> object:
+    """The next answer; the last one for ever."""
+    found = script.pop(0) if len(script) > 1 else script[0]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def test_a_machine_that_waits_goes_on_when_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Script(monkeypatch, [NOTHING, *[AWAY, BUSY] * 50, NOTHING, OFFER], [job()])
+    found = server.found()
+    assert isinstance(found, ServerEvents) and found.job == job()
+    assert server.said.count(f"{AWAY.message}; trying again") == 50 and server.now == 102 * module.ASK_AGAIN_S
+
+
+def test_one_that_was_not_told_to_wait_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(Script(monkeypatch, [AWAY, OFFER], [job()]).found(), ServerEvents)
+    server = Script(monkeypatch, [AWAY])
+    with pytest.raises(UnreachableError):
+        server.found()
+    assert module.DEPOT_PATIENCE_S < server.now < module.DEPOT_PATIENCE_S + 30
+
+
+def test_the_slower_of_two_machines_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = job(attempt=2)
+    server = Script(monkeypatch, [OFFER, OFFER], [TAKEN, other])
+    found = server.found()
+    assert isinstance(found, ServerEvents) and found.job == other
+    assert "job 1f went to another machine or was cancelled" in server.said[0] and server.now == module.ASK_AGAIN_S
+    assert isinstance(Script(monkeypatch, [OFFER, NOTHING, MATCH], [TAKEN]).found(), Assignment)
+
+
+def test_a_claim_whose_answer_got_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Script(monkeypatch, [OFFER], [*[AWAY] * 40, job()])
+    found = server.found()
+    assert isinstance(found, ServerEvents) and server.now == 40 * module.ASK_AGAIN_S
+
+
+def test_what_else_the_server_refuses_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotAllowedError):
+        Script(monkeypatch, [NOTHING, NotAllowedError("the token is disabled")]).found()
+    with pytest.raises(RefusedError):  # of the profile, which will not become smaller
+        Script(monkeypatch, [RefusedError("the body has more than 4 MiB")]).found()

@@ -133,6 +133,17 @@ def test_a_claim_may_be_repeated_but_not_taken_by_another(jobs: Jobs, target: in
         jobs.claim(job.id, Claim(target=target, secret=OTHER))
 
 
+def test_a_claim_is_not_repeated_of_a_job_that_has_ended(jobs: Jobs, target: int) -> None:
+    job, _ = jobs.create(request(any=True))
+    claim = Claim(target=target, secret=SECRET)
+    jobs.claim(job.id, claim)
+    jobs.cancel(job.id)
+    with pytest.raises(RefusedError, match="is failed, expected queued"):
+        jobs.claim(job.id, claim)
+    jobs.queue_again(job.id)
+    assert jobs.claim(job.id, claim).state is State.CLAIMED
+
+
 def test_of_many_claims_at_once_exactly_one_wins(jobs: Jobs, target: int) -> None:
     job, _ = jobs.create(request(any=True))
 
