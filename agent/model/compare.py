@@ -21,6 +21,7 @@ from agent.model import (
     compare_loader,
     compare_modules,
     compare_network,
+    compare_opened,
     compare_settings,
     compare_software,
     compare_storage,
@@ -152,11 +153,11 @@ def root_items(situation: Situation) -> Iterator[Item]:
 def command_line_items(situation: Situation) -> Iterator[Item]:
     """Of an image with boot entries as files: what kernel-install will give the new kernel's."""
     moved = {item.source: item.target for item in root_items(situation)}
-    planned = Planned.of(situation)
+    planned, stale = Planned.of(situation), compare_opened.stale_words(situation)
     words = [
         moved.get(word) or word
         for word in entry_words(situation.tree)
-        if not word.startswith("resume=") or planned.has(word.removeprefix("resume="))
+        if word not in stale and (not word.startswith("resume=") or planned.has(word.removeprefix("resume=")))
     ]
     safe = [word for word in words if SAFE_WORD.fullmatch(word)]
     if not words or read_text(situation.tree, "/etc/kernel/cmdline").strip():
@@ -234,6 +235,7 @@ def bound_items(situation: Situation, choice: KernelChoice | None) -> Iterator[I
     drivers = compare_modules.known_drivers(situation, choice)
     yield from console_items(situation, compare_cmdline.dropped_words(situation, drivers))
     yield from compare_cmdline.cmdline_items(situation, drivers)
+    yield from compare_opened.opened_items(situation)
     yield from compare_software.software_items(situation)
     yield from compare_modules.module_items(situation, choice)
     yield from compare_settings.settings_items(situation)

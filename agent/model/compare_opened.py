@@ -1,0 +1,90 @@
+"""Words of the kernel command line that name what the initramfs opens: arrays, encrypted devices, volume groups.
+
+dracut opens what they name and nothing else, and waits for each of them: one whose device is gone ends in its emergency
+shell (parse-md.sh, parse-lvm.sh and parse-crypt.sh of its modules; systemd-cryptsetup-generator reads luks.uuid too).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from agent.model.difference import Item, Op, Tier
+from agent.model.plan import MakeArray, MakeLuks, MakeVolumeGroup, StackStep
+from agent.model.references import all_command_line_words
+from agent.model.situation import Situation
+from agent.model.stack import on_disks, storeys
+from agent.model.storage import FileSystem
+from agent.model.tree import SAFE
+
+# What holds a key for another device (keysource:) is not waited for, and may be a stick.
+_NAMES = re.compile(r"(?:rd\.md\.uuid|(?:rd\.)?luks\.uuid|(?:rd\.)?luks\.name|rd\.lvm\.(?:lv|vg))=(?!keysource:).+")
+_MEMBERS = {"linux_raid_member": "array", "crypto_LUKS": "luks"}
+
+
+def opened_items(situation: Situation) -> Iterator[Item]:
+    for word in stale_words(situation):
+        yield Item(
+            id="", op=Op.REMOVE, kind="cmdline", key=word, tier=Tier.MUST, source=word,
+            reason=f"‘{word}’ on the kernel command line names what this machine will not have: the initramfs would "
+            "wait for it, and give up",
+        )  # fmt: skip
+
+
+def stale_words(situation: Situation) -> tuple[str, ...]:
+    """Words whose device is neither made nor there already."""
+    here = {*made_places(situation.stack), *_kept_places(situation)}
+    # A physical volume that comes block by block brings a group that nobody has read the name of.
+    unread = any(volume.filesystem.kind == "LVM2_member" for volume in situation.manifest.blocks)
+    return tuple(
+        word
+        for word in all_command_line_words(situation.tree)
+        if SAFE.fullmatch(word) and _NAMES.fullmatch(word) and not (unread and word.startswith("rd.lvm."))
+        if not any(names(word, place) for place in here)
+    )
+
+
+def names(word: str, place: str) -> bool:
+    """Whether a word of the command line means the device at a place of a stack."""
+    key, _, value = word.partition("=")
+    kind, _, name = place.partition(":")
+    match key.removeprefix("rd."):
+        case "md.uuid":
+            return kind == "array" and _digits(value) == _digits(name)
+        case "luks.uuid" | "luks.name":
+            # dracut takes a part of the UUID, too, and the name that it gives to the mapping.
+            said = _digits(value.partition("=")[0].removeprefix("luks-"))
+            return kind == "luks" and bool(said) and said in _digits(name)
+        case "lvm.vg":
+            return kind == "lv" and name.partition("/")[0] == value
+        case "lvm.lv":
+            return kind == "lv" and name == value
+    return False
+
+
+def _digits(uuid: str) -> str:
+    """mdadm, blkid and people group them differently."""
+    return "".join(filter(str.isalnum, uuid)).lower()
+
+
+def made_places(steps: Iterable[StackStep]) -> Iterator[str]:
+    """The places of the stack that the steps make."""
+    for step in steps:
+        match step:
+            case MakeLuks(luks=luks):
+                yield f"luks:{luks.uuid}"
+            case MakeArray(array=array):
+                yield f"array:{array.uuid}"
+            case MakeVolumeGroup(group=group):
+                yield from (f"lv:{group.name}/{volume.name}" for volume in group.logical)
+
+
+def _kept_places(situation: Situation) -> Iterator[str]:
+    """What comes block by block, and what lies on disks that stay as they are."""
+    written = {situation.disk.name, *(disk.name for disk in situation.also)}
+    others = [disk for disk in situation.target.disks if disk.name not in written]
+    stack = on_disks(situation.target.stack, (disk.name for disk in others))
+    yield from (place for place, _, _ in storeys(stack))
+    held: list[FileSystem | None] = [volume.filesystem for volume in situation.manifest.blocks]
+    held += [each for disk in others for each in (disk.holds, *(part.holds for part in disk.partitions))]
+    yield from (f"{_MEMBERS[each.kind]}:{each.uuid}" for each in held if each is not None and each.kind in _MEMBERS)
