@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from agent.model.crypttab import CRYPTTAB, crypt_entries, lost_keys, lost_sentence
 from agent.model.difference import Item, Op, Tier
+from agent.model.plan import MakeLuks
 from agent.model.references import MountLine, Planned, mount_lines, resume_devices
 from agent.model.situation import Situation
 from agent.model.storage import Disk
@@ -123,16 +124,26 @@ def resume_items(situation: Situation, planned: Planned) -> Iterator[Item]:
 
 
 def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, ...]) -> Iterator[Item]:
-    """Encrypted devices that are not written: what is needed to start blocks, the rest is set aside."""
+    """Devices of crypttab that are called otherwise here; of those not written, what is needed to start blocks."""
     needed = {line.device for line in lines if line.mountpoint in ESSENTIAL}
+    # The capture named the mapping by the line that means it, so that the name tells the line again.
+    made = {step.luks.name: f"UUID={step.luks.uuid}" for step in situation.stack if isinstance(step, MakeLuks)}
+    blocks = (volume.filesystem for volume in situation.manifest.blocks)
+    # Of nothing else: a line with a random key overwrites what it names.
+    encrypted = {*made.values(), *(f"UUID={fs.uuid}" for fs in blocks if fs.kind == "crypto_LUKS")}
     for line in crypt_entries(read_text(situation.tree, CRYPTTAB)):
         name, device = line.name, line.device
         if planned.has(device) or not (device.startswith("/dev/") or "=" in device):
             continue
-        essential = f"/dev/mapper/{name}" in needed
+        found = planned.replacement(device)
+        new = made.get(name) or (found if found in encrypted else "")
+        if new:
+            op, reason = Op.CHANGE, f"encrypted device {name} lies on {device}, which is called {new} here"
+        else:
+            op = Op.BLOCK if f"/dev/mapper/{name}" in needed else Op.REMOVE
+            reason = f"encrypted device {name} needs {device}, which this disk will not have"
         yield Item(
-            id="", op=Op.BLOCK if essential else Op.REMOVE, kind="crypt", key=name, tier=Tier.MUST, source=device,
-            reason=f"encrypted device {name} needs {device}, which this disk will not have",
+            id="", op=op, kind="crypt", key=name, tier=Tier.MUST, source=device, target=new, reason=reason,
             evidence=(("hw-config", f"{CRYPTTAB}: {name} {device}"),),
         )  # fmt: skip
 

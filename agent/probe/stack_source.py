@@ -40,6 +40,9 @@ def _means(device: str, luks: Luks, stack: Stack, disk: Disk) -> bool:
         return True
     if device in device_names(stack, luks.on) or (luks.on and place_named(stack, device) == luks.on):
         return True
+    link = re.fullmatch(r"/dev/disk/by-(?:id|path)/(.+)-part(\d+)", device)
+    if link and part and (link[1] == disk.by_path or (disk.serial and disk.serial in link[1])):
+        return int(link[2]) == part.number
     # Kernel names change with the machine; of them only the partition's number is left.
     number = re.fullmatch(r"/dev/(?:[shv]d[a-z]|xvd[a-z]|(?:nvme\d+n|mmcblk)\d+p)(\d+)", device)
     return number is not None and part is not None and int(number[1]) == part.number

@@ -186,12 +186,13 @@ def test_a_group_that_is_not_whole_is_refused_and_one_of_another_disk_is_left_al
 @pytest.mark.parametrize(
     "device",
     ["UUID=92808176-dd16-40d6-b4a8-d5c85b231d92", "/dev/disk/by-uuid/92808176-dd16-40d6-b4a8-d5c85b231d92",
-     "PARTUUID=11111111-2222-4333-8444-000000000003", "/dev/sda3"],
+     "PARTUUID=11111111-2222-4333-8444-000000000003", "/dev/sda3", "/dev/disk/by-id/ata-Disk_S3R1-part3",
+     "/dev/disk/by-path/pci-0000:00:1f.2-ata-1-part3"],
 )  # fmt: skip
 def test_a_mapping_is_called_as_crypttab_calls_it(device: str) -> None:
     tree = MemoryTree({"/etc/crypttab": f"# comment\nother UUID=1 none luks\nsda3_crypt {device} none luks\n".encode()})
     part = Partition(3, 0, 0, "", "11111111-2222-4333-8444-000000000003")
-    disk = Disk("vdb", 1, 512, 512, partitions=(part,))
+    disk = Disk("vdb", 1, 512, 512, serial="S3R1", by_path="pci-0000:00:1f.2-ata-1", partitions=(part,))
     stack = Stack((Luks("92808176-dd16-40d6-b4a8-d5c85b231d92", "vdb:3", name="regraft-92808176"),))
     assert [luks.name for luks in crypttab_names(stack, disk, tree).luks] == ["sda3_crypt"]
 
