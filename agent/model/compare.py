@@ -159,6 +159,7 @@ def command_line_items(situation: Situation) -> Iterator[Item]:
         for word in entry_words(situation.tree)
         if word not in stale and (not word.startswith("resume=") or planned.has(word.removeprefix("resume=")))
     ]
+    words += [word for word in compare_opened.missing_words(situation) if words]
     safe = [word for word in words if SAFE_WORD.fullmatch(word)]
     if not words or read_text(situation.tree, "/etc/kernel/cmdline").strip():
         return

@@ -2,6 +2,8 @@
 
 dracut opens what they name and nothing else, and waits for each of them: one whose device is gone ends in its emergency
 shell (parse-md.sh, parse-lvm.sh and parse-crypt.sh of its modules; systemd-cryptsetup-generator reads luks.uuid too).
+A host-only initramfs holds such words itself, in /etc/cmdline.d; SUSE has them nowhere else, and one that is built for
+any machine is without.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from collections.abc import Iterable, Iterator
 
 from agent.model.difference import Item, Op, Tier
 from agent.model.plan import MakeArray, MakeLuks, MakeVolumeGroup, StackStep
-from agent.model.references import all_command_line_words
+from agent.model.references import all_command_line_words, resume_devices
 from agent.model.situation import Situation
-from agent.model.stack import on_disks, storeys
+from agent.model.stack import all_below, on_disks, place_named, storeys
+from agent.model.stack_layout import boot_places
 from agent.model.storage import FileSystem
 from agent.model.tree import SAFE
 
 # What holds a key for another device (keysource:) is not waited for, and may be a stick.
 _NAMES = re.compile(r"(?:rd\.md\.uuid|(?:rd\.)?luks\.uuid|(?:rd\.)?luks\.name|rd\.lvm\.(?:lv|vg))=(?!keysource:).+")
+_KEYS = {"array": "rd.md.", "luks": "rd.luks.", "lv": "rd.lvm."}  # by kind of place
 _MEMBERS = {"linux_raid_member": "array", "crypto_LUKS": "luks"}
 
 
@@ -28,6 +32,11 @@ def opened_items(situation: Situation) -> Iterator[Item]:
             id="", op=Op.REMOVE, kind="cmdline", key=word, tier=Tier.MUST, source=word,
             reason=f"‘{word}’ on the kernel command line names what this machine will not have: the initramfs would "
             "wait for it, and give up",
+        )  # fmt: skip
+    for word in missing_words(situation):
+        yield Item(
+            id="", op=Op.ADD, kind="cmdline", key=word, tier=Tier.MUST, target=word,
+            reason=f"‘{word}’ is not on the kernel command line: an initramfs for any machine opens nothing without it",
         )  # fmt: skip
 
 
@@ -42,6 +51,30 @@ def stale_words(situation: Situation) -> tuple[str, ...]:
         if SAFE.fullmatch(word) and _NAMES.fullmatch(word) and not (unread and word.startswith("rd.lvm."))
         if not any(names(word, place) for place in here)
     )
+
+
+def missing_words(situation: Situation) -> tuple[str, ...]:
+    """Words without which dracut does not open what the root, /usr and the place to resume from stand on."""
+    if situation.source.os.initrd_tool != "dracut":
+        return ()
+    stack, words = situation.manifest.stack, all_command_line_words(situation.tree)
+    resumed = (place_named(stack, device) for device in resume_devices(situation.tree))
+    needed = boot_places(situation.manifest).union(*(all_below(stack, place) for place in resumed if place))
+    places = (place for place in made_places(situation.stack) if place in needed)
+    return tuple(dict.fromkeys(_word(place) for place in places if not _is_opened(place, words)))
+
+
+def _is_opened(place: str, words: tuple[str, ...]) -> bool:
+    """Whether dracut opens it; with rd.auto it opens all of a kind that no word names."""
+    alike = [word for word in words if word.startswith(_KEYS[place.partition(":")[0]]) and _NAMES.fullmatch(word)]
+    by_itself = "rd.auto" in words or "rd.auto=1" in words
+    return any(names(word, place) for word in words) or (by_itself and not alike)
+
+
+def _word(place: str) -> str:
+    """Of LVM the group: a volume's word would leave those closed that no word names, swap to resume from among them."""
+    kind, _, name = place.partition(":")
+    return f"rd.lvm.vg={name.partition('/')[0]}" if kind == "lv" else f"{_KEYS[kind]}uuid={name}"
 
 
 def names(word: str, place: str) -> bool:

@@ -231,6 +231,7 @@ class RebuildInitramfs(msgspec.Struct, frozen=True, kw_only=True, tag="rebuild-i
     release: str
     tool: str  # initramfs-tools, dracut
     modules: tuple[str, ...]  # must be in the result (or built into the kernel)
+    files: tuple[str, ...] = ()  # that it is to hold, where the system has them, and would not by itself
 
 
 class EnrolKey(msgspec.Struct, frozen=True, kw_only=True, tag="enrol-key"):

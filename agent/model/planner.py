@@ -17,6 +17,7 @@ from msgspec import structs
 from agent.model import plan
 from agent.model.choices import NONE, Choices, unused_components
 from agent.model.clashes import same_names
+from agent.model.crypttab import CRYPTTAB
 from agent.model.image import BLOCKS, BootCode, Component, Manifest, Volume
 from agent.model.layout import Layout, esp_partition
 from agent.model.plan import (
@@ -42,7 +43,7 @@ from agent.model.plan import (
 )
 from agent.model.profile import Firmware, Kernel, Profile
 from agent.model.recipe import BoundRecipe, Install, RemovePackage, Request
-from agent.model.stack_layout import boot_modules
+from agent.model.stack_layout import boot_modules, boot_places
 from agent.model.storage import Disk
 from agent.model.target_disk import identity
 from agent.model.wanted import main_disk
@@ -51,6 +52,7 @@ from agent.model.wording import size_text
 # Folder below EFI/ where it is not the os-release ID.
 EFI_FOLDERS = {"rhel": "redhat", "ol": "redhat", "opensuse-leap": "opensuse", "opensuse-tumbleweed": "opensuse",
                "sles": "sles", "amzn": "amzn"}  # fmt: skip
+NAME_RULES = "/etc/udev/rules.d/70-persistent-net.rules"
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
 
 
@@ -307,7 +309,21 @@ def adaptation_steps(decisions: Decisions) -> Iterator[ApplyRecipe | RebuildInit
                 release=release,
                 tool=decisions.source.os.initrd_tool or "initramfs-tools",
                 modules=modules if release == releases[0] else (),
+                files=host_files(decisions),
             )
+
+
+def host_files(decisions: Decisions) -> tuple[str, ...]:
+    """What dracut leaves out of an initramfs that is not host-only: names of network cards, and of LUKS devices.
+
+    With crypttab in it the root's device gets its own name, options and key again; others are not opened there, as the
+    kernel command line names those that are (`compare_opened`). One that has nothing to open gets no crypttab: it
+    would wait for every line.
+    """
+    if decisions.source.os.initrd_tool != "dracut":
+        return ()
+    encrypted = any(place.startswith("luks:") for place in boot_places(decisions.manifest))
+    return (NAME_RULES, CRYPTTAB) if encrypted else (NAME_RULES,)
 
 
 def boot_releases(decisions: Decisions) -> tuple[str, ...]:

@@ -449,6 +449,12 @@ def planned_array(array: Array) -> PlannedArray:
     )  # fmt: skip
 
 
+def boot_places(manifest: Manifest) -> frozenset[str]:
+    """Every place that the initramfs must open: what the root and /usr stand on."""
+    devices = [v.device for v in manifest.trees if v.device and v.filesystem.mountpoint in ("/", "", "/usr")]
+    return frozenset(place for device in devices for place in all_below(manifest.stack, device))
+
+
 def boot_modules(manifest: Manifest, steps: Iterable[StackStep]) -> tuple[str, ...]:
     """Kernel modules without which the root that the steps make is not found."""
     root = next((volume for volume in manifest.trees if volume.filesystem.mountpoint in ("/", "")), None)

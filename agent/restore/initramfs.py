@@ -84,7 +84,9 @@ def _command(inside: InsideRoot, step: RebuildInitramfs, before: str) -> list[st
     if step.tool == "dracut":
         target = before or _usual_path(inside, step.release)
         drivers = ["--add-drivers", " ".join(step.modules)] if step.modules else []
-        return ["dracut", "--force", "--no-hostonly", *drivers, target, step.release]
+        files = " ".join(path for path in step.files if inside.exists(path))
+        held = ["--install", files] if files else []
+        return ["dracut", "--force", "--no-hostonly", *drivers, *held, target, step.release]
     if step.tool == "initramfs-tools":
         return ["update-initramfs", "-u" if before else "-c", "-k", step.release]
     raise PatchError(

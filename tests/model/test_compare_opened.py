@@ -1,5 +1,5 @@
 """Words of the kernel command line that name arrays, encrypted devices and volume groups: those that are not there go,
-whatever form they are written in; those that are made, or stay, are kept."""
+whatever form they are written in; those that are made, or stay, are kept; and what dracut needs to be told is added."""
 
 from __future__ import annotations
 
@@ -121,6 +121,60 @@ def test_a_new_kernels_entry_does_not_name_it_either() -> None:
     bound, _ = bind_all(RECIPES, compare(case), case)
     order = [recipe.id for recipe in bound]
     assert order.index("storage.command-line") < order.index("kernel.install-flavour"), "it takes the words of the file"
+
+
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+def added(case: Situation) -> list[str]:
+    return [item.target for item in words_of(case, Op.ADD)]
+
+
+@pytest.mark.adapts("B2", "T1")
+@pytest.mark.adapts("B11", "T1")
+def test_what_only_a_host_only_initramfs_said_comes_onto_the_command_line() -> None:
+    luks = f"rd.luks.uuid={LUKS_UUID}"
+    case = laid_out(on_luks(), "quiet")
+    assert sorted(added(case)) == [luks, "rd.lvm.vg=debian-vg"]
+    after = patched(case)
+    for path in (ENTRY, "/etc/default/grub", "/etc/kernel/cmdline"):
+        assert luks in after[path] and "rd.lvm.vg=debian-vg" in after[path]
+    assert added(laid_out(on_lvm(), "quiet")) == ["rd.lvm.vg=debian-vg"]
+    assert sorted(added(laid_out(on_raid(lvm=True), "quiet", KEEP))) == ["rd.lvm.vg=debian-vg", MD]
+    assert added(laid_out(on_raid(lvm=False), "quiet")) == [], "the array became a plain partition"
+
+
+@pytest.mark.adapts("B2", "T1")
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("rd.lvm.lv=debian-vg/root", []),
+        ("rd.lvm.vg=debian-vg", []),
+        ("rd.lvm.lv=debian-vg/home", ["rd.lvm.vg=debian-vg"]),
+        ("rd.lvm.lv=debian-vg/root resume=/dev/mapper/debian--vg-swap_1", ["rd.lvm.vg=debian-vg"]),
+        ("rd.lvm.lv=debian-vg/root rd.lvm.lv=debian-vg/swap_1 resume=/dev/debian-vg/swap_1", []),
+        ("rd.auto rd.lvm.conf=0", []),
+        ("rd.auto=1", []),
+        ("rd.auto rd.lvm.lv=debian-vg/home", ["rd.lvm.vg=debian-vg"]),
+    ],
+)
+def test_a_word_that_is_there_is_not_added_again(words: str, missing: list[str]) -> None:
+    assert added(laid_out(on_lvm(), words)) == missing
+
+
+def test_other_tools_find_it_themselves() -> None:
+    case = laid_out(on_lvm(), "quiet")
+    debian = replace(case.source, os=replace(case.source.os, initrd_tool="initramfs-tools"))
+    assert added(replace(case, source=debian)) == []
+
+
+@pytest.mark.adapts("B15", "T1")
+def test_a_new_kernels_entry_gets_the_words_too() -> None:
+    newer = component("kernel-core", version="5.14.0-503.el9", architecture="x86_64", package_format="rpm",
+                      for_os="rocky 9", kernel_release="5.14.0-503.el9.x86_64", depends=())  # fmt: skip
+    case = replace(laid_out(on_lvm(), "quiet", **{"/etc/kernel/cmdline": ""}), components=(newer,))
+    (item,) = (item for item in compare(case).items if item.kind == "kernel-cmdline")
+    assert item.target.endswith(" ro quiet rhgb rd.lvm.vg=debian-vg")
 
 
 def test_a_place_is_named_by_its_own_kind_of_word_only() -> None:

@@ -27,10 +27,11 @@ from agent.model.plan import (
     digest,
     encode,
 )
-from agent.model.planner import ESP_TYPES, Decisions, make_plan
+from agent.model.planner import ESP_TYPES, NAME_RULES, Decisions, host_files, make_plan
 from agent.model.recipe import AnyOperation, BoundRecipe, Install, RemovePackage, Request
 from agent.model.storage import FileSystem
 from tests.model.machines_of_tests import DISK, ESP_UUID, FULL, ROOT_UUID, THIN, component, situation, source, target
+from tests.model.stacks_of_tests import on_luks, on_lvm
 
 KERNEL = component(f"linux-image-{FULL}")
 LAYOUT = Layout(
@@ -75,6 +76,18 @@ def decisions(*recipes: BoundRecipe, **changes: object) -> Decisions:
         mode="restore",
     )
     return replace(given, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.adapts("B11", "T1")
+def test_dracut_is_asked_for_crypttab_where_the_root_is_encrypted() -> None:
+    """And nowhere else: the initramfs would wait for every line of it."""
+    dracut = source(os=replace(source().os, initrd_tool="dracut"))
+    assert host_files(decisions(source=dracut)) == (NAME_RULES,)
+    assert host_files(decisions(source=dracut, manifest=on_lvm())) == (NAME_RULES,)
+    assert host_files(decisions(source=dracut, manifest=on_luks())) == (NAME_RULES, "/etc/crypttab")
+    assert host_files(decisions(manifest=on_luks())) == (), "initramfs-tools takes them by itself"
+    steps = make_plan(decisions(INITRAMFS, source=dracut)).steps
+    assert {step.files for step in steps if isinstance(step, RebuildInitramfs)} == {(NAME_RULES,)}
 
 
 def kinds(plan: Plan) -> list[type]:

@@ -24,6 +24,7 @@ from agent.model.plan import (
     Plan,
     RebuildInitramfs,
 )
+from agent.model.planner import NAME_RULES
 from agent.model.recipe import BoundRecipe, Check, Install, RemovePackage
 from agent.process import run
 from agent.restore import initramfs
@@ -231,10 +232,18 @@ def test_dracut_builds_for_any_machine_whatever_the_image_says(root: Path) -> No
     target = root / f"boot/initramfs-{release}.img"
     target.write_bytes(b"old")
     modules = ("mlx5_core", "virtio_blk", "ext4", "nvme")
-    changed = initramfs.rebuild(root, Sandbox(root), RebuildInitramfs(release=release, tool="dracut", modules=modules))
+    (root / "etc/crypttab").write_text("root UUID=1 none luks\n")
+    (root / "etc/udev/rules.d").mkdir(parents=True, exist_ok=True)
+    (root / NAME_RULES[1:]).write_text("# none\n")
+    changed = initramfs.rebuild(
+        root,
+        Sandbox(root),
+        RebuildInitramfs(release=release, tool="dracut", modules=modules, files=(NAME_RULES, "/etc/crypttab")),
+    )
     assert f"/boot/initramfs-{release}.img" in changed
     names = list_initramfs(target.read_bytes())
     assert any(name.endswith("/mlx5_core.ko") for name in names)
+    assert {"etc/crypttab", NAME_RULES[1:]} <= names, "which it keeps for host-only ones"
     assert not [name for name in names if name.endswith("hostonly-kernel-modules.txt")]
     assert (root / f"var/lib/regraft/undo/boot/initramfs-{release}.img").read_bytes() == b"old"
     with pytest.raises(PatchError, match="lacks megaraid_sas"):

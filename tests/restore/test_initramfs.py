@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from agent.errors import PatchError
 from agent.model.plan import RebuildInitramfs
@@ -82,6 +83,22 @@ def test_dracut_is_told_to_build_for_any_host(root: Path) -> None:
     sandbox = Sandbox(root, cpio("init", MODULE), name)
     initramfs.rebuild(root, sandbox, step("nvme", tool="dracut"))  # type: ignore[arg-type]
     assert sandbox.ran == [["dracut", "--force", "--no-hostonly", "--add-drivers", "nvme", f"/{name}", RELEASE]]
+
+
+@pytest.mark.adapts("B11", "T1")
+@pytest.mark.adapts("N1", "T1")
+def test_dracut_is_given_what_it_keeps_for_host_only_ones(root: Path) -> None:
+    rules, crypttab = "/etc/udev/rules.d/70-persistent-net.rules", "/etc/crypttab"
+    name = f"boot/initramfs-{RELEASE}.img"
+    asked = structs.replace(step(tool="dracut"), files=(rules, crypttab, "/etc/none"))
+    for path in (rules, crypttab):
+        (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        (root / path[1:]).write_text("x\n")
+    sandbox = Sandbox(root, cpio("init"), name)
+    initramfs.rebuild(root, sandbox, asked)  # type: ignore[arg-type]
+    assert sandbox.ran == [
+        ["dracut", "--force", "--no-hostonly", "--install", f"{rules} {crypttab}", f"/{name}", RELEASE]
+    ]
 
 
 def test_an_unknown_tool_is_refused(root: Path) -> None:
