@@ -20,9 +20,10 @@ import msgspec
 from agent.console.recorder import now
 from agent.depot.local import LocalDepot
 from agent.depot.signing import regraft_home
-from agent.errors import NoImageError, TemporaryError
+from agent.errors import NoImageError, RegraftError, TemporaryError
 from agent.model.edit_request import Edit, EditRequest, check
 from agent.model.image import ImageRef
+from agent.model.undecodable import UNDECODABLE
 from agent.process import run
 
 MOST_WAITING = 20
@@ -95,7 +96,7 @@ class Edits:
 
     def _start(self) -> None:
         with self._lock:
-            if self._worker is None:
+            if self._worker is None or not self._worker.is_alive():  # what nobody expected ended it: the next is done
                 # A daemon: a server that is stopped does not wait for an edit that takes minutes.
                 self._worker = threading.Thread(target=self._work, name="edits", daemon=True)
                 self._worker.start()
@@ -107,7 +108,7 @@ class Edits:
             try:
                 self._keep(running)
                 self._tell(running, self._done(running, request))
-            except Exception as error:
+            except (RegraftError, OSError, *UNDECODABLE) as error:  # among them a program that was killed
                 self._fail(running, error)
 
     def _fail(self, edit: Edit, error: Exception) -> None:

@@ -86,7 +86,7 @@ class Rehearsals:
         """Rehearse for every target whose image, profile or components are not those of last time."""
         self._wanted.set()
         with self._lock:
-            if self._worker is None:
+            if self._worker is None or not self._worker.is_alive():  # what nobody expected ended it
                 self._worker = threading.Thread(target=self._work, name="rehearsals", daemon=True)
                 self._worker.start()
 
@@ -96,7 +96,7 @@ class Rehearsals:
             self._wanted.clear()
             try:
                 self.rehearse_all()
-            except Exception as error:
+            except (RegraftError, OSError, *UNDECODABLE) as error:
                 print(f"regraft: rehearsing: {error}", file=sys.stderr, flush=True)  # and again at the next arrival
 
     def rehearse_all(self) -> None:

@@ -97,7 +97,7 @@ def test_an_edit_whose_program_is_killed_fails_and_the_next_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for want of memory: one end must not be the end of all."""
-    ends: list[Exception | None] = [ProcessError(["regraft", "edit"], -9, "", ""), ValueError("anything"), None]
+    ends: list[Exception | None] = [ProcessError(["regraft", "edit"], -9, "", ""), OSError("no room"), None]
 
     def done(_: Edits, edit: Edit, __: EditRequest) -> Any:
         end = ends.pop(0)
@@ -113,6 +113,28 @@ def test_an_edit_whose_program_is_killed_fails_and_the_next_is_done(
         time.sleep(0.01)
     assert [every.get(each.id).state for each in asked] == ["failed", "failed", "done"]
     assert "status -9" in every.get(asked[0].id).message
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_nobody_expected_ends_one_edit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Exception | None] = [ZeroDivisionError(), None]
+
+    def done(_: Edits, edit: Edit, __: EditRequest) -> Any:
+        end = ends.pop(0)
+        if end:
+            raise end
+        return msgspec.convert({}, type=edits._Said)
+
+    monkeypatch.setattr(Edits, "_done", done)
+    every = Edits(tmp_path / "edits", LocalDepot(tmp_path))
+    every.ask(ImageRef("web1"), EditRequest(remove=("/a",)))
+    assert every._worker is not None
+    every._worker.join(PATIENCE_S)
+    asked = every.ask(ImageRef("web1"), EditRequest(remove=("/a",)))
+    end = time.monotonic() + PATIENCE_S
+    while every.get(asked.id).ended == "" and time.monotonic() < end:
+        time.sleep(0.01)
+    assert every.get(asked.id).state == "done"
 
 
 def test_the_command_of_an_edit(tmp_path: Path) -> None:
