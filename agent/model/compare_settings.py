@@ -17,6 +17,14 @@ SMARTD = ("/etc/smartd.conf", "/etc/smartmontools/smartd.conf")
 CHRONY = ("/etc/chrony.conf", "/etc/chrony/chrony.conf")
 XORG, XORG_FOLDER = "/etc/X11/xorg.conf", "/etc/X11/xorg.conf.d"
 LVM = "/etc/lvm/lvm.conf"
+# A list of patterns, which may go over several lines and hold comments; the recipe comments out what this matches.
+_LVM_FILTER = re.compile(
+    r"""^[ \t]*((?:global_)?filter)[ \t]*=\s*\[((?:[^"'\[\]#]|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|#[^\n]*\n)*)\]"""
+    r"[ \t]*(?:#[^\n]*)?$",
+    re.MULTILINE,
+)
+_LVM_PATTERN = re.compile(r"""#[^\n]*|"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)'""")
+_ANY_NAME = re.compile(r"\^?/?(?:dev)?/?(?:\.[*+]?/?\$?)?")  # .*  .  .*/  /  ^/dev/.*
 MULTIPATH = ("/etc/multipath/bindings", "/etc/multipath/wwids", "/etc/multipath/prkeys")
 MDADM = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 ADJTIME = "/etc/adjtime"
@@ -52,8 +60,17 @@ def disk_settings(situation: Situation) -> Iterator[Item]:
     for path in MULTIPATH:
         if re.search(r"^[^#\s]", read_text(tree, path), re.MULTILINE):
             yield _item(Op.REMOVE, "multipath", path, f"{path} names disks of the old machine by their WWIDs")
-    for name in re.findall(r"^[ \t]*((?:global_)?filter)[ \t]*=[^\n]*/dev/", read_text(tree, LVM), re.MULTILINE):
-        yield _item(Op.CHANGE, "lvm-filter", LVM, f"{name} in {LVM} lets only disks of the old machine be seen", name)
+    for name, patterns in _LVM_FILTER.findall(read_text(tree, LVM)):
+        if _hides_other_disks(patterns):
+            reason = f"{name} in {LVM} lets only disks of the old machine be seen"
+            yield _item(Op.CHANGE, "lvm-filter", LVM, reason, name)
+
+
+def _hides_other_disks(patterns: str) -> bool:
+    """Some names accepted, all others rejected. One that only rejects keeps a host off its guests' disks: it stays."""
+    entries = [(double or single).replace("\\", "") for double, single in _LVM_PATTERN.findall(patterns)]
+    accepts = any(entry.startswith("a") and "/dev/" in entry for entry in entries)
+    return accepts and any(entry.startswith("r") and _ANY_NAME.fullmatch(entry[2:-1]) for entry in entries)
 
 
 def array_items(situation: Situation) -> Iterator[Item]:

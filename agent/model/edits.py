@@ -61,9 +61,15 @@ def _edit_existing(operation: AnyOperation, text: str) -> str:
             return network_edits.renamed(path, text, name, value)
         case EditNetwork(path=path, name=name):
             return network_edits.not_awaited(path, text, name)
+        case Replace(pattern=pattern, text=new, before_lines=True):
+            return re.sub(pattern, lambda found: _before_lines(found[0], new), text, flags=re.MULTILINE)
         case Replace(pattern=pattern, text=new):
             return re.sub(pattern, lambda _: new, text, flags=re.MULTILINE)
     return ""  # Truncate
+
+
+def _before_lines(lines: str, new: str) -> str:
+    return "".join(f"{new}{line}" for line in re.findall(r"[^\n]*\n|[^\n]+", lines))
 
 
 def append_lines(text: str, lines: Iterable[str]) -> str:

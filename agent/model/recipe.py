@@ -121,11 +121,16 @@ class Rename(Move, tag="rename", frozen=True, kw_only=True):
 
 
 class Replace(Operation, tag="replace", frozen=True, kw_only=True):
-    """Replace matches of a regular expression (Python re, multi-line) in a text file."""
+    """Replace matches of a regular expression (Python re, multi-line) in a text file.
+
+    With ``before_lines`` the text goes before each line of a match, which stays: so a value of several lines is
+    commented out.
+    """
 
     path: str
     pattern: str
     text: str
+    before_lines: bool = False
 
 
 class MoveAside(Operation, tag="move-aside", frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ VERBS: Mapping[str, Verb] = {
     "mounts": Verb({"action": str, "device": str}, {"path": str, "mountpoint": str, "value": str}),
     "network": Verb({"action": str, "path": str, "name": str}, {"value": str}),
     "move": Verb({"path": str}, {"to": str, "old": str, "new": str}),
-    "replace": Verb({"path": str, "pattern": str, "text": str}),
+    "replace": Verb({"path": str, "pattern": str, "text": str}, {"before-lines": bool}),
     "move-aside": Verb({"path": str}, {"keep": bool}, alone="path"),
     "rename": Verb({"path": str, "old": str, "new": str}),  # what older files call the second form of move
     "truncate": Verb({"path": str}, alone="path"),

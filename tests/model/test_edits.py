@@ -35,6 +35,7 @@ GRUB = "# comment\nGRUB_CMDLINE_LINUX=\"quiet resume=UUID=1  splash\"\nexport X=
         (AddTo(path="/x", key="NEW", word="w"), "A=1\n", "A=1\nNEW=w\n"),
         (AddTo(path="/x", key="A", word="w"), 'A=""\n', 'A="w"\n'),
         (Replace(path="/x", pattern=r"^a(\d)$", text=r"\1"), "a1\nba1\n", "\\1\nba1\n"),
+        (Replace(path="/x", pattern=r"^a[^#]*?b$", text="# ", before_lines=True), "a\n\nb\na b", "# a\n# \n# b\n# a b"),
         (Truncate(path="/x"), "abc", ""),
         (EditMounts(action="set-device", device="/dev/sda1", value="UUID=1"), "#/dev/sda1 / x\n/dev/sda1\t/\text4\n",
          "#/dev/sda1 / x\nUUID=1\t/\text4\n"),

@@ -393,6 +393,34 @@ def test_settings_that_name_the_old_disks() -> None:
     assert "storage.caches" in {recipe.id for recipe in bound}
 
 
+@pytest.mark.adapts("B8", "T1")
+@pytest.mark.parametrize(
+    ("line", "hides"),
+    [
+        ('filter = [ "a|^/dev/sda3$|",\n "r|.*|" ]', True),
+        ("filter=['a|/dev/mapper/crypt|','r|.*/|']  # ours", True),
+        ('filter = [\n# "a|.*|" and ]\n"a/\\\\/dev\\\\/vda/", "r/.*/"\n]', True),
+        ('filter=["r|/dev/zd.*|","r|/dev/rbd.*|"]', False),  # Proxmox
+        ('filter = [ "a|/dev/sd.*|", "r|/dev/cdrom|" ]', False),
+        ('filter = [ # "a|/dev/sda|",\n "r|/dev/nbd.*|" ]', False),
+        ('filter = [ "a|.*|" ]', False),
+        ('filter = [ "a|/dev/sda|",', False),
+    ],
+)
+def test_a_filter_of_lvm_falls_where_it_hides_all_but_the_old_disks(line: str, hides: bool) -> None:
+    one = moved(DELL, HPE, files={"/etc/lvm/lvm.conf": f"devices {{\n\tglobal_{line}\n}}\n"})
+    assert [(item.source, item.handled_by) for item in items_of(one, "lvm-filter")] == [
+        ("global_filter", ("storage.lvm-filter",))
+    ] * hides
+
+
+@pytest.mark.parametrize(
+    "text", ["filter = [ " + '"a|/dev/sda|", # "\n' * 20_000, "filter = [ #\n" * 50_000], ids=("closed", "open")
+)
+def test_a_filter_without_end_is_read_in_time(text: str) -> None:
+    assert not items_of(moved(DELL, HPE, files={"/etc/lvm/lvm.conf": text}), "lvm-filter")
+
+
 @pytest.mark.adapts("B9", "T1")
 def test_mdadm_names_only_arrays_that_are_there() -> None:
     """One is made here, one lies on a disk that stays as it is, one became a plain partition."""
