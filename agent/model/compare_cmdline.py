@@ -50,9 +50,10 @@ def dropped_words(situation: Situation, drivers: Drivers) -> frozenset[str]:
 def judged(word: str, words: tuple[str, ...], situation: Situation, drivers: Drivers) -> tuple[str, str]:
     """(why it cannot stay, what takes its place); ("", "") for a word that stays."""
     key, _, value = word.partition("=")
+    if fold(key) == "vfio_pci.ids":  # goes by the devices it names alone, not by what vfio-pci drove
+        return _passed_through(value, situation.target)
     judges: tuple[Callable[[], tuple[str, str]], ...] = (
         lambda: _console(key, value, words, situation),
-        lambda: _passed_through(key, value, situation.target),
         lambda: _cpus(key, value, situation.target),
         lambda: _maker(word, situation.target),
         lambda: _memory(key, value, words, situation.target),
@@ -84,8 +85,8 @@ def _has(profile: Profile, modalias: str) -> bool:
     return any(device.modalias.startswith(modalias) for device in profile.devices)
 
 
-def _passed_through(key: str, value: str, target: Profile) -> tuple[str, str]:
-    if fold(key) != "vfio_pci.ids" or target.status("devices") is not Status.COMPLETE:
+def _passed_through(value: str, target: Profile) -> tuple[str, str]:
+    if target.status("devices") is not Status.COMPLETE:
         return "", ""
     here = {":".join(device.key.split(":")[1:3]).lower() for device in target.devices if device.bus == "pci"}
     ids = [":".join(one.split(":")[:2]).lower() for one in value.split(",")]

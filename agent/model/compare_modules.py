@@ -15,6 +15,7 @@ from agent.model.kernel_choice import KernelChoice, judge
 from agent.model.package_version import version_key
 from agent.model.profile import Profile, Role, Status
 from agent.model.situation import Situation
+from agent.model.storage import ChainLink
 from agent.model.tree import Tree, plain_names, read_text
 
 LISTS = ("/etc/modules", "/etc/initramfs-tools/modules")
@@ -36,7 +37,7 @@ _LINE = re.compile(r"^[ \t]*(blacklist|install|alias[ \t]+\S+|options)[ \t]+([\w
 
 @dataclass(frozen=True, slots=True)
 class Drivers:
-    """Modules that the old machine used and the new one does not, and those that the new one needs."""
+    """Modules all of whose devices stayed behind, and those that the new machine needs."""
 
     gone: frozenset[str]
     here: frozenset[str]
@@ -51,15 +52,33 @@ def module_items(situation: Situation, choice: KernelChoice | None) -> Iterator[
 
 
 def known_drivers(situation: Situation, choice: KernelChoice | None) -> Drivers:
-    """Where devices were not looked at, nothing counts as gone."""
+    """Where devices were not looked at, nothing counts as gone.
+
+    Nor does a driver one of whose devices is here, whatever drives it now: the medium knows nothing of vfio-pci or of
+    DPDK, which the old machine gave its card to.
+    """
     source, target = situation.source, situation.target
     here = _bound(target) | _bound_chains(target)
     if choice:
         for device in target.devices:
             here |= set(choice.index.match(device.modalias)) if device.modalias else set()
     looked = source.status("devices") is Status.COMPLETE and target.status("devices") is Status.COMPLETE
-    gone = (_bound(source) | _bound_chains(source)) - here if looked else set()
+    gone = (_bound(source) | _bound_chains(source)) - _bound_to(source, _devices(target)) - here if looked else set()
     return Drivers(frozenset(gone), frozenset(here))
+
+
+def _devices(profile: Profile) -> set[str]:
+    """What the same devices are called in another profile: keys without the count of equal ones, and modaliases."""
+    keys = {device.key.partition("#")[0] for device in profile.devices}
+    aliases = {device.modalias for device in profile.devices}
+    return keys | aliases | {link.modalias for chain in _chains(profile) for link in chain}
+
+
+def _bound_to(profile: Profile, devices: set[str]) -> set[str]:
+    """Drivers that any of these devices has in the profile."""
+    found = {fold(d.driver) for d in profile.devices if d.driver and d.key.partition("#")[0] in devices}
+    links = [link for chain in _chains(profile) for link in chain]
+    return found | {fold(link.driver) for link in links if link.driver and link.modalias in devices}
 
 
 def _bound(profile: Profile) -> set[str]:
@@ -67,9 +86,12 @@ def _bound(profile: Profile) -> set[str]:
 
 
 def _bound_chains(profile: Profile) -> set[str]:
-    chains = [disk.chain for disk in profile.disks] + [nic.chain for nic in profile.network.nics]
-    links = {fold(link.driver) for chain in chains for link in chain if link.driver}
+    links = {fold(link.driver) for chain in _chains(profile) for link in chain if link.driver}
     return links | {fold(nic.driver) for nic in profile.network.nics if nic.driver}
+
+
+def _chains(profile: Profile) -> list[tuple[ChainLink, ...]]:
+    return [disk.chain for disk in profile.disks] + [nic.chain for nic in profile.network.nics]
 
 
 def why_gone(module: str, situation: Situation, drivers: Drivers) -> str:

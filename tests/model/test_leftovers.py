@@ -346,6 +346,48 @@ def test_the_screen_gets_the_console_that_was_the_only_one_and_is_gone() -> None
     assert not [i for i in items_of(one, "console") if "hvc0" in i.key], "nobody puts it back"
 
 
+PASSED = "pci:10de:1b81:1043:8598:030000"
+
+
+@pytest.mark.adapts("B20", "T1")
+@pytest.mark.adapts("D5", "T1")
+def test_what_a_card_was_given_to_stays_where_the_card_is() -> None:
+    """The medium binds it to a driver of its own; of two equal cards one is enough."""
+    words = "vfio-pci.ids=10de:1b81 vfio-pci.disable_vga=1"
+    files = {"/etc/default/grub": f'GRUB_CMDLINE_LINUX="{words}"\n', "/etc/modules": "vfio_pci\nuio_pci_generic\n"}
+    old = (device(f"{PASSED}#2", "vfio_pci"), device("pci:8086:1572:8086:6:020000#1", "uio_pci_generic"))
+    same = (device(f"{PASSED}#1", "nouveau", Role.DISPLAY), device("pci:8086:1572:8086:6:020000#1", "i40e", Role.NIC))
+    kept = moved(DELL, DELL, files=files, devices=old, new_devices=same)
+    assert not items_of(kept, "cmdline") and not items_of(kept, "module-list")
+    gone = moved(DELL, HPE, files=files, devices=old)
+    assert [item.source for item in items_of(gone, "cmdline")] == words.split()
+    assert [item.source for item in items_of(gone, "module-list")] == ["vfio_pci", "uio_pci_generic"]
+
+
+@pytest.mark.adapts("B20", "T1")
+def test_devices_for_guests_go_by_the_words_that_name_them() -> None:
+    """What vfio-pci drove may have stayed behind; another that the word names is here."""
+    word = "vfio-pci.ids=10de:1b81,8086:1572"
+    here = device("pci:8086:1572:8086:6:020000#1", "i40e", Role.NIC)
+    one = moved(DELL, HPE, files={"/etc/default/grub": f'GRUB_CMDLINE_LINUX="{word}"\n'},
+                devices=(device(f"{PASSED}#1", "vfio_pci"),), new_devices=(here,))  # fmt: skip
+    assert not items_of(one, "cmdline")
+
+
+@pytest.mark.adapts("D5", "T1")
+def test_a_driver_of_a_chain_is_not_gone_while_its_device_is_here() -> None:
+    """A controller that the medium has another driver for."""
+    raid = "pci:v00001000d0000005Dsv*bc01sc04i00"
+    files = {"/etc/modules": "megaraid_own\n"}
+    old = replace(DISK, chain=(ChainLink(raid, "megaraid_own"),))
+    new = replace(DISK, chain=(ChainLink(raid, "megaraid_sas"),))
+    one = moved(DELL, DELL, files=files, disk=new)
+    one = replace(one, source=replace(one.source, disks=(old,)), target=replace(one.target, disks=(new,)))
+    assert not items_of(one, "module-list")
+    other = replace(one, target=replace(one.target, disks=(DISK,)), disk=DISK)
+    assert [item.source for item in items_of(other, "module-list")] == ["megaraid_own"]
+
+
 def test_a_word_that_is_more_than_a_word_is_left_alone() -> None:
     files = {"/etc/default/grub": 'GRUB_CMDLINE_LINUX="pcnet32.x=$(reboot) pcnet32.y=1"\n'}
     one = moved(DELL, HPE, files=files, devices=(OLD_NIC,))
