@@ -182,8 +182,9 @@ SOFTWARE: tuple[Software, ...] = (
              ("cloud-init",)),
     # --- drivers and what serves them ---
     Software("nvidia", "NVIDIA's driver", device("display card of NVIDIA", "pci:10de:*:03*"),
-             ("nvidia-driver*", "nvidia-dkms*", "nvidia-kernel-*", "xserver-xorg-video-nvidia*",
-              "linux-modules-nvidia-*", "kmod-nvidia*", "akmod-nvidia*", "xorg-x11-drv-nvidia*", "nvidia-persistenced"),
+             ("nvidia-driver*", "nvidia-headless*", "nvidia-dkms*", "nvidia-kernel-*", "nvidia-open*", "nvidia-gfxG*",
+              "xserver-xorg-video-nvidia*", "linux-modules-nvidia-*", "kmod-nvidia*", "akmod-nvidia*",
+              "xorg-x11-drv-nvidia*", "nvidia-persistenced"),
              ("nvidia-persistenced.service", "nvidia-fabricmanager.service"), ("/usr/bin/nvidia-uninstall",)),
     Software("microcode-intel", "microcode of Intel's processors", processor("GenuineIntel"),
              ("intel-microcode", "ucode-intel")),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.model.bound_software import virt
+from agent.model.compare_software import has_software
 from agent.model.component_fit import unfit
 from agent.model.difference import Item, Op, Tier
 from agent.model.drivers import fold
@@ -19,6 +20,7 @@ from agent.model.storage import ChainLink
 from agent.model.tree import Tree, plain_names, read_text
 
 LISTS = ("/etc/modules", "/etc/initramfs-tools/modules")
+PACKAGES_FOLDERS = ("/usr/lib/modprobe.d", "/lib/modprobe.d")
 LIST_FOLDER, OPTIONS_FOLDER, DKMS = "/etc/modules-load.d", "/etc/modprobe.d", "/var/lib/dkms"
 SUSE_KERNEL = "/etc/sysconfig/kernel"
 # Modules of one hypervisor's devices; virtio's are left alone: they load anywhere.
@@ -130,14 +132,10 @@ def list_items(situation: Situation, drivers: Drivers) -> Iterator[Item]:
 def modprobe_items(situation: Situation, drivers: Drivers, choice: KernelChoice | None) -> Iterator[Item]:
     """Blacklists of what is needed now, aliases of what is gone, options of the other maker's virtualisation."""
     tree = situation.tree
-    needed, wanted = needed_modules(situation, choice)
-    for name in plain_names(tree, OPTIONS_FOLDER):
-        path = f"{OPTIONS_FOLDER}/{name}"
-        if not name.endswith(".conf"):
-            continue
+    needed, wanted = needed_modules(situation, choice, banned_modules(tree))
+    for path in _modprobe_files(tree, OPTIONS_FOLDER):
         for verb, module, rest in _LINE.findall(read_text(tree, path)):
-            forbids = verb == "blacklist" or (verb == "install" and re.search(r"/(false|true)\b", rest))
-            if forbids and fold(module) in needed | wanted:
+            if _forbids(verb, rest) and fold(module) in needed | wanted:
                 reason = f"{path} forbids {module}, which drives a device of this machine"
                 tier = Tier.MUST if fold(module) in needed else Tier.SHOULD
                 yield _item(Op.CHANGE, "blacklist", path, reason, source=module, tier=tier)
@@ -148,6 +146,21 @@ def modprobe_items(situation: Situation, drivers: Drivers, choice: KernelChoice 
                 yield from _nested(situation, path, module)
 
 
+def _modprobe_files(tree: Tree, folder: str) -> list[str]:
+    return [f"{folder}/{name}" for name in plain_names(tree, folder) if name.endswith(".conf")]
+
+
+def _forbids(verb: str, rest: str) -> bool:
+    return verb == "blacklist" or (verb == "install" and bool(re.search(r"/(false|true)\b", rest)))
+
+
+def banned_modules(tree: Tree) -> frozenset[str]:
+    """Modules that do not load by themselves, whoever says so: the system's owner or a package."""
+    paths = [path for folder in (OPTIONS_FOLDER, *PACKAGES_FOLDERS) for path in _modprobe_files(tree, folder)]
+    lines = [line for path in paths for line in _LINE.findall(read_text(tree, path))]
+    return frozenset(fold(module) for verb, module, rest in lines if _forbids(verb, rest))
+
+
 def _nested(situation: Situation, path: str, module: str) -> Iterator[Item]:
     """Guests inside guests: the one option that both makers' modules have."""
     other = {"kvm_intel": ("AuthenticAMD", "kvm_amd"), "kvm_amd": ("GenuineIntel", "kvm_intel")}.get(fold(module))
@@ -156,18 +169,36 @@ def _nested(situation: Situation, path: str, module: str) -> Iterator[Item]:
         yield _item(Op.CHANGE, "module-options", path, reason, source=module, target=other[1])
 
 
-def needed_modules(situation: Situation, choice: KernelChoice | None) -> tuple[set[str], set[str]]:
-    """Modules of the way to the disk and of cards with addresses; modules of other devices that are new."""
+def needed_modules(
+    situation: Situation, choice: KernelChoice | None, banned: frozenset[str]
+) -> tuple[set[str], set[str]]:
+    """Modules of the way to the disk and of cards with addresses; modules of other devices that are new.
+
+    Where a device has several and one of them may load, a ban chooses between them, as r8169 beside the maker's r8168:
+    it stays. Not on the way to the disk, which was written by the driver that this machine has now.
+    """
     if choice is None:
         return set(), set()
-    needed = {m for one in choice.needed for m in judge(choice.index, one.link, ()).modules[:1]}
+    judged = [(one.boot, judge(choice.index, one.link, ()).modules) for one in choice.needed]
+    needed = {modules[0] for boot, modules in judged if modules and (boot or banned.issuperset(modules))}
     before = {device.key for device in situation.source.devices}
-    new = [d for d in situation.target.devices if d.key not in before and d.role is not Role.OTHER]
-    candidates = [(device.driver, choice.index.match(device.modalias)) for device in new if device.modalias]
-    wanted = {fold(driver) if driver in found else found[0] for driver, found in candidates if found}
-    if any(package.name.startswith("nvidia-driver") for package in situation.source.packages):
+    wanted: set[str] = set()
+    for device in situation.target.devices:
+        if device.key in before or device.role is Role.OTHER or not device.modalias:
+            continue
+        # Drivers of the console alone take a card from the one that X and Wayland need: they are banned everywhere.
+        found = [name for name in choice.index.match(device.modalias) if not _drives_console(name, choice)]
+        if found and banned.issuperset(found):
+            wanted.add(fold(device.driver) if fold(device.driver) in found else found[0])
+    has_own = any("nvidia" in index.modules for index in (choice.index, choice.own_index))
+    if has_own or has_software("nvidia", situation):
         wanted -= {"nouveau"}  # the driver of NVIDIA's own takes its place
     return needed, wanted - needed
+
+
+def _drives_console(module: str, choice: KernelChoice) -> bool:
+    paths = {**choice.own_index.paths, **choice.index.paths}
+    return "/drivers/video/fbdev/" in paths.get(module, "")
 
 
 def built_items(situation: Situation, drivers: Drivers) -> Iterator[Item]:

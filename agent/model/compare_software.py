@@ -29,6 +29,11 @@ def software_items(situation: Situation) -> Iterator[Item]:
         yield from _wanted(wanted, situation)
 
 
+def has_software(key: str, situation: Situation) -> bool:
+    """Whether the image has anything of it, of use here or not."""
+    return any(True for one in SOFTWARE if one.key == key for _ in _found(one, situation))
+
+
 def _found(software: Software, situation: Situation) -> Iterator[tuple[str, str]]:
     """(section, what) of everything of it that the image has; files last, they are the best to act on."""
     for package in situation.source.packages:

@@ -12,7 +12,7 @@ from agent.model.bound_software import SOFTWARE, WANTED
 from agent.model.compare import compare
 from agent.model.difference import Difference, Item, Op, Tier
 from agent.model.plan import MakeArray, PlannedArray
-from agent.model.profile import Device, Package, Platform, Role, Section, Status, Unit
+from agent.model.profile import Device, Network, Package, Platform, Role, Section, Status, Unit
 from agent.model.recipe import (
     AddTo,
     BoundRecipe,
@@ -30,11 +30,13 @@ from agent.model.storage import ChainLink, Disk, FileSystem
 from agent.restore.recipe_folder import read_recipes
 from tests.model.machines_of_tests import (
     DISK,
+    NEW_MAC,
     NVME,
     THIN,
     VIRTIO_ALIASES,
     component,
     kernel_files,
+    nic,
     situation,
     source,
     target,
@@ -256,6 +258,66 @@ def test_a_ban_of_a_driver_that_is_needed_must_fall() -> None:
     files = {"/etc/modprobe.d/a.conf": text, "/lib/modules/6.1.0-9-cloud-amd64/modules.alias": needed}
     (item,) = items_of(moved(KVM, DELL, files=files), "blacklist")
     assert (item.source, item.tier, item.handled_by) == ("virtio_net", Tier.MUST, ("modules.blacklist",))
+
+
+GEFORCE = Device("pci:10de:2484:::030000#1", "pci", "0", "pci:v000010DEd00002484sv0sd0bc03sc00i00", role=Role.DISPLAY,
+                 driver="nouveau")  # fmt: skip
+ALIASES = f"/lib/modules/{THIN}/modules.alias"
+NOUVEAU = "alias pci:v000010DEd*sv*sd*bc03sc*i* nouveau\n"
+NVIDIA = "alias pci:v000010DEd*sv*sd*bc03sc00i00* nvidia\n"
+
+
+@pytest.mark.adapts("D5", "T1")
+@pytest.mark.parametrize(
+    ("packages", "files", "falls"),
+    [
+        ("", {}, True),
+        ("nvidia-driver-550", {}, False),
+        ("nvidia-headless-550", {}, False),
+        ("nvidia-dkms-550", {}, False),
+        ("akmod-nvidia", {}, False),
+        ("", {"/usr/bin/nvidia-uninstall": "#!"}, False),
+        ("", {ALIASES: NOUVEAU + NVIDIA, f"/lib/modules/{THIN}/modules.dep": "kernel/nvidia.ko:\n"}, False),
+    ],
+    ids=["none", "driver", "headless", "dkms", "akmod", "installer", "module"],
+)
+def test_the_ban_of_nouveau_stays_beside_the_makers_driver(packages: str, files: dict[str, str], falls: bool) -> None:
+    ban = {"/etc/modprobe.d/blacklist.conf": "blacklist nouveau\n", ALIASES: NOUVEAU}
+    one = moved(DELL, HPE, packages=packages, files={**ban, **files}, new_devices=(GEFORCE,))
+    assert [item.source for item in items_of(one, "blacklist")] == ["nouveau"] * falls
+
+
+@pytest.mark.adapts("D5", "T1")
+@pytest.mark.parametrize(
+    ("bans", "fall"),
+    [
+        ("blacklist cirrusfb\n", []),
+        ("blacklist cirrusfb\nblacklist cirrus\n", ["cirrus"]),
+        ("blacklist cirrus\n", ["cirrus"]),  # the other is none that X can use
+    ],
+)
+def test_drivers_of_the_console_alone_stay_banned(bans: str, fall: list[str]) -> None:
+    card = device("pci:1013:00b8:::030000#1", "", Role.DISPLAY, "pci:v00001013d000000B8sv0sd0bc03sc00i00")
+    aliases = "".join(f"alias pci:v00001013d000000B8sv*sd*bc03sc*i* {name}\n" for name in ("cirrusfb", "cirrus"))
+    paths = "kernel/drivers/video/fbdev/cirrusfb.ko:\nkernel/drivers/gpu/drm/tiny/cirrus.ko:\n"
+    files = {"/etc/modprobe.d/a.conf": bans, ALIASES: aliases, f"/lib/modules/{THIN}/modules.dep": paths}
+    one = moved(DELL, KVM, files=files, new_devices=(card,))
+    assert [item.source for item in items_of(one, "blacklist")] == fall
+
+
+@pytest.mark.adapts("D5", "T1")
+@pytest.mark.parametrize(("also", "fall"), [("", []), ("blacklist r8168\n", ["r8169"])])
+def test_a_ban_that_chooses_between_two_drivers_stays(also: str, fall: list[str]) -> None:
+    """Of a card that takes over an address, too; a package's own ban counts."""
+    realtek = "pci:v000010ECd00008168sv*sd*bc02sc00i00"
+    aliases = "".join(f"alias {realtek}* {name}\n" for name in ("r8168", "r8169"))
+    files = {"/etc/modprobe.d/r8168-dkms.conf": "blacklist r8169\n", "/usr/lib/modprobe.d/x.conf": also,
+             ALIASES: VIRTIO_ALIASES + aliases,
+             f"/lib/modules/{THIN}/modules.dep": "kernel/r8169.ko:\nupdates/r8168.ko:\nkernel/ext4.ko:\n"}  # fmt: skip
+    one = moved(DELL, HPE, files=files)
+    card = nic(NEW_MAC, driver="r8169", modalias=realtek)
+    one = replace(one, target=replace(one.target, network=Network(nics=(card,))))
+    assert [(item.source, item.tier) for item in items_of(one, "blacklist")] == [(name, Tier.MUST) for name in fall]
 
 
 @pytest.mark.adapts("D6", "T1")
