@@ -228,12 +228,13 @@ def _edited_mount(line: str, fields: list[str], operation: EditMounts) -> str:
         case "comment-out":
             why = f" ({operation.value})" if operation.value else ""
             return f"{MARK}not on this machine{why}: {line}"
-        case "add-options" if len(fields) > 3:
-            have = fields[3].split(",")
+        case "add-options" if len(fields) > 2:
+            have = fields[3].split(",") if len(fields) > 3 else []
             missing = [option for option in operation.value.split(",") if option not in have]
             have = [option for option in have if option != "defaults"] if missing else have
-            # Replace the fourth field only, keeping the columns before it.
-            parts = re.split(r"(\s+)", line.rstrip("\n").lstrip())
+            # Replace the fourth field only, keeping the columns before it. A line may end before it: fstab(5).
+            bare = line.rstrip("\n").lstrip() if len(fields) > 3 else f"{line.strip()} -"
+            parts = re.split(r"(\s+)", bare)
             parts[6] = ",".join([*have, *missing])
             return "".join(parts) + ("\n" if line.endswith("\n") else "")
     return line

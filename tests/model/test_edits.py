@@ -42,6 +42,8 @@ GRUB = "# comment\nGRUB_CMDLINE_LINUX=\"quiet resume=UUID=1  splash\"\nexport X=
         (EditMounts(action="add-options", device="UUID=1", mountpoint="/a", value="nofail"),
          "UUID=1 /a ext4 ro,noatime 0 0\nUUID=1 /b ext4 ro 0 0\n",
          "UUID=1 /a ext4 ro,noatime,nofail 0 0\nUUID=1 /b ext4 ro 0 0\n"),
+        (EditMounts(action="add-options", device="UUID=1", value="nofail"),
+         "UUID=1\t/a  ext4\nUUID=1 /b ext4 ", "UUID=1\t/a  ext4 nofail\nUUID=1 /b ext4 nofail"),
         (EditMounts(action="comment-out", device="x", value="why"), "x y z\n",
          "# regraft: not on this machine (why): x y z\n"),
         (EditMounts(action="add", device="d", mountpoint="/m", value="d /m vfat x 0 1"),
