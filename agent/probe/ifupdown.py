@@ -60,8 +60,7 @@ def interfaces_file(path: str, text: str) -> NetworkConfig:
     found = _Found()
     stanza: dict[str, str] = {}
     for line in [*continued_lines(text), "iface"]:
-        word, _, rest = line.partition(" ")
-        value = rest.strip()
+        word, value = (*line.split(maxsplit=1), "")[:2]
         if word in _BEGINS or word.startswith("allow-"):
             given = static(stanza.get("address", ""), stanza.get("netmask", ""))
             found.addresses += [(stanza.get("iface", ""), cidr) for cidr in given]

@@ -39,6 +39,15 @@ def test_ifupdown() -> None:
     assert (bond.interfaces, bond.addresses) == (("bond0", "eno1", "eno2"), ("192.0.2.9/24",))
 
 
+def test_ifupdown_takes_tabs_for_spaces() -> None:
+    text = "auto\tbr0\niface\tbr0 inet\tstatic\n\taddress\t192.0.2.9/24\n\tbridge_ports\teno1\teno2\n"
+    found = only("/etc/network/interfaces", text + "mapping\teth0\n\tmap\t52:54:00:aa:bb:cc lan\n")
+    assert (found.interfaces, found.addresses) == (("br0", "eno1", "eno2", "eth0"), ("192.0.2.9/24",))
+    assert ([(one.name, one.of) for one in found.made], found.macs) == (
+        [("br0", ("eno1", "eno2"))], ("52:54:00:aa:bb:cc",),
+    )  # fmt: skip
+
+
 def test_interfaces_that_source_each_other_end() -> None:
     files = {"/etc/network/interfaces": "source /etc/network/interfaces\niface eth0 inet dhcp\n"}
     assert {found.interfaces for found in configs(files)} == {("eth0",)}
