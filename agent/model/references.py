@@ -19,6 +19,7 @@ from agent.model.storage import Disk, FileSystem
 from agent.model.tree import Tree, read_text
 
 _NETWORK = re.compile(r"nfs\d?|cifs|smb3?|sshfs|fuse\..*|9p|virtiofs|ceph|glusterfs|afs|davfs")
+_IN_MEMORY = re.compile(r"/dev/(?:zram|ram)\d+")  # made by the kernel on every machine
 _TAGS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")
 KERNEL_COMMAND_LINE = "/etc/kernel/cmdline"
 ENTRIES = "/boot/loader/entries"
@@ -41,7 +42,8 @@ class MountLine:
     def on_disk(self) -> bool:
         """Whether it needs a block device of this machine."""
         tagged = self.device.partition("=")[0] in _TAGS
-        return (tagged or self.device.startswith("/dev/")) and not _NETWORK.fullmatch(self.kind)
+        named = tagged or (self.device.startswith("/dev/") and not _IN_MEMORY.fullmatch(self.device))
+        return named and not _NETWORK.fullmatch(self.kind)
 
 
 def mount_lines(text: str) -> tuple[MountLine, ...]:
@@ -57,17 +59,19 @@ def mount_lines(text: str) -> tuple[MountLine, ...]:
 class Planned:
     """What the disk will hold, by every name that a file may use for it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a disk is made of, each a parameter
         self,
         partitions: Iterable[PlannedPartition],
         filesystems: Mapping[int, PlannedFilesystem],
         disks: Iterable[Disk],
         blocks: Iterable[FileSystem] = (),  # that come as they were
         stack: Iterable[StackStep] = (),
+        swap_lines: Iterable[str] = (),  # devices that fstab swaps to
     ) -> None:
         parts = tuple(partitions)
         self._filesystems = filesystems
         self._disks = tuple(disks)
+        self._swap_lines = tuple(swap_lines)
         self._names = {("PARTUUID", p.part_uuid.lower()) for p in parts if p.part_uuid}
         self._names |= {("PARTLABEL", p.part_label) for p in parts if p.part_label}
         named = [(fs.uuid, fs.label) for fs in filesystems.values()] + [(fs.uuid, fs.label) for fs in blocks]
@@ -79,7 +83,9 @@ class Planned:
     def of(cls, situation: Situation) -> Planned:
         disks = situation.manifest.disks or situation.source.disks
         blocks = [volume.filesystem for volume in situation.manifest.blocks]
-        return cls(situation.partitions, situation.filesystems, disks, blocks, situation.stack)
+        lines = mount_lines(read_text(situation.tree, "/etc/fstab"))
+        swaps = [line.device for line in lines if line.kind == "swap" and line.on_disk]
+        return cls(situation.partitions, situation.filesystems, disks, blocks, situation.stack, swaps)
 
     def has(self, device: str) -> bool:
         """Whether UUID=…, LABEL=…, PARTUUID=…, /dev/disk/by-…/… or a path that the stack gives will be there."""
@@ -101,11 +107,15 @@ class Planned:
             places = {fs.mountpoint, *(each.mountpoint for each in fs.subvolumes)}
             if mountpoint and mountpoint in places and fs.uuid:
                 return f"UUID={fs.uuid}"
-        uuid = self._uuid_by_name(device)
-        swaps = [fs.uuid for fs in self._filesystems.values() if fs.kind == "swap" and fs.uuid]
-        if not uuid and kind == "swap" and len(swaps) == 1:
-            uuid = swaps[0]
+        uuid = self._uuid_by_name(device) or (self._only_swap(device) if kind == "swap" else "")
         return f"UUID={uuid}" if uuid and self.has(f"UUID={uuid}") else ""
+
+    def _only_swap(self, device: str) -> str:
+        """UUID of the one swap there is, for the first line that cannot name another; two lines of one swap fail."""
+        swaps = [fs.uuid for fs in self._filesystems.values() if fs.kind == "swap" and fs.uuid]
+        taken = any(self.has(line) or self._uuid_by_name(line) in swaps for line in self._swap_lines)
+        first = device in (self._swap_lines or (device,))[:1]
+        return swaps[0] if len(swaps) == 1 and first and not taken else ""
 
     def _uuid_by_name(self, device: str) -> str:
         """UUID of what the source had at a device named by its place: /dev/vda2, by-path, by-id."""

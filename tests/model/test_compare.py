@@ -210,6 +210,24 @@ def test_a_root_that_the_image_does_not_bring_blocks() -> None:
 
 
 @pytest.mark.adapts("B6", "T1")
+@pytest.mark.adapts("B4", "T1")
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (f"/dev/zram0 none swap sw 0 0\nUUID={SWAP_UUID} none swap sw 0 0\n", {}),
+        (f"/dev/sdb1 none swap sw 0 0\nUUID={SWAP_UUID} none swap sw 0 0\n", {"/dev/sdb1": ""}),
+        ("/dev/sdb1 none swap sw 0 0\n/dev/vda3 none swap sw 0 0\n",
+         {"/dev/sdb1": "", "/dev/vda3": f"UUID={SWAP_UUID}"}),
+        ("/dev/zram0 none swap sw 0 0\n/dev/sdb1 none swap sw 0 0\nLABEL=x none swap sw 0 0\n",
+         {"/dev/sdb1": f"UUID={SWAP_UUID}", "LABEL=x": ""}),
+    ],
+    ids=["zram", "another-disk", "named-by-place", "first-of-two"],
+)  # fmt: skip
+def test_one_swap_gets_one_line(lines: str, expected: dict[str, str]) -> None:
+    _, difference = decided(situation({"/etc/fstab": f"UUID={ROOT_UUID} / ext4 defaults 0 1\n{lines}"}))
+    assert {item.key: item.target for item in of_kind(difference, "swap")} == expected
+
+
 def test_resume_from_an_absent_swap_is_dropped_and_from_a_planned_one_is_kept() -> None:
     files = {"/etc/initramfs-tools/conf.d/resume": "RESUME=UUID=dead\n"}
     recipes, _ = decided(situation(files, components=(KERNEL,)))
