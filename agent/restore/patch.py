@@ -176,16 +176,18 @@ class _Work:
 
     def _edit(self, operation: edits.FileEdit) -> None:
         before = self.inside.read(operation.path)
+        # What is edited, kept and put back is the file that a link leads to, as RHEL's /boot/grub2/grubenv does.
+        path = operation.path if before is None else f"/{self.inside.real(operation.path)}"
         text = None if before is None else before.decode("utf-8", "surrogateescape")
         after = edits.edit(operation, text)
         if after is None or after == text:
             return
-        self._keep(operation.path)
-        folder = operation.path.rpartition("/")[0]
+        self._keep(path)
+        folder = path.rpartition("/")[0]
         made = self.inside.make_directories(folder)
         mode = operation.mode if isinstance(operation, Write) else 0o644
-        self.inside.write(operation.path, after.encode("utf-8", "surrogateescape"), mode)
-        self._note(operation.path, *made, *(() if before is not None else (folder,)))
+        self.inside.write(path, after.encode("utf-8", "surrogateescape"), mode)
+        self._note(path, *made, *(() if before is not None else (folder,)))
 
     def _move(self, path: str, to: str) -> None:
         data = self.inside.read(path)

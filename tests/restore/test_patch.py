@@ -88,8 +88,9 @@ def test_an_absolute_link_is_followed_inside_the_root(tmp_path: Path) -> None:
     (tmp_path / "usr").mkdir()
     (tmp_path / "usr/real").write_text("a\n")
     (tmp_path / "etc/link").symlink_to("/usr/real")
-    apply(tmp_path, Write(path="/etc/link", lines=("b",)))
+    result = apply(tmp_path, Write(path="/etc/link", lines=("b",)))
     assert (tmp_path / "usr/real").read_text() == "a\nb\n"
+    assert (tmp_path / "var/lib/regraft/undo/usr/real").read_text() == "a\n" and "/usr/real" in result.changed
     assert (tmp_path / "etc/link").is_symlink()
 
 

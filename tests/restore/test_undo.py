@@ -111,6 +111,28 @@ def test_files_with_other_names_get_their_own_back(root: Path, undo: Callable[..
     assert state(root) == before
 
 
+@pytest.mark.parametrize("target", ["../efi/EFI/redhat/grubenv", "/boot/efi/EFI/redhat/grubenv"])
+def test_what_a_link_leads_to_comes_back_and_the_link_stays(
+    root: Path, undo: Callable[..., Result], target: str
+) -> None:
+    """RHEL 8 on UEFI keeps GRUB's environment so; another recipe knows the file by its own name."""
+    block = root / "boot/efi/EFI/redhat/grubenv"
+    link = root / "boot/grub2/grubenv"
+    for path in (block, link):
+        path.parent.mkdir(parents=True)
+    block.write_text("# GRUB Environment Block\nkernelopts=root=/dev/sda1 ro\n".ljust(1024, "#"))
+    link.symlink_to(target)
+    before = state(root)
+    edit = {"key": "kernelopts", "word": "root=*"}
+    adapt(root, recipe("by.link", DropFrom(path="/boot/grub2/grubenv", **edit)),
+          recipe("by.name", Replace(path="/boot/efi/EFI/redhat/grubenv", pattern="ro$", text="rw")))  # fmt: skip
+    assert "kernelopts=rw\n" in block.read_text() and link.is_symlink()
+    assert undo("by.link").exit_code != 0, "both changed the one file"
+    result = undo("--all")
+    assert result.exit_code == 0 and "put back /boot/efi/EFI/redhat/grubenv" in result.output, result.output
+    assert state(root) == before
+
+
 def test_one_recipe_is_undone_alone(root: Path, undo: Callable[..., Result]) -> None:
     adapt(root, MOUNTS, TOOLS)
     result = undo("guest.tools")
