@@ -81,30 +81,47 @@ def append_lines(text: str, lines: Iterable[str]) -> str:
     return text + "".join(f"{line}\n" for line in missing)
 
 
-def _shell_value(raw: str) -> tuple[str, str]:
-    """(value, quote) of the right-hand side of a shell assignment."""
-    raw = raw.strip()
+# (1: what stands before, 2: the right-hand side, 3: a comment). Quotes may go over several lines.
+_ASSIGNED = r"""^([ \t]*(?:export[ \t]+)?{key}=)(?:("(?:[^"\\]|\\[\s\S])*"|'[^']*')([ \t]+#.*|[ \t]*)|(.*))$"""
+
+
+def _assignments(text: str, key: str) -> list[re.Match[str]]:
+    return list(re.finditer(_ASSIGNED.replace("{key}", re.escape(key)), text, re.MULTILINE))
+
+
+def _shell_value(found: re.Match[str]) -> tuple[str, str]:
+    """(value, quote) of a shell assignment; in double quotes a backslash takes the end of its line away."""
+    raw = (found[2] or found[4] or "").strip()
     if len(raw) > 1 and raw[0] in "\"'" and raw[-1] == raw[0]:
-        return raw[1:-1], raw[0]
+        return raw[1:-1].replace("\\\n", "") if raw[0] == '"' else raw[1:-1], raw[0]
     return raw, ""
 
 
 def shell_values(text: str, key: str) -> list[str]:
     """Values assigned to ``key``, in order; the last one counts."""
-    pattern = re.compile(rf"^\s*(?:export\s+)?{re.escape(key)}=(.*)$", re.MULTILINE)
-    return [_shell_value(found[1])[0] for found in pattern.finditer(text)]
+    return [_shell_value(found)[0] for found in _assignments(text, key)]
 
 
 def set_shell(text: str, key: str, change: Callable[[str], str]) -> str:
-    """Change the last assignment of ``key``; add one when there is none."""
-    pattern = re.compile(rf"^(\s*(?:export\s+)?{re.escape(key)}=)(.*)$", re.MULTILINE)
-    found = list(pattern.finditer(text))
+    """Change the last assignment of ``key``; add one when there is none.
+
+    Raises PatchError where that goes on in further lines outside of quotes, or has no end.
+    """
+    found = _assignments(text, key)
     if not found:
         return append_lines(text, [f"{key}={_quoted(change(''), '')}"])
     last = found[-1]
-    value, quote = _shell_value(last[2])
+    value, quote = _shell_value(last)
     new = change(value)
-    return text if new == value else f"{text[: last.start()]}{last[1]}{_quoted(new, quote)}{text[last.end() :]}"
+    if new == value:
+        return text
+    if not quote and (value.endswith("\\") or value.startswith(('"', "'"))):
+        line = text.count("\n", 0, last.end(1)) + 1
+        raise PatchError(
+            f"line {line}: {key}={value} goes on in the next line or in a second word, expected one value in quotes",
+            "put the value into one pair of quotes on the source machine",
+        )
+    return f"{text[: last.start()]}{last[1]}{_quoted(new, quote)}{last[3] or ''}{text[last.end() :]}"
 
 
 def _quoted(value: str, quote: str) -> str:

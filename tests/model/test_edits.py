@@ -30,6 +30,11 @@ GRUB = "# comment\nGRUB_CMDLINE_LINUX=\"quiet resume=UUID=1  splash\"\nexport X=
          GRUB.replace("quiet resume=UUID=1  splash", "quiet splash")),
         (DropFrom(path="/x", key="GRUB_CMDLINE_LINUX", word="nothing"), GRUB, GRUB),
         (DropFrom(path="/x", key="ABSENT", word="*"), GRUB, GRUB),
+        (DropFrom(path="/x", key="A", word="b*"), 'A="a \\\n  b \\\n  c=\\"d\\""  # why\nB=1\n',
+         'A="a c=\\"d\\""  # why\nB=1\n'),
+        (DropFrom(path="/x", key="A", word="b*"), "A='a\nb c'\nB=1\n", "A='a c'\nB=1\n"),
+        (DropFrom(path="/x", key="A", word="z"), 'A="a \\\n  b"\n', 'A="a \\\n  b"\n'),
+        (AddTo(path="/x", key="A", word="z"), 'A="a \\\n  b"\n', 'A="a b z"\n'),
         (DropFrom(path="/x", key="", word="b=*"), "a b=1 c\n", "a c\n"),
         (AddTo(path="/x", key="GRUB_CMDLINE_LINUX", word="splash"), GRUB, GRUB),
         (AddTo(path="/x", key="NEW", word="w"), "A=1\n", "A=1\nNEW=w\n"),
@@ -64,6 +69,12 @@ def test_what_is_absent_stays_absent(operation: FileEdit) -> None:
     assert edit(operation, None) is None
 
 
+@pytest.mark.parametrize("value", ['"a b', "a\\\n  b", "'a'$B c", '"a" \\\n "b"'])
+def test_a_value_that_is_not_one_pair_of_quotes_is_refused_with_its_line(value: str) -> None:
+    with pytest.raises(PatchError, match=r"^line 2: A=.* expected one value in quotes"):
+        edit(AddTo(path="/x", key="A", word="z"), f"B=1\nA={value}\n")
+
+
 def test_bytes_that_are_not_text_survive() -> None:
     odd = b"A=\xff\xfe 1\nB=2\n".decode("utf-8", "surrogateescape")
     changed = edit(SetValue(path="/x", format="shell", key="B", value="3"), odd)
@@ -72,6 +83,7 @@ def test_bytes_that_are_not_text_survive() -> None:
 
 def test_the_last_assignment_counts() -> None:
     assert shell_values("A=1\n A='2 3'\nexport A=\"4\"\n", "A") == ["1", "2 3", "4"]
+    assert shell_values('A="1 \\\n2"\nB=0\nA="3" # 4\nA="5', "A") == ["1 2", "3", '"5']
 
 
 @pytest.mark.adapts("B20", "T1")
