@@ -2,7 +2,8 @@
 
 Names are kept: the new card gets the interface's name by a rule, so that firewall zones, VLANs and all else that names
 it stays true. Only a name like eth0, which the kernel may give to another card first, is exchanged for one that cannot
-collide, and then everywhere. Whether an edit is needed is asked of the edit itself, on the image's own file.
+collide, and then everywhere; where a file means it by a glob, for one that the glob means, too. Whether an edit is
+needed is asked of the edit itself, on the image's own file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from agent.errors import PatchError
 from agent.model import network_edits
 from agent.model.difference import Item, Op, Tier
 from agent.model.kernel_choice import KernelChoice
+from agent.model.name_globs import Words, name_lists, suits
 from agent.model.nic_map import KERNEL_NAME, STOP, Pair, card_text, made_by_software, map_nics
 from agent.model.profile import NetworkConfig
 from agent.model.situation import Situation
@@ -29,15 +31,16 @@ _NAMED_FILES = ("/etc/sysconfig/network-scripts", "/etc/sysconfig/network")  # w
 def network_items(situation: Situation, choice: KernelChoice | None) -> Iterator[Item]:
     pairs = choice.pairs if choice else map_nics(situation.source, situation.target, situation.cards)
     reachable = any(pair.carries and pair.target for pair in pairs)
+    renamed = new_names(situation, pairs)
     for pair in pairs:
         if pair.target is None:
             yield _lost_nic(pair, reachable)
         elif _moves(pair):
-            yield _mapped_nic(pair, situation)
+            yield _mapped_nic(pair, situation, renamed.get(pair.name, ""))
     yield from spare_items(situation, pairs)
     yield from binding_items(situation, pairs)
     yield from absent_items(situation, pairs)
-    yield from renaming_items(situation, pairs)
+    yield from renaming_items(situation, renamed)
 
 
 # --- cards ----------------------------------------------------------------------------------------------------------
@@ -65,16 +68,19 @@ def _kernel_named(pair: Pair, situation: Situation) -> bool:
     return moves and bool(KERNEL_NAME.fullmatch(pair.name)) and len(situation.target.network.nics) > 1
 
 
-def _mapped_nic(pair: Pair, situation: Situation) -> Item:
+def _mapped_nic(pair: Pair, situation: Situation, new_name: str) -> Item:
+    """``key`` is the old card, or the interface's new name where it gets one."""
     assert pair.target is not None
-    kind = "nic-kernel-name" if _kernel_named(pair, situation) else "nic"
+    kind = "nic-kernel-name" if new_name else "nic"
+    called = f", and is called {new_name} here" if new_name else ""
     stops = situation.cards.on_tie == STOP
     rivals = tuple((TIE if stops else "network", f"{card_text(rival)} fits as well") for rival in pair.rivals)
     guessed = f"; as good: {', '.join(rival.mac for rival in pair.rivals)}" if rivals else ""
     return Item(
-        id="", op=Op.MAP, kind=kind, key=pair.mac or pair.name, tier=Tier.MUST if pair.carries else Tier.SHOULD,
-        source=pair.name, target=pair.target.mac,
-        reason=f"interface {pair.name} moves to card {pair.target.mac} ({pair.target.driver}): {pair.reason}{guessed}",
+        id="", op=Op.MAP, kind=kind, key=new_name or pair.mac or pair.name,
+        tier=Tier.MUST if pair.carries else Tier.SHOULD, source=pair.name, target=pair.target.mac,
+        reason=f"interface {pair.name} moves to card {pair.target.mac} ({pair.target.driver}){called}: "
+        f"{pair.reason}{guessed}",
         evidence=(
             ("network", f"old card {pair.mac or 'not known'}"),
             ("network", f"new card {card_text(pair.target)}"),
@@ -210,9 +216,34 @@ def absent_items(situation: Situation, pairs: Iterable[Pair]) -> Iterator[Item]:
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def renaming_items(situation: Situation, pairs: Iterable[Pair]) -> Iterator[Item]:
+def new_names(situation: Situation, pairs: Iterable[Pair]) -> dict[str, str]:
+    """Names that are given up, and what takes their place: rg-eth0, or what a glob that meant eth0 means as well.
+
+    Of the kernel's names eth100 and up are free: it gives the lowest, as many as there are cards.
+    """
+    moving = [pair.name for pair in pairs if _kernel_named(pair, situation)]
+    if not moving:
+        return {}
+    network = situation.source.network
+    lists = [words for config in network.configs for words in _name_lists(situation, config)]
+    taken = {*(nic.name for nic in network.nics), *made_by_software(situation.source)}
+    taken |= {name for config in network.configs for name in config.interfaces}
+    numbers = (*range(100, 200), *range(99, len(situation.target.network.nics) - 1, -1))
+    free = [f"eth{number}" for number in numbers if f"eth{number}" not in taken]
+    found: dict[str, str] = {}
+    for old in moving:
+        plain = NEW_NAME.format(old)
+        found[old] = next((name for name in (plain, *free) if suits(lists, old, name)), plain)
+        free = [name for name in free if name != found[old]]
+    return found
+
+
+def _name_lists(situation: Situation, config: NetworkConfig) -> tuple[Words, ...]:
+    return name_lists(config.path, read_text(situation.tree, config.path))
+
+
+def renaming_items(situation: Situation, renamed: dict[str, str]) -> Iterator[Item]:
     """A name that is given up: in the files that configure it, in their own names, and wherever else it stands."""
-    renamed = {pair.name: NEW_NAME.format(pair.name) for pair in pairs if _kernel_named(pair, situation)}
     paths = [config.path for config in situation.source.network.configs if config.backend != "udev"]
     paths += _files_named_after(situation, renamed)
     for old, new in renamed.items():

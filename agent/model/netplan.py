@@ -54,6 +54,16 @@ def definitions(text: str) -> tuple[Definition, ...]:
     return tuple(found)
 
 
+def match_names(text: str) -> tuple[tuple[str, ...], ...]:
+    """The names or globs of each ``match`` of the file."""
+    try:
+        network = _get(_compose(text), "network")
+    except PatchError:
+        return ()
+    cards = [node for kind, group in _items(network) if kind in CARDS for _, node in _items(group)]
+    return tuple(tuple(_words(_get(_get(node, "match"), "name"))) for node in cards)
+
+
 def _definition(kind: str, name: str, node: Node | None) -> Definition:
     match = _get(node, "match")
     literal = [one for one in _words(_get(match, "name")) if not any(sign in one for sign in "*?[")]

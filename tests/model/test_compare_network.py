@@ -207,6 +207,43 @@ def test_a_name_of_the_kernels_is_exchanged_everywhere_where_it_can_collide() ->
     assert {item.key for item in items(difference, "mention")} >= {"/etc/nftables.conf", "/etc/wireguard/wg0.conf"}
 
 
+GLOBS = {
+    "/etc/netplan/90-default.yaml": "network: {ethernets: {all: {match: {name: '@'}, dhcp4: true}}}\n",
+    "/etc/systemd/network/80-any.network": "[Match]\nName=en* @\n[Network]\nDHCP=yes\n",
+    "/etc/NetworkManager/system-connections/any.nmconnection":
+        "[connection]\ntype=ethernet\n[match]\ninterface-name=@;!eth1;\n",
+}  # fmt: skip
+
+
+@pytest.mark.adapts("N1", "T1")
+@pytest.mark.parametrize("path", GLOBS)
+@pytest.mark.parametrize(
+    ("glob", "name"),
+    [("eth*", "eth100"), ("eth?", "eth9"), ("e*", "eth100"), ("et[!x]*", "eth100"), ("*", "rg-eth0"),
+     ("wl*", "rg-eth0"), ("eth0", "rg-eth0")],
+)  # fmt: skip
+def test_what_means_an_interface_by_a_glob_means_it_by_its_new_name(path: str, glob: str, name: str) -> None:
+    old = (Nic(OLD_MAC, "eth0", driver="hv_netvsc", addresses=(Address("10.0.0.5/24", "dhcp"),)),)
+    before = {path: GLOBS[path].replace("@", glob), "/etc/nftables.conf": 'iifname "eth0" accept\n'}
+    files, difference, _ = restored(case(before, nic(NEW_MAC), nic(THIRD_MAC, link="down"), old=old))
+    assert files[path] == GLOBS[path].replace("@", glob.replace("eth0", name))
+    assert f'"{NEW_MAC}", NAME="{name}"' in files["/etc/udev/rules.d/70-persistent-net.rules"]
+    assert [item.handled_by for item in items(difference, "nic-kernel-name")] == [("net.kernel-names",)]
+
+
+@pytest.mark.adapts("N1", "T1")
+def test_two_names_of_the_kernels_get_two_and_none_that_is_in_use() -> None:
+    old = (Nic(OLD_MAC, "eth0", addresses=STATIC), Nic("52:54:00:aa:00:02", "eth1", addresses=STATIC))
+    files = {"/etc/systemd/network/a.network": "[Match]\nName=eth*\n",
+             "/etc/systemd/network/b.network": "[Match]\nName=!wl* eth7\n[Network]\nBond=eth100\n"}  # fmt: skip
+    after, difference, _ = restored(case(files, nic(NEW_MAC), nic(THIRD_MAC), old=old))
+    assert {item.source: item.key for item in items(difference, "nic-kernel-name")} == {
+        "eth0": "eth101",
+        "eth1": "eth102",
+    }
+    assert {path: after[path] for path in files} == files
+
+
 @pytest.mark.adapts("N8", "T1")
 def test_a_name_that_is_kept_needs_no_edit_and_one_without_a_card_is_reported() -> None:
     files = {path: text.replace("eth0", "ens3") for path, text in KERNEL_NAMED.items() if "sysconfig" not in path}
