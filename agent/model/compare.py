@@ -33,10 +33,11 @@ from agent.model.image import Component
 from agent.model.kernel_choice import GREEN, KernelChoice, Needed, choose_kernel, default_kernel, judge, witnesses
 from agent.model.references import Planned, command_line_words
 from agent.model.situation import CLONE, Situation
-from agent.model.tree import read_text
+from agent.model.tree import Tree, read_text
 from agent.model.wanted import derived
 
 PRESERVED = ("preserved",)
+HOSTS = "/etc/hosts"
 SAFE_WORD = re.compile(r"[A-Za-z0-9._:/=,@+~-]+")
 
 
@@ -272,6 +273,7 @@ def identity_items(situation: Situation) -> Iterator[Item]:
     if old and new != old:
         item = _identity(Op.CHANGE, "hostname", "/etc/hostname", "a clone has a hostname of its own")
         yield replace(item, source=old, target=new)
+        yield from hosts_items(tree, old, new)
     static = sorted({a for config in situation.source.network.configs for a in config.addresses})
     if static:
         item = _identity(Op.CHANGE, "identity", "static addresses", f"the clone keeps {', '.join(static)}: change them "
@@ -282,6 +284,22 @@ def identity_items(situation: Situation) -> Iterator[Item]:
         item = _identity(Op.CHANGE, "identity", "MAC addresses", f"the clone's cards are given {', '.join(given)} "
                          "as the source's are: change them before both machines are on one network")  # fmt: skip
         yield replace(item, tier=Tier.SHOULD)
+
+
+def hosts_items(tree: Tree, old: str, new: str) -> Iterator[Item]:
+    """The source's names in /etc/hosts, each with the clone's: short ones, and with a domain those that are its own."""
+    label, _, domain = old.partition(".")
+    new_label, _, new_domain = new.partition(".")
+    lines = [line.partition("#")[0].split() for line in read_text(tree, HOSTS).splitlines()]
+    names = [name for line in lines for name in line[1:] if SAFE_WORD.fullmatch(name)]
+    for name in dict.fromkeys(names if label != "localhost" else ()):
+        short, dot, own = name.partition(".")
+        if short != label or (dot and domain and own != domain):
+            continue
+        instead = f"{new_label}.{new_domain or own}" if dot else new_label
+        if instead != name:
+            item = _identity(Op.CHANGE, "hosts-name", HOSTS, f"{HOSTS} calls the source {name}")
+            yield replace(item, tier=Tier.SHOULD, source=name, target=instead)
 
 
 def clone_machine_id(situation: Situation) -> str:

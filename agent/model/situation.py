@@ -44,10 +44,14 @@ class Situation:
 
     @property
     def new_name(self) -> str:
-        """Hostname of a clone: as given, else the source's with the end of the first MAC, the same at every run."""
+        """Hostname of a clone: as given, else the source's with the end of the first MAC, the same at every run.
+
+        A name with its domain, as RHEL's have it, keeps the domain.
+        """
         if self.mode != CLONE:
             return self.source.hostname
         if self.name:
             return self.name
         macs = sorted(nic.mac for nic in self.target.network.nics)
-        return f"{self.source.hostname}-{macs[0].replace(':', '')[-6:]}" if macs else f"{self.source.hostname}-clone"
+        short, dot, domain = self.source.hostname.partition(".")
+        return f"{short}-{macs[0].replace(':', '')[-6:] if macs else 'clone'}{dot}{domain}"

@@ -613,6 +613,33 @@ def test_a_clone_renews_what_a_restore_keeps() -> None:
     assert not [recipe.id for recipe in restore[1] if recipe.phase == "identity"]
 
 
+HOSTS = "127.0.0.1 localhost localhost.localdomain\n10.0.0.5 {full} {short} # {short}\n10.0.0.6 {short}.elsewhere.net\n"
+
+
+@pytest.mark.adapts("I2", "T1")
+@pytest.mark.parametrize(
+    ("old", "given", "new", "names"),
+    [
+        ("db1.example.com", "", "db1-bb0001.example.com",
+         {"db1.example.com": "db1-bb0001.example.com", "db1": "db1-bb0001"}),
+        ("db1.example.com", "db2.example.com", "db2.example.com", {"db1.example.com": "db2.example.com", "db1": "db2"}),
+        ("db1.example.com", "db1.example.org", "db1.example.org", {"db1.example.com": "db1.example.org"}),
+        ("db1.example.com", "db2", "db2", {"db1.example.com": "db2.example.com", "db1": "db2"}),
+        ("db1", "", "db1-bb0001", {"db1.example.com": "db1-bb0001.example.com", "db1": "db1-bb0001",
+                                   "db1.elsewhere.net": "db1-bb0001.elsewhere.net"}),
+        ("localhost.localdomain", "", "localhost-bb0001.localdomain", {}),
+    ],
+)  # fmt: skip
+def test_a_clone_is_called_by_its_own_names(old: str, given: str, new: str, names: dict[str, str]) -> None:
+    hosts = HOSTS.format(full="db1.example.com", short="db1")
+    one = moved(DELL, HPE, files={"/etc/hosts": hosts}, mode=CLONE, name=given)
+    one = replace(one, source=replace(one.source, hostname=old))
+    assert [item.target for item in items_of(one, "hostname")] == [new]
+    found = items_of(one, "hosts-name")
+    assert {item.source: item.target for item in found} == names
+    assert all(item.handled_by == ("identity.clone-hostname",) for item in found)
+
+
 # --- parents of the disk --------------------------------------------------------------------------------------------
 
 VMD = "pci:v00008086d0000467Fsv00001028sd00000A5Abc01sc04i00"
