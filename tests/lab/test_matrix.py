@@ -204,6 +204,13 @@ def test_what_a_killed_build_left_is_removed_without_what_is_mounted_in_it(tmp_p
             ],
         ),
         pytest.param(
+            "debian-12-stacked--two-disks-uefi",  # a kept mirror, from each half of which it starts
+            marks=[
+                pytest.mark.adapts("B9", "B10", "T3", "T4", systems=("Debian 12 on LVM, a mirror and LUKS1",)),
+                pytest.mark.adapts("B13", "T3", "T4", systems=("Debian 12 on LVM, a mirror and LUKS1",)),
+            ],
+        ),
+        pytest.param(
             "debian-13-raid1--two-disks-uefi",
             marks=[
                 pytest.mark.adapts("B9", "B13", "T3", "T4", systems=("Debian 13 on a mirror",)),
