@@ -129,7 +129,6 @@ def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, 
     # The capture named the mapping by the line that means it, so that the name tells the line again.
     made = {step.luks.name: f"UUID={step.luks.uuid}" for step in situation.stack if isinstance(step, MakeLuks)}
     blocks = (volume.filesystem for volume in situation.manifest.blocks)
-    # Of nothing else: a line with a random key overwrites what it names.
     encrypted = {*made.values(), *(f"UUID={fs.uuid}" for fs in blocks if fs.kind == "crypto_LUKS")}
     for line in crypt_entries(read_text(situation.tree, CRYPTTAB)):
         name, device = line.name, line.device
@@ -137,6 +136,8 @@ def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, 
             continue
         found = planned.replacement(device)
         new = made.get(name) or (found if found in encrypted else "")
+        if line.overwrites:  # what it would name here is not what it overwrote there
+            new = ""
         if new:
             op, reason = Op.CHANGE, f"encrypted device {name} lies on {device}, which is called {new} here"
         else:

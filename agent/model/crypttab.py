@@ -24,6 +24,8 @@ MOST_DIGITS = 15
 _PRINTS_THE_FILE = ("cat", "/bin/cat", "/usr/bin/cat")
 # With these the file holds what a token, a chip or a card decrypts: systemd-cryptsetup(8).
 _SEALS = ("tpm2-device", "fido2-device", "pkcs11-uri")
+_RANDOM = ("/dev/urandom", "/dev/random", "/dev/hw_random", "/dev/hwrng")
+_WITHOUT_HEADER = ("swap", "tmp", "plain", "tcrypt")
 _ASKING_SCRIPTS = ("decrypt_keyctl", "askpass")  # that ask a person, the one once for several devices
 _ELSEWHERE = re.compile(r":(?:/dev/.+|[A-Z]+=.+)$")  # FILE:DEVICE, a key on another file system
 
@@ -65,6 +67,11 @@ class CryptEntry:
         """The program that prints the key; "" where that is the file as it is."""
         script = self.option("keyscript") or ""
         return "" if script in _PRINTS_THE_FILE else script
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether each boot makes the device anew, whatever lies on it: a random key, swap, /tmp, or no header."""
+        return self.key in _RANDOM or any(each.partition("=")[0] in _WITHOUT_HEADER for each in self.options)
 
     @property
     def seal(self) -> str:

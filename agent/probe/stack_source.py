@@ -20,8 +20,10 @@ def crypttab_names(stack: Stack, disk: Disk, tree: Tree) -> Stack:
     lines = crypt_entries(read_text(tree, CRYPTTAB))
 
     def named(luks: Luks) -> Luks:
-        names = [line.name for line in lines if _means(line.device, luks, stack, disk)]
-        return replace(luks, name=names[0] if names else luks.name)
+        found = [line for line in lines if not line.overwrites and _means(line.device, luks, stack, disk)]
+        # One that says the UUID before one of which only the partition's number fits.
+        surest = sorted(found, key=lambda line: luks.uuid.lower() not in line.device.lower())
+        return replace(luks, name=surest[0].name if surest else luks.name)
 
     # mdadm makes md0 of the superblock's name host:0; to be read, the array had the next free number.
     shorts = [(array, array.name.rpartition(":")[2]) for array in stack.arrays]

@@ -92,6 +92,13 @@ def test_a_line_of_another_name_is_known_by_what_its_partition_held() -> None:
     assert item.op is Op.REMOVE, "a line with a random key would overwrite /boot, which lies there"
 
 
+@pytest.mark.parametrize("rest", ["/dev/urandom swap", "/etc/key plain,hash=x", "/dev/random", "none tmp=ext4"])
+def test_a_line_that_makes_its_device_anew_at_each_boot_never_names_what_was_restored(rest: str) -> None:
+    """Whatever it is called: it would be overwritten."""
+    (item,), text = crypt_of(f"vda3_crypt /dev/vda3 {rest}", on_luks())
+    assert item.op is Op.REMOVE and LUKS_UUID not in text
+
+
 @pytest.mark.adapts("B18", "T1")
 def test_lines_of_what_stays_behind_are_set_aside_or_block() -> None:
     (item,), text = crypt_of("data /dev/vdb3 none luks", on_luks())

@@ -197,6 +197,18 @@ def test_a_mapping_is_called_as_crypttab_calls_it(device: str) -> None:
     assert [luks.name for luks in crypttab_names(stack, disk, tree).luks] == ["sda3_crypt"]
 
 
+def test_a_line_that_only_has_the_number_of_the_partition_is_not_the_mappings_where_a_surer_one_is() -> None:
+    """And one with a random key never is: restored under its name, the device would be taken for that swap."""
+    uuid = "92808176-dd16-40d6-b4a8-d5c85b231d92"
+    lines = f"swap /dev/sdb3 /dev/urandom swap\ndata /dev/sdc3 none luks\nhome UUID={uuid} none luks\n"
+    disk = Disk("vdb", 1, 512, 512, partitions=(Partition(3, 0, 0, ""),))
+    stack = Stack((Luks(uuid, "vdb:3", name="regraft-92808176"),))
+    tree = MemoryTree({"/etc/crypttab": lines.encode()})
+    assert [luks.name for luks in crypttab_names(stack, disk, tree).luks] == ["home"]
+    tree = MemoryTree({"/etc/crypttab": b"swap /dev/sdb3 /dev/urandom swap\n"})
+    assert [luks.name for luks in crypttab_names(stack, disk, tree).luks] == ["regraft-92808176"]
+
+
 def test_a_stack_is_a_part_of_the_profile() -> None:
     array = array_of(DETAIL, EXAMINED, "md0", ["vdb:1"], (FileSystem("LVM2_member"), 7))
     group = volume_group([physical()], ["array:x"], [logical()], {"x": FileSystem("ext4", features=("extent",))})
