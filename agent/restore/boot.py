@@ -168,7 +168,10 @@ def install_bios(inside: InsideRoot, sandbox: Sandbox, step: InstallBootloader, 
 def lead_to_menu(inside: InsideRoot, step: InstallBootloader) -> tuple[str, ...]:
     """The medium's GRUB looks in /boot/grub, wherever the image's own would keep its menu."""
     folder = configuration_path(inside).split("/")[2]
-    if folder == "grub":
+    looked_in, kept_in = (
+        inside.real(path) if inside.exists(path) else path for path in ("/boot/grub", f"/boot/{folder}")
+    )
+    if looked_in == kept_in:  # itself, or by a link
         return ()
     top = top_inside_filesystem(inside.root / "boot").rstrip("/")
     text = esp.signpost(step.boot_filesystem_uuid, f"{top}{step.boot_directory}", folder)

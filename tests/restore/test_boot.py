@@ -419,6 +419,14 @@ def test_the_mediums_grub_for_bios_is_led_to_a_menu_of_another_family(
     ]  # fmt: skip
 
 
+def test_a_menu_that_the_mediums_grub_finds_by_a_link_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "run", lambda _: None)
+    lay(tmp_path, "usr/sbin/grub2-mkconfig", "boot/grub2/grub.cfg")
+    (tmp_path / "boot/grub").symlink_to("grub2")
+    assert boot.install_bios(InsideRoot(tmp_path), Sandbox(), BIOS_STEP, handle(tmp_path)) == ()  # type: ignore[arg-type]
+    assert (tmp_path / "boot/grub2/grub.cfg").read_text() == "x"
+
+
 @pytest.mark.adapts("B12", "T1")
 def test_no_boot_sector_of_a_grub_that_cannot_read_entries_as_files(tmp_path: Path) -> None:
     lay(tmp_path, "boot/loader/entries/a.conf")
