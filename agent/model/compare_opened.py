@@ -23,6 +23,12 @@ from agent.model.tree import SAFE
 # What holds a key for another device (keysource:) is not waited for, and may be a stick.
 _NAMES = re.compile(r"(?:rd\.md\.uuid|(?:rd\.)?luks\.uuid|(?:rd\.)?luks\.name|rd\.lvm\.(?:lv|vg))=(?!keysource:).+")
 _KEYS = {"array": "rd.md.", "luks": "rd.luks.", "lv": "rd.lvm."}  # by kind of place
+# What comes block by block may hold what nobody has read the name of: words of these kinds stay.
+_UNREAD = {
+    "LVM2_member": ("rd.lvm.",),
+    "crypto_LUKS": ("rd.lvm.",),
+    "linux_raid_member": ("rd.lvm.", "rd.luks.", "luks."),
+}
 _MEMBERS = {"linux_raid_member": "array", "crypto_LUKS": "luks"}
 
 
@@ -43,12 +49,11 @@ def opened_items(situation: Situation) -> Iterator[Item]:
 def stale_words(situation: Situation) -> tuple[str, ...]:
     """Words whose device is neither made nor there already."""
     here = {*made_places(situation.stack), *_kept_places(situation)}
-    # A physical volume that comes block by block brings a group that nobody has read the name of.
-    unread = any(volume.filesystem.kind == "LVM2_member" for volume in situation.manifest.blocks)
+    unread = tuple(key for volume in situation.manifest.blocks for key in _UNREAD.get(volume.filesystem.kind, ()))
     return tuple(
         word
         for word in all_command_line_words(situation.tree)
-        if SAFE.fullmatch(word) and _NAMES.fullmatch(word) and not (unread and word.startswith("rd.lvm."))
+        if SAFE.fullmatch(word) and _NAMES.fullmatch(word) and not word.startswith(unread)
         if not any(names(word, place) for place in here)
     )
 

@@ -111,6 +111,20 @@ def test_words_of_disks_that_stay_and_of_blocks_are_kept() -> None:
     assert words_of(case, Op.REMOVE) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [("LVM2_member", {"rd.lvm.lv=data/usr"}), ("crypto_LUKS", {"rd.lvm.lv=data/usr"}),
+     ("linux_raid_member", {"rd.lvm.lv=data/usr", "rd.luks.uuid=luks-77aa"})],
+)  # fmt: skip
+def test_what_blocks_hold_inside_is_not_known_and_its_words_stay(kind: str, kept: set[str]) -> None:
+    words = "rd.luks.uuid=luks-77aa rd.lvm.lv=data/usr"
+    case = laid_out(on_lvm(), f"rd.lvm.vg=debian-vg {words}")
+    boot, *rest = case.manifest.volumes
+    blocks = replace(boot, kind="blocks", filesystem=FileSystem(kind, "0123"))
+    case = replace(case, manifest=replace(case.manifest, volumes=(blocks, *rest)))
+    assert {item.source for item in words_of(case, Op.REMOVE)} == set(words.split()) - kept
+
+
 def test_a_new_kernels_entry_does_not_name_it_either() -> None:
     newer = component("kernel-core", version="5.14.0-503.el9", architecture="x86_64", package_format="rpm",
                       for_os="rocky 9", kernel_release="5.14.0-503.el9.x86_64", depends=())  # fmt: skip
