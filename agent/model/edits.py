@@ -81,8 +81,11 @@ def append_lines(text: str, lines: Iterable[str]) -> str:
     return text + "".join(f"{line}\n" for line in missing)
 
 
-# (1: what stands before, 2: the right-hand side, 3: a comment). Quotes may go over several lines.
-_ASSIGNED = r"""^([ \t]*(?:export[ \t]+)?{key}=)(?:("(?:[^"\\]|\\[\s\S])*"|'[^']*')([ \t]+#.*|[ \t]*)|(.*))$"""
+# (1: what stands before, 2 or 4: the right-hand side, 3 or 5: its end and a comment). Quotes may go over several lines.
+_ASSIGNED = (
+    r"""^([ \t]*(?:export[ \t]+)?{key}=)"""
+    r"""(?:("(?:[^"\\]|\\[\s\S])*"|'[^']*')([ \t]*;?(?:[ \t]+#.*|[ \t]*))|(.*?)([ \t]+#.*|[ \t]*))$"""
+)
 
 
 def _assignments(text: str, key: str) -> list[re.Match[str]]:
@@ -121,7 +124,7 @@ def set_shell(text: str, key: str, change: Callable[[str], str]) -> str:
             f"line {line}: {key}={value} goes on in the next line or in a second word, expected one value in quotes",
             "put the value into one pair of quotes on the source machine",
         )
-    return f"{text[: last.start()]}{last[1]}{_quoted(new, quote)}{last[3] or ''}{text[last.end() :]}"
+    return f"{text[: last.start()]}{last[1]}{_quoted(new, quote)}{last[3] or last[5] or ''}{text[last.end() :]}"
 
 
 def _quoted(value: str, quote: str) -> str:
