@@ -7,9 +7,9 @@ from pathlib import Path
 
 from agent.errors import DamagedError, RefusedError
 from agent.model.storage import Disk
+from agent.probe.captured_mounts import KINDS
 from agent.probe.disks import partition_name
 from agent.probe.filesystems import unclean
-from agent.probe.source import KINDS
 from agent.probe.stack_open import Places
 from agent.process import ProcessError, run
 

@@ -21,7 +21,7 @@ from agent.model.nic_map import Pair, map_nics
 from agent.model.package_version import missing, version_key
 from agent.model.profile import Kernel, Nic, Profile, Role
 from agent.model.situation import Situation
-from agent.model.storage import ChainLink
+from agent.model.storage import ChainLink, Disk
 
 GREEN = (Verdict.MODULE, Verdict.BUILTIN, Verdict.NOT_APPLICABLE)
 
@@ -80,17 +80,18 @@ def default_kernel(source: Profile) -> Kernel | None:
     )
 
 
+def disk_chain(situation: Situation, disk: Disk) -> tuple[ChainLink, ...]:
+    """What a disk is attached by; where the profile does not say, every storage controller must work."""
+    return disk.chain or tuple(
+        ChainLink(device.modalias, device.driver) for device in situation.target.devices if device.role is Role.STORAGE
+    )
+
+
 def needed_devices(situation: Situation, pairs: Iterable[Pair]) -> tuple[Needed, ...]:
     """Everything between the root bus and the disk, and the same for each card that takes over an address."""
-    disk = situation.disk
-    chain = disk.chain or tuple(
-        ChainLink(device.modalias, device.driver)
-        for device in situation.target.devices
-        if device.role is Role.STORAGE  # a profile that does not say how the disk is attached: all must work
-    )
-    needed = [Needed(link, f"disk {disk.name}", True) for link in chain]
     # What is mounted from further disks is waited for at boot.
-    needed += [Needed(link, f"disk {other.name}", True) for other in situation.also for link in other.chain]
+    disks = (situation.disk, *situation.also)
+    needed = [Needed(link, f"disk {disk.name}", True) for disk in disks for link in disk_chain(situation, disk)]
     for pair in pairs:
         if pair.carries and pair.target:
             needed += [Needed(link, f"card {pair.target.mac}", False) for link in nic_chain(situation, pair.target)]

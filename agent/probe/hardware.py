@@ -285,7 +285,7 @@ def chain_of(device: Path, root: Path = Path("/")) -> tuple[ChainLink, ...]:
     All of them need their drivers: the PCI alias of a virtio disk yields the transport only, its child the disk.
     """
     top = (root / "sys/devices").resolve()
-    here = device.resolve()
+    here = controller_behind(device.resolve())
     links: list[ChainLink] = []
     while here not in (top, here.parent):
         modalias = modalias_of(here)
@@ -293,6 +293,20 @@ def chain_of(device: Path, root: Path = Path("/")) -> tuple[ChainLink, ...]:
             links.append(ChainLink(modalias, driver_of(here)))
         here = here.parent
     return tuple(reversed(links))
+
+
+def controller_behind(device: Path) -> Path:
+    """The controller of an NVMe disk that several may reach, one that works before others; any other device itself.
+
+    With multipath the kernel hangs such a disk below devices/virtual/nvme-subsystem/nvme-subsysN, beside links to its
+    controllers (Linux, drivers/nvme/host/multipath.c).
+    """
+    subsystem = device.parent
+    if subsystem.parent.name != "nvme-subsystem":
+        return device
+    links = [link for link in subsystem.glob("nvme*") if re.fullmatch(r"nvme\d+", link.name)]
+    controllers = sorted(links, key=lambda link: (text_of(link / "state").strip() != "live", natural(link.name)))
+    return controllers[0].resolve() if controllers else device
 
 
 def pci_address(device: Path) -> str:

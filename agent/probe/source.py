@@ -23,19 +23,19 @@ from agent.model.storage import NO_STACK, Disk, FileSystem, Partition, Stack
 from agent.model.subvolumes import TOP, is_own_root, subvolume_option
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, blocks_on, boot_code, refuse_unknown
-from agent.probe.disks import Surroundings, mount_of, partition_name, read_disk
+from agent.probe.captured_mounts import KINDS, captured_mounts, plugged_in
+from agent.probe.disks import Surroundings, partition_name, read_disk
 from agent.probe.filesystems import mounted_use, unclean
 from agent.probe.live_tree import LiveTree
 from agent.probe.machine import merged, probe_hardware, probe_machine, probe_root, with_boot_role
-from agent.probe.mounts import FstabEntry, Mount, disks_below, fstab_entries
+from agent.probe.mounts import FstabEntry, Mount, fstab_entries
 from agent.probe.network import named_by_system
-from agent.probe.stack import OpenStack, read_stack
+from agent.probe.stack import read_stack
 from agent.probe.stack_open import BESIDE_STEP, KeyOf, Places, no_keys, opened_places
 from agent.probe.stack_source import crypttab_names, left_out_of_stack, refuse_unmade
-from agent.probe.subvolumes import Lies, Mounted, System, is_subvolume, seen_on, shown_subvolume, volumes_in
+from agent.probe.subvolumes import Lies, Mounted, System, seen_on, shown_subvolume, volumes_in
 from agent.process import run
 
-KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"})
 # A clean journal has nothing to play back; that the kernel does not look for work makes sure of it.
 NO_REPLAY = {"ext3": "noload", "ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
 TAGS = {"UUID": "uuid", "LABEL": "label"}
@@ -66,6 +66,7 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     source = source_of(profile, [*volumes, *found.volumes])
     refuse_unmade(source)
     left_out = (*left_out_of(systems), *found.left_out, *left_out_of_stack(source))
+    left_out = (*left_out, *plugged_in(profile.disks, around, entries))
     return replace(source, left_out=left_out, excludes=(*excludes_of(systems), *site_excludes(tree)))
 
 
@@ -110,66 +111,6 @@ def refuse_without_root(mounts: Sequence[Mount]) -> None:
 
 def profile_reason(profile: Profile) -> str:
     return next((section.reason for section in profile.sections if section.name == "storage"), "") or "it has no UUID"
-
-
-def captured_mounts(
-    disks: tuple[Disk, ...], around: Surroundings, opened: OpenStack, entries: tuple[FstabEntry, ...] = ()
-) -> Iterator[tuple[Mount, ...]]:
-    """One mount of every file system that belongs to the system, of a btrfs one of every subvolume; what is plugged in
-    for a while does not belong to it."""
-    known = {disk.name: disk for disk in disks}
-    root = next((mount for mount in around.mounts if mount.mountpoint == "/"), None)
-    if root is None or root.kind not in KINDS:
-        raise RefusedError(
-            f"the root file system is {root.kind if root else 'unknown'}, expected one of {', '.join(sorted(KINDS))}",
-            "capture the tree with ‘regraft capture --root DIR’",
-        )
-    for mount in around.mounts:
-        below = disks_below(around.root, mount.device) & known.keys()
-        mounts = mounts_of(mount, around, entries)
-        if mount.kind not in KINDS or not below or not mounts or mount != mounts[0]:
-            continue
-        attached = [known[name] for name in below]
-        if root not in mounts and any(disk.removable or disk.transport == "usb" for disk in attached):
-            continue
-        refuse_stacks(mount, below, around.root, opened)
-        yield mounts
-
-
-def mounts_of(mount: Mount, around: Surroundings, entries: tuple[FstabEntry, ...]) -> tuple[Mount, ...]:
-    """The mounts that show all of a file system that belongs to the system, the shortest path first.
-
-    Of a btrfs one for each subvolume. Where subvolumes are mounted, a mount of the top that fstab does not know is
-    there for its administrator.
-    """
-    if mount.kind != "btrfs":
-        whole = mount_of(mount.device, around)
-        return (whole,) if whole else ()
-    found: dict[str, Mount] = {}
-    for each in sorted(around.mounts, key=lambda each: (len(each.mountpoint), each.mountpoint)):
-        if each.device == mount.device and each.kind == "btrfs" and is_subvolume(Path(each.mountpoint)):
-            found.setdefault(each.root, each)
-    lasting = {"/", *(entry.mountpoint for entry in entries)}
-    if len(found) > 1 and TOP in found and found[TOP].mountpoint not in lasting:
-        del found[TOP]
-    return tuple(found.values())
-
-
-def refuse_stacks(mount: Mount, disks: frozenset[str], root: Path, opened: OpenStack) -> None:
-    """A part of a file system, or one on a stack that is not known, would come back as something else."""
-    device = (root / "sys/class/block" / mount.device).resolve()
-    direct = mount.device in disks or device.parent.name in disks or bool(opened.stacked_place_of(mount.device))
-    hint = "capture the tree with ‘regraft capture --root DIR’"
-    if not direct:
-        raise RefusedError(
-            f"{mount.mountpoint} lies on {mount.device}; expected a partition, or LVM, md RAID or LUKS that can be "
-            "read (lvm2, mdadm and cryptsetup tell of them)",
-            hint,
-        )
-    if mount.root != "/" and mount.kind != "btrfs":
-        raise RefusedError(
-            f"{mount.mountpoint} is ‘{mount.root}’ of {mount.device}, expected a whole file system", hint
-        )
 
 
 def place_of(profile: Profile, device: str, stacked: str) -> tuple[Lies, FileSystem]:

@@ -252,6 +252,20 @@ def test_an_nvme_disk(tmp_path: Path) -> None:
     assert chain_of(disk, tmp_path) == (ChainLink("pci:v00001B36d00000010", "nvme"),)
 
 
+@pytest.mark.adapts("D4", "T1")
+def test_an_nvme_disk_that_several_controllers_reach(tmp_path: Path) -> None:
+    """Its place in sysfs is below no bus; the first controller that works says what it needs."""
+    machine = MachineTree(tmp_path)
+    for number, state in enumerate(("dead", "live")):
+        bus = f"pci0000:00/0000:0{number}:00.0"
+        machine.device(bus, modalias=f"pci:v{number}", driver="nvme", module="nvme" if number == 0 else "")
+        machine.device(f"{bus}/nvme/nvme{number}", state=f"{state}\n")
+        machine.link(f"sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme{number}",
+                     str(tmp_path / f"sys/devices/{bus}/nvme/nvme{number}"))  # fmt: skip
+    machine.block("virtual/nvme-subsystem/nvme-subsys0/nvme0n1")
+    assert chain_of(tmp_path / "sys/class/block/nvme0n1", tmp_path) == (ChainLink("pci:v1", "nvme"),)
+
+
 def test_a_sata_disk_behind_ahci(tmp_path: Path) -> None:
     machine = MachineTree(tmp_path)
     machine.device("pci0000:00/0000:00:1f.2", modalias="pci:v00008086d00002922", driver="ahci", module="ahci")
