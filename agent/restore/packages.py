@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import zstandard
@@ -60,17 +60,18 @@ def _dpkg_versions(inside: InsideRoot, name: str) -> Iterator[str]:
                 yield fields.get("Version", "")
 
 
-def install(inside: InsideRoot, sandbox: Sandbox, files: Sequence[Path]) -> None:
-    """Install these files together. Raises PatchError with what the package tool said."""
-    debs = [file for file in files if file.name.endswith(".deb")]
-    rpms = [file for file in files if file.name.endswith(".rpm")]
+def install(inside: InsideRoot, sandbox: Sandbox, payloads: Mapping[str, Sequence[Path]]) -> None:
+    """Install these files (ID=VERSION → its files) together. Raises PatchError with what the package tool said."""
+    named = [(name, file) for name, files in payloads.items() for file in files]
+    debs = [file for _, file in named if file.name.endswith(".deb")]
+    rpms = [file for _, file in named if file.name.endswith(".rpm")]
     if debs:
         sandbox.install_deb(debs)
     if rpms:
         install_rpm(sandbox, rpms)
-    for file in files:
+    for name, file in named:
         if file not in debs and file not in rpms:
-            unpack(inside, sandbox, file)
+            unpack(inside, sandbox, file, name)
 
 
 def installed(inside: InsideRoot, names: Sequence[str]) -> dict[str, str]:
@@ -112,8 +113,11 @@ def _rpm(sandbox: Sandbox, words: list[str], files: Sequence[Path]) -> None:
         raise
 
 
-def unpack(inside: InsideRoot, sandbox: Sandbox, archive: Path) -> None:
-    """Put a component of files where its paths say, and remember it."""
+def unpack(inside: InsideRoot, sandbox: Sandbox, archive: Path, name: str) -> None:
+    """Put a component of files (ID=VERSION) where its paths say, and remember it.
+
+    The archive's own name does not tell the two apart: an id may hold ‘_’, and ‘:’ of a version is ‘-’ there.
+    """
     releases, paths = set(), []
     with (
         archive.open("rb") as file,
@@ -129,8 +133,8 @@ def unpack(inside: InsideRoot, sandbox: Sandbox, archive: Path) -> None:
         if not inside.exists(f"/lib/modules/{release}/modules.dep"):
             raise PatchError(f"{archive.name} is for kernel {release}, which the restored system does not have")
         sandbox.run(["depmod", "-a", release])
-    name, version, _ = archive.name.split("_", 2)
-    inside.write(f"{KEPT}/{name}", "\n".join([version, *paths, ""]).encode())
+    ident, _, version = name.partition("=")
+    inside.write(f"{KEPT}/{ident}", "\n".join([version, *paths, ""]).encode())
 
 
 def _unpack_one(inside: InsideRoot, members: tarfile.TarFile, member: tarfile.TarInfo, place: str) -> None:

@@ -222,16 +222,16 @@ class _Work:
         self.changed.update(watch.changed())
 
     def _install(self, operation: Install) -> None:
-        files: list[Path] = []
+        chosen: dict[str, Sequence[Path]] = {}
         for name in (*operation.together, f"{operation.component}={operation.version}"):
             ident, _, version = name.partition("=")
             if version in package_versions(self.inside, ident):
                 continue
             if not self.payloads.get(name):
                 raise PatchError(f"component {ident} {version} is not on this machine", "fetch it from the depot first")
-            files += self.payloads[name]
-        if files:
-            packages.install(self.inside, self.sandbox, files)
+            chosen[name] = self.payloads[name]
+        if chosen:
+            packages.install(self.inside, self.sandbox, chosen)
             self.journal.note("installed-package", f"{operation.component} {operation.version}")
 
     def _remove_packages(self, operation: RemovePackage) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.console.recorder import Recorder
-from agent.depot.components import add_component
+from agent.depot.components import Said, add_component
 from agent.depot.local import LocalDepot
 from agent.errors import PatchError
 from agent.model.initramfs import list_initramfs
@@ -207,6 +207,21 @@ def test_components_of_files(root: Path, tmp_path: Path) -> None:
     assert f"/usr/lib/modules/{release}/updates/card.ko" in result.changed
     assert "card" in (root / f"usr/lib/modules/{release}/modules.dep").read_text()
     assert apply_recipe(root, step, UNDO, Sandbox(root), {"card=3": (file,)}).changed == ()
+
+
+@pytest.mark.adapts("D2", "T1")
+def test_components_of_files_whose_ids_begin_alike(root: Path, tmp_path: Path) -> None:
+    """‘_’ in the id, which parts the words of the payload's name, and an epoch, which the name cannot hold."""
+    depot = LocalDepot.init(tmp_path / "depot")
+    inside, sandbox = InsideRoot(root), Sandbox(root)
+    for ident, version in (("aic_driver", "1.0"), ("aic_blobs", "1:2_b")):
+        top = lay(tmp_path / ident, {f"lib/firmware/{ident}/x.fw": b"firmware"})
+        one = add_component(depot, top, Said(id=ident, version=version)).component
+        file = depot.root / f"components/{ident}/{version}/{one.payload[0].path}"
+        step = recipe(Install(component=ident, version=version), checks=(Check(kind="package-installed", text=ident),))
+        assert apply_recipe(root, step, UNDO, sandbox, {f"{ident}={version}": (file,)}).result == "done"
+        assert apply_recipe(root, step, UNDO, sandbox, {f"{ident}={version}": (file,)}).changed == ()
+    assert [package_versions(inside, name) for name in ("aic_driver", "aic_blobs", "aic")] == [("1.0",), ("1:2_b",), ()]
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "etc/cron.d/x", "lib/firmware/../../etc/x"])
