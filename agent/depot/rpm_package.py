@@ -14,6 +14,7 @@ from typing import IO
 from agent.depot.package_contents import MODULE_LIMIT_BYTES, Contents, check_link, check_path
 from agent.depot.unpacking import UNPACKING_ERRORS, decompressed
 from agent.errors import DamagedError
+from agent.model.component_fit import EL, EL_SYSTEMS
 from agent.model.image import Component
 from agent.model.rpm_header import (
     COMPRESSOR,
@@ -31,9 +32,12 @@ from agent.model.rpm_header import (
 _LEAD_BYTES, _LEAD_MAGIC = 96, b"\xed\xab\xee\xdb"
 _FILE_NAME = re.compile(r"(.+)-[^-]+-[^-]+\.[^.]+\.rpm")
 _CPIO_HEADER_BYTES, _NAME_LIMIT_BYTES, _PIECE = 110, 4096, 1 << 20
-# words in Vendor, Distribution and Release → os-release ID
+# words in Vendor and Distribution → os-release ID; "" where they may mean several systems
 _VENDORS = (("fedora", "fedora"), ("rocky", "rocky"), ("almalinux", "almalinux"), ("oracle", "ol"),
-            ("centos", "centos"), ("red hat", "rhel"), ("opensuse", "opensuse-leap"), ("suse", "sles"))  # fmt: skip
+            ("centos", "centos"), ("red hat", "rhel"), ("tumbleweed", "opensuse-tumbleweed"),
+            ("suse linux enterprise", "sles"), ("opensuse leap", "opensuse-leap"), ("opensuse", ""),
+            ("suse", "sles"))  # fmt: skip
+_MARKS = {"el": EL_SYSTEMS, "fc": ("fedora",)}  # of a release: ``.el9``, ``.fc40``
 
 
 def read_rpm(path: Path) -> Component:
@@ -143,8 +147,14 @@ def _skip(stream: IO[bytes], size: int, place: str) -> None:
 
 
 def _vendor(header: RpmHeader) -> str:
-    """The vendor's os-release ID, with the version where the release tells it: ``.el9``, ``.fc40``."""
-    said = f"{header.text(VENDOR)} {header.text(DISTRIBUTION)}".lower()
-    vendor = next((name for word, name in _VENDORS if word in said), "")
-    release = re.search(r"\.(?:el|fc)(\d+)", header.version)
-    return f"{vendor} {release[1]}" if vendor and release else vendor
+    """The os-release ID that it is made for, with the version where it tells it; "" where it is not sure."""
+    vendor = header.text(VENDOR)
+    # The Open Build Service names a project on openSUSE's host (obs://build.opensuse.org/…), whatever it builds for.
+    said = f"{'' if vendor.startswith('obs:') else vendor} {header.text(DISTRIBUTION)}".lower().replace("_", " ")
+    system = next((name for word, name in _VENDORS if word in said), "")
+    mark = re.search(r"\.(el|fc)(\d+)", header.version)
+    if mark and system not in _MARKS[mark[1]]:
+        # EPEL is Fedora's, for every system of the RHEL family; others with a foreign mark (SUSE Liberty) do not say.
+        system = EL if (system, mark[1]) == ("fedora", "el") else ""
+    number = mark[2] if mark else "".join(re.findall(r"suse linux enterprise (\d+)", said)[:1])
+    return f"{system} {number}" if system and number else system

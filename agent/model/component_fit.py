@@ -11,6 +11,10 @@ from agent.model.situation import Situation
 
 DEB_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64", "i686": "i386"}
 FILES = "directory"  # package format of files without a package
+EL = "el"  # in ``for_os``: any system of the RHEL family
+EL_SYSTEMS = ("rhel", "rocky", "almalinux", "centos", "ol")
+# Whose packages a system takes beside its own: Leap is made of SLES's (its kernels are those, vendor SUSE LLC).
+_ALSO = {"opensuse-leap": "sles", **dict.fromkeys(EL_SYSTEMS, EL)}
 
 
 def unfit(component: Component, situation: Situation) -> str:
@@ -44,10 +48,12 @@ def unfit(component: Component, situation: Situation) -> str:
 def _other_system(component: Component, source: Profile) -> str:
     """``for_os`` names an id, perhaps with a version or its first number."""
     os = source.os
-    here = f"{os.id} {os.version}".strip()
-    if not component.for_os or f"{here} ".startswith((f"{component.for_os} ", f"{component.for_os}.")):
+    takes = [f"{name} {os.version} " for name in (os.id, _ALSO.get(os.id)) if name]
+    wanted = component.for_os
+    if not wanted or any(one.startswith((f"{wanted} ", f"{wanted}.")) for one in takes):
         return ""
-    return f"it is for {component.for_os}, the image is {here}"
+    here = f"{os.id} {os.version}".strip()
+    return f"it is for {wanted}, the image is {here} (if that is wrong, add it again with --for-os)"
 
 
 def model_rank(component: Component, target: Profile) -> int:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from agent.cli import cli
 from agent.depot.components import Said, add_component, list_components
 from agent.depot.local import LocalDepot
+from agent.depot.rpm_package import read_rpm
 from agent.depot.signing import trusted_keys
 from agent.errors import RegraftError
 from agent.model.image import Component
@@ -85,6 +86,28 @@ def test_an_rpm_says_what_it_drives_and_needs(tmp_path: Path, depot: LocalDepot,
     assert "mega/raid.bin megaraid_sas" in found.needs_firmware
     assert f"kernel-core-uname-r = {RELEASE}" in found.depends and "(linux-firmware if dracut)" in found.depends
     assert "rpm:requires" in found.control and found.models == (("Dell*", "PowerEdge*"),)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    ("vendor", "distribution", "release", "system"),
+    [("Fedora Project", "Fedora Project", "1.fc40", "fedora 40"),
+     ("Fedora Project", "Fedora Project", "1.el9", "el 9"),  # EPEL
+     ("Red Hat, Inc.", "Red Hat Enterprise Linux", "427.el9_4", "rhel 9"),
+     ("SUSE LLC <https://www.suse.com/>", "SUSE Linux Enterprise 15", "150600.23.7.3", "sles 15"),
+     ("SUSE LLC <https://www.suse.com/>", "", "1", "sles"),
+     ("SUSE LLC <https://www.suse.com/>", "SUSE Liberty Linux 9", "1.el9", ""),
+     ("openSUSE", "openSUSE Leap 15.6", "lp156.1.1", "opensuse-leap"),
+     ("openSUSE", "openSUSE Tumbleweed", "1.1", "opensuse-tumbleweed"), ("openSUSE", "", "1.1", ""),
+     ("obs://build.opensuse.org/home:x", "home:x / openSUSE_Tumbleweed", "1.1", "opensuse-tumbleweed"),
+     ("obs://build.opensuse.org/home:x", "home:x / standard", "1.1", ""), ("Somebody", "", "1.el9", "")],
+)  # fmt: skip
+@pytest.mark.adapts("D1", "T1")
+def test_an_rpm_is_for_the_system_that_its_vendor_and_release_say(
+    tmp_path: Path, vendor: str, distribution: str, release: str, system: str
+) -> None:
+    head = f"Vendor: {vendor}" + (f"\nDistribution: {distribution}" if distribution else "")
+    assert read_rpm(rpms.build(tmp_path, "card", "1", release, head=head)).for_os == system
 
 
 @pytest.mark.tools

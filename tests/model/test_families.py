@@ -9,6 +9,7 @@ import pytest
 
 from agent.model import bls, edits
 from agent.model.compare import compare
+from agent.model.component_fit import unfit
 from agent.model.difference import Item, Op
 from agent.model.image import Component
 from agent.model.planner import EFI_FOLDERS
@@ -211,6 +212,20 @@ def test_suse_base_kernel_gives_way_to_the_full_one() -> None:
     assert difference.blockers == ()
     did = [type(op).__name__ for one in bound for op in one.operations if one.phase in ("remove", "install")]
     assert did[:2] == ["RemovePackage", "Install"]
+
+
+@pytest.mark.adapts("D1", "T1")
+@pytest.mark.parametrize(
+    ("system", "version", "wanted", "fits"),
+    [("opensuse-leap", "15.6", "sles", True), ("opensuse-leap", "15.6", "sles 15", True),
+     ("opensuse-leap", "16.0", "sles 15", False), ("sles", "15.6", "opensuse-leap", False),
+     ("opensuse-tumbleweed", "20261101", "sles", False), ("rocky", "9.4", "el 9", True), ("ol", "8.9", "el 9", False),
+     ("fedora", "40", "el 9", False), ("rocky", "9.4", "rhel 9", False)],
+)  # fmt: skip
+def test_packages_that_several_systems_take(system: str, version: str, wanted: str, fits: bool) -> None:
+    why = unfit(component("card", architecture="noarch", package_format="rpm", for_os=wanted), el(system, version))
+    told = f"it is for {wanted}, the image is {system} {version} (if that is wrong, add it again with --for-os)"
+    assert why == ("" if fits else told)
 
 
 def test_folders_of_the_efi_system_partition() -> None:
