@@ -28,17 +28,22 @@ def header(tags: Mapping[int, Value]) -> bytes:
     return struct.pack(">II", len(index) // 16, len(data)) + index + data
 
 
-def installed(name: str, version: str, release: str, architecture: str = "x86_64",
-              requires: Sequence[str] = (), files: Sequence[str] = ()) -> bytes:  # fmt: skip
-    """A header of an installed package."""
-    provides, wants = RELATIONS["provides"], RELATIONS["requires"]
+def installed(
+    name: str,
+    version: str,
+    release: str,
+    architecture: str = "x86_64",
+    requires: Sequence[str] = (),
+    files: Sequence[str] = (),
+    provides: Sequence[str] = (),
+) -> bytes:
+    """A header of an installed package. Relations: ‘NAME’ or ‘NAME = VERSION’."""
     folders = sorted({path.rpartition("/")[0] + "/" for path in files})
-    tags: dict[int, Value] = {
-        NAME: name, VERSION: version, RELEASE: release, ARCH: architecture,
-        provides[0]: [name], provides[1]: [8], provides[2]: [f"{version}-{release}"],
-    }  # fmt: skip
-    if requires:
-        tags |= {wants[0]: list(requires), wants[1]: [0] * len(requires), wants[2]: [""] * len(requires)}
+    tags: dict[int, Value] = {NAME: name, VERSION: version, RELEASE: release, ARCH: architecture}
+    for which, told in (("provides", [f"{name} = {version}-{release}", *provides]), ("requires", requires)):
+        if told:
+            names, signs, versions = zip(*(one.partition(" = ") for one in told), strict=True)
+            tags |= dict(zip(RELATIONS[which], (names, [8 * bool(sign) for sign in signs], versions), strict=True))
     if files:
         tags |= {
             DIRNAMES: folders,

@@ -41,6 +41,12 @@ _OF_PACKAGES = re.compile(
 )
 _GOING = re.compile(r"^(?:erase|obsoleted?) (\S+)", re.MULTILINE)
 _COMING = re.compile(r"(\S+)@components")
+# Several of a name stand beside one another: what dnf has as installonlypkgs, which kernel-modules-core is by what it
+# provides only, and the parts of kernels of releases that do not say so.
+_BESIDE = (
+    "kernel", "kernel-PAE", "kernel-core", "kernel-modules", "installonlypkg(kernel)", "installonlypkg(kernel-module)",
+    "installonlypkg(vm)", "multiversion(kernel)", "multiversion(kernel-module)",
+)  # fmt: skip
 _TOOLS = {"deb": ("apt-get",), "rpm": ("rpmmd2solv", "testsolv")}
 
 
@@ -241,8 +247,7 @@ class _Libsolv:
             "repo system 0 solv system.solv",
             "repo components 0 solv components.solv",
             f"system {self.machine} rpm system",
-            # Several kernels stand beside one another.
-            *(f"job multiversion provides {name}" for name in ("kernel", "kernel-core", "kernel-modules")),
+            *(f"job multiversion provides {name}" for name in _BESIDE),
             *(f"job install name {name.replace('=', ' = ', 1)}" for name in wanted),
             *(f"job erase name {name}" for name in removed),
             "result transaction,problems <inline>",

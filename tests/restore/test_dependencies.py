@@ -175,7 +175,11 @@ def rpm_case(tmp_path: Path, *components: Component, extra: tuple[bytes, ...] = 
     """A virtual machine of the RHEL family, kernel-core and kernel-modules-core only, on the iron target."""
     installed = rpms.ndb([
         rpms.installed("bash", "5.1.8", "9.el9", files=["/usr/bin/sh"]),
-        rpms.installed("kernel-core", "5.14.0", "427.el9"), rpms.installed("kernel-modules-core", "5.14.0", "427.el9"),
+        # As kernel.spec of Fedora and RHEL 9.2 has them: of the same release, or not at all.
+        rpms.installed("kernel-core", "5.14.0", "427.el9", requires=[f"kernel-modules-core-uname-r = {EL}"],
+                       provides=[f"kernel-uname-r = {EL}", "installonlypkg(kernel)"]),
+        rpms.installed("kernel-modules-core", "5.14.0", "427.el9", requires=[f"kernel-uname-r = {EL}"],
+                       provides=[f"kernel-modules-core-uname-r = {EL}", "installonlypkg(kernel-module)"]),
         *extra,
     ])  # fmt: skip
     files = {path.replace(THIN, EL): text.replace(THIN, EL) for path, text in THIN_FILES.items()}
@@ -272,12 +276,18 @@ def test_one_driver_wins_the_one_for_this_model_first(tmp_path: Path) -> None:
 
 @pytest.mark.adapts("D3", "T1")
 def test_a_newer_kernel_with_its_modules(tmp_path: Path) -> None:
-    """Where nothing for the image's own kernel drives the device: kernel-core of a newer release, and what it needs."""
+    """Where nothing for the image's own kernel drives the device: kernel-core of a newer release, and what it needs.
+
+    Beside the image's own, whose parts need one another: kernel-modules-core stays, too.
+    """
+    newer = "5.14.0-503.el9.x86_64"
     core = built(tmp_path, "kernel-core", "5.14.0", release="503.el9", architecture="x86_64",
-                 head="Requires: kernel-modules-core-uname-r = 5.14.0-503.el9.x86_64")  # fmt: skip
-    core = replace(core, kind="kernel", kernel_release="5.14.0-503.el9.x86_64", builtin=("nvme", "ext4"))
-    needed = modules(tmp_path, "kernel-modules-core", "Provides: kernel-modules-core-uname-r = 5.14.0-503.el9.x86_64",
-                     release="503.el9", drives=())  # fmt: skip
+                 head=f"Requires: kernel-modules-core-uname-r = {newer}\nProvides: kernel-uname-r = {newer}\n"
+                 "Provides: installonlypkg(kernel)")  # fmt: skip
+    core = replace(core, kind="kernel", kernel_release=newer, builtin=("nvme", "ext4"))
+    needed = modules(tmp_path, "kernel-modules-core",
+                     f"Requires: kernel-uname-r = {newer}\nProvides: kernel-modules-core-uname-r = {newer}\n"
+                     "Provides: installonlypkg(kernel-module)", release="503.el9", drives=())  # fmt: skip
     full = modules(tmp_path, "kernel-modules", release="503.el9", drives=(E1000E,))
     found = adapt(read_recipes(), rpm_case(tmp_path, core, needed, full))
     assert found.difference.blockers == (), found.difference.blockers
