@@ -26,6 +26,7 @@ from agent.model.rpm_header import (
     SOURCE_RPM,
     VENDOR,
     RpmHeader,
+    component_version,
     package_xml,
 )
 
@@ -59,7 +60,7 @@ def read_rpm(path: Path) -> Component:
         raise DamagedError(f"{place} is a source package", "build it, and add what that gives")
     plain = Component(
         id=header.name,
-        version=header.version.replace("^", "~"),
+        version=component_version(header.version),
         kind="other",
         architecture=header.architecture,
         for_os=_vendor(header),

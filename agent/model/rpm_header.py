@@ -124,6 +124,24 @@ class RpmHeader:
         )
 
 
+def component_version(version: str) -> str:
+    """As a component of the depot has it, in the names of its files: there is no ‘^’, ‘~’ stands in for it."""
+    return version.replace("^", "~")
+
+
+def version_in(package: str) -> str:
+    """``[epoch:]version-release`` of what `package_xml` made; "" when it does not tell one."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        found = etree.fromstring(package.encode(), parser).find(f"{{{COMMON}}}version")
+    except etree.XMLSyntaxError as error:
+        raise DamagedError(f"the description of an rpm is no XML: {error}") from error
+    if found is None:
+        return ""
+    epoch, version, release = (found.get(name, "") for name in ("epoch", "ver", "rel"))
+    return f"{'' if epoch in ('', '0') else f'{epoch}:'}{version}{f'-{release}' if release else ''}"
+
+
 def package_xml(header: RpmHeader, wanted_files: frozenset[str] = frozenset()) -> str:
     """The package as repository metadata says it (rpm-md, primary.xml), as far as a solver looks.
 

@@ -24,7 +24,7 @@ from agent.errors import RefusedError, TemporaryError
 from agent.model.component_fit import DEB_ARCHITECTURE, FILES
 from agent.model.image import Component
 from agent.model.recipe import BoundRecipe, Install, RemovePackage
-from agent.model.rpm_header import COMMON, RPM, package_xml
+from agent.model.rpm_header import COMMON, RPM, package_xml, version_in
 from agent.model.situation import Situation
 from agent.model.wording import printable
 from agent.probe.rpm_packages import read_headers
@@ -226,6 +226,8 @@ class _Libsolv:
     def __init__(self, situation: Situation, components: Sequence[Component]) -> None:
         self.machine = situation.source.platform.architecture
         self.components = components
+        # ID=VERSION → the version that libsolv reads, which may have a ‘^’.
+        self.versions = {f"{one.id}={one.version}": version_in(one.control) for one in components if one.control}
         # A component may need a file by its path, whoever brings it.
         files = frozenset(one for component in components for one in component.depends if one.startswith("/"))
         self.installed = [package_xml(header, files) for header in read_headers(situation.tree)]
@@ -248,7 +250,7 @@ class _Libsolv:
             "repo components 0 solv components.solv",
             f"system {self.machine} rpm system",
             *(f"job multiversion provides {name}" for name in _BESIDE),
-            *(f"job install name {name.replace('=', ' = ', 1)}" for name in wanted),
+            *(f"job install name {name.partition('=')[0]} = {self._version(name)}" for name in wanted),
             *(f"job erase name {name}" for name in removed),
             "result transaction,problems <inline>",
         ]
@@ -262,13 +264,19 @@ class _Libsolv:
             return f"dnf cannot install it: {_joined(problems)}"
         return self._batch(said, wanted, removed)
 
+    def _version(self, name: str) -> str:
+        return self.versions.get(name) or name.partition("=")[2]
+
     def _batch(self, said: str, wanted: Sequence[str], removed: Sequence[str]) -> list[list[str]] | str:
         """One transaction, which rpm orders itself."""
-        known = {f"{one.id}-{one.version}.{one.architecture}": one for one in self.components}
+        named = {f"{one.id}={one.version}": one for one in self.components}
+        known = {f"{one.id}-{self._version(name)}.{one.architecture}": name for name, one in named.items()}
         for package in _GOING.findall(said):
             if not package.startswith(tuple(f"{one}-" for one in removed)):
                 return f"it would remove {package.partition('@')[0]}, which the image has"
-        coming = (known.get(name) for name in dict.fromkeys(_COMING.findall(said)))
-        names = [f"{one.id}={one.version}" for one in coming if one]
+        coming = list(dict.fromkeys(_COMING.findall(said)))
+        if strange := [package for package in coming if package not in known]:
+            raise _could_not_run("testsolv", [f"it would install {strange[0]}, which is no component"])
+        names = [known[package] for package in coming]
         batch = sorted(names, key=lambda name: name in wanted)  # what was asked for stands last, as its own
         return [batch] if batch else []

@@ -15,6 +15,7 @@ from pathlib import Path
 import zstandard
 
 from agent.errors import PatchError
+from agent.model.rpm_header import component_version
 from agent.probe.live_tree import LiveTree
 from agent.probe.rpm_packages import database, read_rpm_packages
 from agent.restore.inside import InsideRoot
@@ -31,7 +32,10 @@ _MISSING = re.compile(r"^\s*(\S.*) is needed by (.+)$", re.MULTILINE)
 
 
 def package_versions(inside: InsideRoot, name: str) -> tuple[str, ...]:
-    """Versions of an installed package by the system's own database; () when it is not (wholly) installed."""
+    """Versions of an installed package by the system's own database; () when it is not (wholly) installed.
+
+    As those of components are said: rpm's ‘^’ is ‘~’.
+    """
     kept = inside.read(f"{KEPT}/{name}") if "/" not in name else None
     if kept is not None:
         return (kept.decode("utf-8", "replace").partition("\n")[0],)
@@ -43,7 +47,7 @@ def package_versions(inside: InsideRoot, name: str) -> tuple[str, ...]:
     packages, why = read_rpm_packages(tree)
     if why:
         raise PatchError(why, "repair rpm's database on the source and capture again")
-    return tuple(package.version for package in packages if package.name == name)
+    return tuple(component_version(package.version) for package in packages if package.name == name)
 
 
 def package_state(inside: InsideRoot, name: str) -> str:

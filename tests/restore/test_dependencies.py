@@ -209,6 +209,28 @@ def test_rpms_need_one_another(tmp_path: Path) -> None:
     assert {*install.together, f"{install.component}={install.version}"} == {"alpha=1-1", "beta=2-1", "gamma=1-1"}
 
 
+@pytest.mark.parametrize("epoch", ["", "Epoch: 2\n"])
+def test_an_rpm_of_a_version_after_a_release(tmp_path: Path, epoch: str) -> None:
+    """‘^’, which no file of a depot has in its name: asked for, and needed by another one."""
+    number = f"{'2:' if epoch else ''}1.0"
+    late = built(tmp_path, "late", "1.0^20240101git", head=f"{epoch}Provides: snapshot")
+    needs = built(tmp_path, "needs", head=f"Requires: late = {number}^20240101git-1")
+    assert late.version == f"{number}~20240101git-1"
+    around = rpm_case(tmp_path, late, needs)
+    asked = [recipe(Install(component="late", version=late.version)), recipe(Install(component="needs", version="1-1"))]
+    found = resolve(asked, around)
+    assert not found.unmet and [one.operations for one in found.recipes] == [one.operations for one in asked]
+    (alone,) = resolve(asked[1:], around).recipes
+    assert alone.operations == (Install(component="needs", version="1-1", together=(f"late={late.version}",)),)
+
+
+def test_what_is_no_component_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    renamed = replace(built(tmp_path, "beta"), id="gamma")
+    around = rpm_case(tmp_path, built(tmp_path, "alpha", head="Requires: beta"), renamed)
+    with pytest.raises(RefusedError, match=r"testsolv could not work out .*install beta-1-1.noarch, which is no comp"):
+        resolve([recipe(Install(component="alpha", version="1-1"))], around)
+
+
 @pytest.mark.parametrize(
     ("head", "says"),
     [("Requires: nowhere", "nothing provides nowhere needed by alpha"),

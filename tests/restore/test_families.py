@@ -166,14 +166,15 @@ def rpm_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def test_rpms_are_installed_beside_and_over_one_another(rpm_root: Path, tmp_path: Path) -> None:
     inside, sandbox = InsideRoot(rpm_root), Sandbox(rpm_root)
 
-    def put(name: str, release: str, **more: Any) -> str:
-        made = rpms.build(tmp_path, name, "5", release, **more)
-        named = made.with_name(f"{name}_5-{release}_noarch.rpm")
+    def put(name: str, release: str, number: str = "5", **more: Any) -> str:
+        made = rpms.build(tmp_path, name, number, release, **more)
+        version = f"{number.replace('^', '~')}-{release}"
+        named = made.with_name(f"{name}_{version}_noarch.rpm")
         made.rename(named)
-        step = recipe(
-            Install(component=name, version=f"5-{release}"), checks=(Check(kind="package-installed", text=name),)
-        )
-        return apply_recipe(rpm_root, step, UNDO, sandbox, {f"{name}=5-{release}": (named,)}).result
+        step = recipe(Install(component=name, version=version), checks=(Check(kind="package-installed", text=name),))
+        result = apply_recipe(rpm_root, step, UNDO, sandbox, {f"{name}={version}": (named,)}).result
+        assert not apply_recipe(rpm_root, step, UNDO, sandbox).changed, "it is known as installed"
+        return result
 
     assert put("kernel-core", "1", files={"/boot/k-1": b"1"}) == "done"
     assert put("kernel-core", "2", files={"/boot/k-2": b"2"}) == "done"
@@ -182,6 +183,8 @@ def test_rpms_are_installed_beside_and_over_one_another(rpm_root: Path, tmp_path
     assert put("firmware-x", "1", files={"/usr/lib/firmware/x": b"1"}) == "done"
     assert put("firmware-x", "2", files={"/usr/lib/firmware/x": b"2"}) == "done"
     assert package_versions(inside, "firmware-x") == ("5-2",)
+    assert put("firmware-x", "1", "5^git1", files={"/usr/lib/firmware/x": b"3"}) == "done"
+    assert package_versions(inside, "firmware-x") == ("5~git1-1",)
     with pytest.raises(PatchError, match=r"rpm cannot install: needy-5-1.noarch needs nowhere"):
         put("needy", "1", head="Requires: nowhere")
     with pytest.raises(PatchError, match=r"(?s)recipe site.test: .*broken card"):
