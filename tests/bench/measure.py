@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +77,17 @@ def descendants(pid: int) -> list[int]:
     """A process and all it started, as far as they live."""
     found = [pid]
     for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                found.extend(int(word) for word in children.read_text().split())
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+        found += children_of(parent)
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """Those it started; none where it is gone, at whatever moment of the look."""
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 from agent.process import run
 from tests.bench.data import DataSets, Origin
 from tests.bench.filesystems import forget_files_of, make_ext4, mounted
-from tests.bench.measure import CommandFailed, sampled, timed
+from tests.bench.measure import CommandFailed, children_of, sampled, timed
 from tests.bench.rounds import Ready, Turn, measure
 from tests.bench.stage import Stage
 from tests.bench.text import section
@@ -142,3 +142,9 @@ def test_links_and_the_file_systems_own_folder_count_once_and_not_at_all(tmp_pat
     (tmp_path / "link").symlink_to("file")
     found = size_of(tmp_path)
     assert (found.entries, found.files, found.bytes) == (4, 2, 100)
+
+
+def test_a_process_that_is_gone_has_no_children() -> None:
+    """It may end between two looks."""
+    gone = 1 << 22 | 1  # above every number that Linux gives (PID_MAX_LIMIT)
+    assert children_of(gone) == []
