@@ -84,7 +84,7 @@ def clone(demo: Demo) -> Cloned:
 
 
 @pytest.fixture(scope="module")
-def captured_again(demo: Demo, cloned: Future[Cloned]) -> str:
+def captured_again(demo: Demo, unadapted: Future[Check]) -> str:
     """The restored disk, which boots by UEFI now, captured on its own machine without running its system."""
     out = demo.out / "again"
     disk = Disk("nvme", path=demo.out / "disk0-nvme.img", serial="NVME0001")
@@ -122,6 +122,7 @@ def test_without_adaptation_it_does_not_come_up(unadapted: Future[Check]) -> Non
     assert check.good, check.found
 
 
+@pytest.mark.long
 @pytest.mark.adapts("B1", "B14", "D1", "I1", "T3", systems=("Debian 12",))
 def test_a_clone_on_bios_and_a_raid_controller_has_an_identity_of_its_own(demo: Demo, cloned: Future[Cloned]) -> None:
     found = cloned.result()
