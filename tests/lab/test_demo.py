@@ -99,6 +99,7 @@ def test_a_disk_is_captured_without_running_its_system(demo: Demo, captured_agai
     assert not found["unreadable"]
 
 
+@pytest.mark.long
 def test_what_was_restored_is_restored_again_and_boots_by_bios(demo: Demo, captured_again: str) -> None:
     """From UEFI to BIOS, and an adapted system is adapted anew: parallel SCSI, another card, the same machine still."""
     out = demo.out / "back"
