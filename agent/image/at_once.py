@@ -1,4 +1,4 @@
-"""Zstandard frames unfolded whole, each in one go: twice as quick as a stream where all is to be in memory anyway.
+"""Zstandard frames unfolded whole, each in one go: quicker than a stream where all is to be in memory anyway.
 
 Source of the format: RFC 8878, sections 3.1.1 (frames) and 3.1.1.2 (blocks).
 """

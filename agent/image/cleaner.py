@@ -64,10 +64,10 @@ class Cleaner:
             os.close(descriptor)
 
     def _remove(self, folder: int, last: bytes, path: bytes) -> None:
-        where = os.path.join(os.path.realpath(os.fsencode(self._target.root)), path)
         try:
             remove(folder, last, self._target.device)
         except OSError as error:
+            where = os.path.join(os.path.realpath(os.fsencode(self._target.root)), path)
             mounted = [place for place, _ in mounts_below(where)] if error.errno in IN_USE else []
             if not mounted:
                 raise TargetIOError(

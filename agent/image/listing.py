@@ -36,7 +36,9 @@ from agent.model.image import Manifest, ObjectRef, Volume
 from agent.model.undecodable import UNDECODABLE
 
 FORMAT = 1
-FRAME_BYTES = 512 << 10  # of lines in one zstd frame: smaller ones compress worse
+# Of lines in one zstd frame. A listing of 17.6 MB is 1.5 % smaller so than in one frame, and unfolds in 11 ms in place
+# of 30; frames of 256 KiB, for which level 3 takes other parameters, make it 6 % larger.
+FRAME_BYTES = 512 << 10
 READ_BYTES = 1 << 20
 BLOCK_BYTES = 256 << 10  # of lines at a time: few objects at once are quicker than many
 LINE_LIMIT_BYTES = 16 << 20

@@ -135,9 +135,8 @@ def crypt_items(situation: Situation, planned: Planned, lines: tuple[MountLine, 
         if planned.has(device) or not (device.startswith("/dev/") or "=" in device):
             continue
         found = planned.replacement(device)
-        new = made.get(name) or (found if found in encrypted else "")
-        if line.overwrites:  # what it would name here is not what it overwrote there
-            new = ""
+        # A line that overwrites its device would not name here what it overwrote there.
+        new = "" if line.overwrites else made.get(name) or (found if found in encrypted else "")
         if new:
             op, reason = Op.CHANGE, f"encrypted device {name} lies on {device}, which is called {new} here"
         else:

@@ -59,18 +59,9 @@ def is_there(node: Path, planned: PlannedFilesystem) -> bool:
 
 def _can_be_mounted(node: Path, planned: PlannedFilesystem) -> bool:
     with TemporaryDirectory(prefix="regraft-try-") as folder:
+        options = _joined([OPTIONS, KIND_OPTIONS.get(planned.kind, "")])
         try:
-            run(
-                [
-                    "mount",
-                    "-t",
-                    planned.kind,
-                    "-o",
-                    _joined([OPTIONS, KIND_OPTIONS.get(planned.kind, "")]),
-                    node,
-                    folder,
-                ]
-            )
+            run(["mount", "-t", planned.kind, "-o", options, node, folder])
         except ProcessError:
             return False
         run(["umount", folder])
