@@ -24,7 +24,7 @@ def storage_items(situation: Situation) -> Iterator[Item]:
     yield from disk_items(situation)
     lines = mount_lines(read_text(situation.tree, "/etc/fstab"))
     for line in lines:
-        yield from _mount_items(line, planned, situation)
+        yield from _swap_items(line, planned, lines, situation) if line.kind == "swap" else _mount_items(line, planned)
     yield from new_esp_items(situation, lines)
     yield from resume_items(situation, planned)
     yield from crypt_items(situation, planned, lines)
@@ -65,19 +65,30 @@ def _sector_item(source: Disk, target: Disk, situation: Situation) -> Item:
     )  # fmt: skip
 
 
-def _mount_items(line: MountLine, planned: Planned, situation: Situation) -> Iterator[Item]:
-    swap = line.kind == "swap"
-    if swap and line.device.startswith("/") and not line.device.startswith("/dev/"):
+def _swap_items(
+    line: MountLine, planned: Planned, lines: tuple[MountLine, ...], situation: Situation
+) -> Iterator[Item]:
+    if line.device.startswith("/") and not line.device.startswith("/dev/"):
         if not situation.tree.exists(line.device):
             yield _swap(Op.REMOVE, line, "", f"swap file {line.device} is not in the image")
-        return
-    if not line.on_disk or planned.has(line.device):
-        return
-    new = planned.replacement(line.device, "" if swap else line.mountpoint, line.kind)
-    if swap:
+    elif line.on_disk and not planned.has(line.device):
+        new = planned.replacement(line.device) or _only_swap(line, planned, lines)
         reason = f"{line.device} is called {new} here" if new else f"no swap {line.device} is planned for this disk"
         yield _swap(Op.CHANGE if new else Op.REMOVE, line, new, reason)
-    elif new:
+
+
+def _only_swap(line: MountLine, planned: Planned, lines: tuple[MountLine, ...]) -> str:
+    """The one swap there is, for the first line that cannot name another: two lines of one swap fail."""
+    devices = [each.device for each in lines if each.kind == "swap" and each.on_disk]
+    taken = any(planned.has(device) or planned.replacement(device) == planned.only_swap for device in devices)
+    return planned.only_swap if devices[0] == line.device and not taken else ""
+
+
+def _mount_items(line: MountLine, planned: Planned) -> Iterator[Item]:
+    if not line.on_disk or planned.has(line.device):
+        return
+    new = planned.replacement(line.device, line.mountpoint)
+    if new:
         reason = f"{line.device} depends on the old machine's disks; its file system is {new}"
         yield _mount(Op.CHANGE, line, new, reason)
     elif line.optional:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from agent.errors import PatchError
@@ -81,28 +82,60 @@ def append_lines(text: str, lines: Iterable[str]) -> str:
     return text + "".join(f"{line}\n" for line in missing)
 
 
-# (1: what stands before, 2 or 4: the right-hand side, 3 or 5: its end and a comment). Quotes may go over several lines.
-_ASSIGNED = (
-    r"""^([ \t]*(?:export[ \t]+)?{key}=)"""
-    r"""(?:("(?:[^"\\]|\\[\s\S])*"|'[^']*')([ \t]*;?(?:[ \t]+#.*|[ \t]*))|(.*?)([ \t]+#.*|[ \t]*))$"""
-)
+_QUOTED = re.compile(r""""(?:[^"\\]|\\[\s\S])*"|'[^']*'""")  # may go over several lines
 
 
-def _assignments(text: str, key: str) -> list[re.Match[str]]:
-    return list(re.finditer(_ASSIGNED.replace("{key}", re.escape(key)), text, re.MULTILINE))
+@dataclass(frozen=True, slots=True)
+class _Assigned:
+    """The right-hand side of a shell assignment, without what stands behind it in its line."""
+
+    begin: int
+    end: int
+    value: str
+    quote: str = ""
 
 
-def _shell_value(found: re.Match[str]) -> tuple[str, str]:
-    """(value, quote) of a shell assignment; in double quotes a backslash takes the end of its line away."""
-    raw = (found[2] or found[4] or "").strip()
-    if len(raw) > 1 and raw[0] in "\"'" and raw[-1] == raw[0]:
-        return raw[1:-1].replace("\\\n", "") if raw[0] == '"' else raw[1:-1], raw[0]
-    return raw, ""
+def _assignments(text: str, key: str) -> list[_Assigned]:
+    head = re.compile(rf"^[ \t]*(?:export[ \t]+)?{re.escape(key)}=", re.MULTILINE)
+    found: list[_Assigned] = []
+    reached = 0
+    while begins := head.search(text, reached):
+        found.append(_right_side(text, begins.end()))
+        reached = found[-1].end
+    return found
+
+
+def _right_side(text: str, begin: int) -> _Assigned:
+    """In double quotes a backslash takes the end of its line away.
+
+    By hand, as expressions for what may stand behind a value take a time that grows by the square of its blanks.
+    """
+    quoted = _QUOTED.match(text, begin)
+    if quoted and _is_no_word(_rest_of_line(text, quoted.end())):
+        value, quote = quoted[0][1:-1], quoted[0][0]
+        return _Assigned(begin, quoted.end(), value.replace("\\\n", "") if quote == '"' else value, quote)
+    line = _rest_of_line(text, begin)
+    comments = (line.find(f"{blank}#") for blank in " \t")
+    value = line[: min((at for at in comments if at >= 0), default=len(line))].rstrip(" \t")
+    return _Assigned(begin, begin + len(value), value)
+
+
+def _rest_of_line(text: str, at: int) -> str:
+    end = text.find("\n", at)
+    return text[at:] if end < 0 else text[at:end]
+
+
+def _is_no_word(rest: str) -> bool:
+    """Whether nothing but blanks, a semicolon and a comment stands there."""
+    bare = rest.strip(" \t")
+    if bare.startswith(";"):
+        rest, bare = bare[1:], bare[1:].strip(" \t")
+    return not bare or (bare.startswith("#") and rest[0] in " \t")
 
 
 def shell_values(text: str, key: str) -> list[str]:
     """Values assigned to ``key``, in order; the last one counts."""
-    return [_shell_value(found)[0] for found in _assignments(text, key)]
+    return [found.value for found in _assignments(text, key)]
 
 
 def set_shell(text: str, key: str, change: Callable[[str], str]) -> str:
@@ -114,17 +147,17 @@ def set_shell(text: str, key: str, change: Callable[[str], str]) -> str:
     if not found:
         return append_lines(text, [f"{key}={_quoted(change(''), '')}"])
     last = found[-1]
-    value, quote = _shell_value(last)
-    new = change(value)
-    if new == value:
+    new = change(last.value)
+    if new == last.value:
         return text
-    if not quote and (value.endswith("\\") or value.startswith(('"', "'"))):
-        line = text.count("\n", 0, last.end(1)) + 1
+    if not last.quote and (last.value.endswith("\\") or set(last.value) & set("\"'")):
+        line = text.count("\n", 0, last.begin) + 1
         raise PatchError(
-            f"line {line}: {key}={value} goes on in the next line or in a second word, expected one value in quotes",
+            f"line {line}: {key}={last.value} goes on in the next line or in a second word, expected one value in "
+            "quotes",
             "put the value into one pair of quotes on the source machine",
         )
-    return f"{text[: last.start()]}{last[1]}{_quoted(new, quote)}{last[3] or last[5] or ''}{text[last.end() :]}"
+    return f"{text[: last.begin]}{_quoted(new, last.quote)}{text[last.end :]}"
 
 
 def _quoted(value: str, quote: str) -> str:

@@ -59,19 +59,17 @@ def mount_lines(text: str) -> tuple[MountLine, ...]:
 class Planned:
     """What the disk will hold, by every name that a file may use for it."""
 
-    def __init__(  # noqa: PLR0913 - what a disk is made of, each a parameter
+    def __init__(
         self,
         partitions: Iterable[PlannedPartition],
         filesystems: Mapping[int, PlannedFilesystem],
         disks: Iterable[Disk],
         blocks: Iterable[FileSystem] = (),  # that come as they were
         stack: Iterable[StackStep] = (),
-        swap_lines: Iterable[str] = (),  # devices that fstab swaps to
     ) -> None:
         parts = tuple(partitions)
         self._filesystems = filesystems
         self._disks = tuple(disks)
-        self._swap_lines = tuple(swap_lines)
         self._names = {("PARTUUID", p.part_uuid.lower()) for p in parts if p.part_uuid}
         self._names |= {("PARTLABEL", p.part_label) for p in parts if p.part_label}
         named = [(fs.uuid, fs.label) for fs in filesystems.values()] + [(fs.uuid, fs.label) for fs in blocks]
@@ -83,9 +81,7 @@ class Planned:
     def of(cls, situation: Situation) -> Planned:
         disks = situation.manifest.disks or situation.source.disks
         blocks = [volume.filesystem for volume in situation.manifest.blocks]
-        lines = mount_lines(read_text(situation.tree, "/etc/fstab"))
-        swaps = [line.device for line in lines if line.kind == "swap" and line.on_disk]
-        return cls(situation.partitions, situation.filesystems, disks, blocks, situation.stack, swaps)
+        return cls(situation.partitions, situation.filesystems, disks, blocks, situation.stack)
 
     def has(self, device: str) -> bool:
         """Whether UUID=…, LABEL=…, PARTUUID=…, /dev/disk/by-…/… or a path that the stack gives will be there."""
@@ -101,21 +97,20 @@ class Planned:
         tag, equals, value = device.partition("=")
         return (tag, value.strip("\"'")) if equals else ("", "")
 
-    def replacement(self, device: str, mountpoint: str = "", kind: str = "") -> str:
+    def replacement(self, device: str, mountpoint: str = "") -> str:
         """``UUID=…`` of what takes the place of a device: what will be mounted there, or lay in that partition."""
         for fs in self._filesystems.values():
             places = {fs.mountpoint, *(each.mountpoint for each in fs.subvolumes)}
             if mountpoint and mountpoint in places and fs.uuid:
                 return f"UUID={fs.uuid}"
-        uuid = self._uuid_by_name(device) or (self._only_swap(device) if kind == "swap" else "")
+        uuid = self._uuid_by_name(device)
         return f"UUID={uuid}" if uuid and self.has(f"UUID={uuid}") else ""
 
-    def _only_swap(self, device: str) -> str:
-        """UUID of the one swap there is, for the first line that cannot name another; two lines of one swap fail."""
+    @property
+    def only_swap(self) -> str:
+        """The swap there is, as fstab names it; "" where there is none, or more than one."""
         swaps = [fs.uuid for fs in self._filesystems.values() if fs.kind == "swap" and fs.uuid]
-        taken = any(self.has(line) or self._uuid_by_name(line) in swaps for line in self._swap_lines)
-        first = device in (self._swap_lines or (device,))[:1]
-        return swaps[0] if len(swaps) == 1 and first and not taken else ""
+        return f"UUID={swaps[0]}" if len(swaps) == 1 else ""
 
     def _uuid_by_name(self, device: str) -> str:
         """UUID of what the source had at a device named by its place: /dev/vda2, by-path, by-id."""

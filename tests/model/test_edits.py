@@ -74,7 +74,15 @@ def test_what_is_absent_stays_absent(operation: FileEdit) -> None:
     assert edit(operation, None) is None
 
 
-@pytest.mark.parametrize("value", ['"a b', "a\\\n  b", "'a'$B c", '"a" \\\n "b"'])
+@pytest.mark.parametrize("tail", ["x", "#", "; x"])
+def test_many_blanks_behind_a_value_take_no_time(tail: str) -> None:
+    """A file of the image may be as hostile as it likes: by the square of its blanks this one would take minutes."""
+    for value in ('"a"', "a"):
+        text = f"A={value}{' ' * 300_000}{tail}\n"
+        assert len(shell_values(text, "A")) == 1
+
+
+@pytest.mark.parametrize("value", ['"a b', "a\\\n  b", "'a'$B c", '"a" \\\n "b"', 'a"b c"'])
 def test_a_value_that_is_not_one_pair_of_quotes_is_refused_with_its_line(value: str) -> None:
     with pytest.raises(PatchError, match=r"^line 2: A=.* expected one value in quotes"):
         edit(AddTo(path="/x", key="A", word="z"), f"B=1\nA={value}\n")
