@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from agent.commands.luks_keys import given_keys, luks_options
-from agent.commands.options import Command, json_option, print_json
+from agent.commands.options import Command, json_option, print_json, with_options
 from agent.commands.plan import edits_option, layout_options_of_jobs, mode_option, nic_option_of_jobs
 from agent.console.table import table
 from agent.depot.control import Control, Job, JobRequest
@@ -28,9 +28,7 @@ def server_options(command: Command) -> Command:
         click.option("--depot", "url", envvar="REGRAFT_DEPOT", required=True, metavar="URL",
                      help="Where ‘regraft serve’ runs.  [env: REGRAFT_DEPOT]"),
     )  # fmt: skip
-    for option in options:
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 def server(url: str, token: str) -> Control:

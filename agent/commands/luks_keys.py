@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
+from agent.commands.options import Command, with_options
 from agent.errors import UsageError
 from agent.model.luks_keys import LIMIT_BYTES, LuksKey, by_uuid, file_word, fitting
 from agent.model.plan import MakeLuks, Plan
 from agent.probe.stack_open import KeyOf, no_keys
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def luks_options(command: Command) -> Command:
@@ -26,9 +24,7 @@ def luks_options(command: Command) -> Command:
                      help="File with the passphrase of encrypted devices (a line end at its end does not count), or "
                           "/dev/fd/N; with UUID= of that one. Without it, a terminal is asked. Nothing of it is kept."),
     )  # fmt: skip
-    for option in options:
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 def key_source(passphrases: tuple[str, ...], key_files: tuple[str, ...], *, new: bool = False) -> KeyOf:

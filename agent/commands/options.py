@@ -45,6 +45,13 @@ class Access:
         return trusted_keys(depot, self.trust)
 
 
+def with_options(command: Command, options: Iterable[Callable[[Command], Command]]) -> Command:
+    """A command with these options; --help shows the last one first."""
+    for option in options:
+        command = option(command)
+    return command
+
+
 def depot_options(command: Command) -> Command:
     """--depot, --token and --trust, handed on as ``access``."""
     return _depot_options(command, required=True)
@@ -66,9 +73,7 @@ def _depot_options(command: Command, *, required: bool) -> Command:
                      help="Where the depot is.  [env: REGRAFT_DEPOT]",
                      **({"required": True} if required else {"default": ""})),
     )  # fmt: skip
-    for option in options:
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 class Span(click.ParamType[int]):

@@ -16,6 +16,7 @@ from agent.commands.options import (
     one_document,
     parse_image,
     print_json,
+    with_options,
     write_or_print,
 )
 from agent.console.difference_html import difference_html
@@ -49,42 +50,45 @@ DISK_HELP = (
 def layout_options(command: Command) -> Command:
     """--disk, --map, --grow and --arrays: where the image goes, and how large it becomes."""
     disk = click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP)
-    return disk(_placing(command))
+    return disk(_placing(command, _usual))
 
 
 def layout_options_of_jobs(command: Command) -> Command:
     """The same for a job, which leaves to the medium what it does not say: None then."""
     disk = click.option("--disk", "selectors", multiple=True, required=True, metavar="SELECTOR", help=DISK_HELP)
-    return disk(_placing(command, usual=False))
+    return disk(_placing(command, _by_the_medium))
 
 
 def layout_options_for_profiles(command: Command) -> Command:
     """The same for what writes no disk: without --disk it is the only one that a restore could take."""
     disk = click.option("--disk", "selectors", multiple=True, default=("only-eligible",), show_default=True,
                         metavar="SELECTOR", help=DISK_HELP)  # fmt: skip
-    return disk(_placing(command))
+    return disk(_placing(command, _usual))
 
 
-def _placing(command: Command, *, usual: bool = True) -> Command:
+def _placing(command: Command, default: Default) -> Command:
     options: tuple[Callable[[Command], Command], ...] = (
-        click.option("--arrays", type=click.Choice([PLAIN, KEEP]), **_default(PLAIN, usual),
+        click.option("--arrays", type=click.Choice([PLAIN, KEEP]), **default(PLAIN),
                      help="md RAID: plain puts what lies on an array onto one disk's partition; keep makes a RAID 1, "
                      "with a member on each --disk, or on one disk with the others missing, to be added later."),
-        click.option("--grow", **_default(LARGEST, usual), metavar="POLICY",
+        click.option("--grow", **default(LARGEST), metavar="POLICY",
                      help="Who gets the space of a larger disk: largest, last, proportional, none, or a volume by its "
                      "mount point or name."),
         click.option("--map", "maps", multiple=True, metavar="WHAT=SELECTOR",
                      help="Which disk a disk or volume of the image goes to: vdb=serial=S2, /srv=serial=S2."),
     )  # fmt: skip
-    for option in options:
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
-def _default(value: str, usual: bool) -> dict[str, Any]:
-    """The usual default of an option, or that of a job, where the machine's medium has a word to say."""
-    if usual:
-        return {"default": value, "show_default": True}
+Default = Callable[[str], dict[str, Any]]  # the usual value of an option → how click is told of its default
+
+
+def _usual(value: str) -> dict[str, Any]:
+    return {"default": value, "show_default": True}
+
+
+def _by_the_medium(_: str) -> dict[str, Any]:
+    """Of a job, where the machine's medium has a word to say."""
     return {"default": None, "show_default": "as the machine’s medium says"}
 
 
@@ -103,25 +107,23 @@ edits_option = click.option("--edits", "edits", type=click.Path(exists=True, dir
 
 def nic_option(command: Command) -> Command:
     """--nic and --on-nic-tie, handed on as ``nics`` and ``on_nic_tie``."""
-    return _cards(command, usual=True)
+    return _cards(command, _usual)
 
 
 def nic_option_of_jobs(command: Command) -> Command:
     """The same for a job: ``on_nic_tie`` is None where the medium decides."""
-    return _cards(command, usual=False)
+    return _cards(command, _by_the_medium)
 
 
-def _cards(command: Command, *, usual: bool) -> Command:
+def _cards(command: Command, default: Default) -> Command:
     options: tuple[Callable[[Command], Command], ...] = (
-        click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), **_default(STOP, usual),
+        click.option("--on-nic-tie", "on_nic_tie", type=click.Choice([STOP, ORDER]), **default(STOP),
                      help="Where several cards fit equally well: stop, or take the first in the order of the slots."),
         click.option("--nic", "nics", multiple=True, metavar="OLD=NEW",
                      help="Interface or old MAC address = MAC address of the card that takes its place, or ‘none’; "
                           "may be given several times."),
     )  # fmt: skip
-    for option in options:
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 @click.command()

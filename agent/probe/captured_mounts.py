@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import RefusedError
@@ -17,57 +18,55 @@ from agent.probe.subvolumes import is_subvolume
 KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"})
 
 
-def captured_mounts(
-    disks: tuple[Disk, ...], around: Surroundings, opened: OpenStack, entries: tuple[FstabEntry, ...] = ()
-) -> Iterator[tuple[Mount, ...]]:
-    """One mount of every file system that belongs to the system, of a btrfs one of every subvolume."""
-    root = root_mount(around)
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """A file system that is mounted: one mount of it, of a btrfs one of every subvolume."""
+
+    mounts: tuple[Mount, ...]
+    disks: tuple[Disk, ...]
+    for_a_while: bool  # plugged in: it does not belong to the system
+
+
+def in_use(disks: tuple[Disk, ...], around: Surroundings, entries: tuple[FstabEntry, ...] = ()) -> tuple[InUse, ...]:
+    """Every file system on these disks that is mounted. Raises RefusedError where the root is none that is captured.
+
+    Those are there for a while that lie on another disk than the root, one that can be taken out, and are not mounted
+    at each boot. Kernels call disks on a board's hot-plug ports removable, too.
+    """
+    root = next((mount for mount in around.mounts if mount.mountpoint == "/"), None)
     if root is None or root.kind not in KINDS:
         raise RefusedError(
             f"the root file system is {root.kind if root else 'unknown'}, expected one of {', '.join(sorted(KINDS))}",
             "capture the tree with ‘regraft capture --root DIR’",
         )
-    for mounts, attached in mounted_systems(disks, around, entries):
-        if not is_plugged_in(mounts, attached, around, entries):
-            refuse_stacks(mounts[0], frozenset(disk.name for disk in attached), around.root, opened)
-            yield mounts
-
-
-def plugged_in(disks: tuple[Disk, ...], around: Surroundings, entries: tuple[FstabEntry, ...]) -> Iterator[Excluded]:
-    """File systems that are mounted, and do not belong to the system."""
-    for mounts, attached in mounted_systems(disks, around, entries):
-        if is_plugged_in(mounts, attached, around, entries):
-            names = ", ".join(disk.name for disk in attached)
-            yield Excluded(mounts[0].mountpoint, f"on a disk that is plugged in for a while ({names})")
-
-
-def mounted_systems(
-    disks: tuple[Disk, ...], around: Surroundings, entries: tuple[FstabEntry, ...]
-) -> Iterator[tuple[tuple[Mount, ...], tuple[Disk, ...]]]:
-    """Every file system on these disks that is mounted: one mount, or one of every subvolume, and its disks."""
+    own = disks_below(around.root, root.device)
+    lasting = {entry.mountpoint for entry in entries if not {"noauto", "nofail"} & set(entry.options.split(","))}
+    found: list[InUse] = []
     for mount in around.mounts:
         below = disks_below(around.root, mount.device)
         attached = tuple(disk for disk in disks if disk.name in below)
         mounts = mounts_of(mount, around, entries)
         if mount.kind in KINDS and attached and mounts and mount == mounts[0]:
-            yield mounts, attached
+            can_go = any(disk.name not in own and (disk.removable or disk.transport == "usb") for disk in attached)
+            at_boot = any(each.mountpoint in lasting for each in mounts)
+            found.append(InUse(mounts, attached, can_go and not at_boot))
+    return tuple(found)
 
 
-def is_plugged_in(
-    mounts: Sequence[Mount], attached: Sequence[Disk], around: Surroundings, entries: tuple[FstabEntry, ...]
-) -> bool:
-    """Whether a file system is there for a while only: on another disk than the root, one that can be taken out, and
-    not mounted at each boot. Kernels call disks on a board's hot-plug ports removable, too."""
-    root = root_mount(around)
-    own = disks_below(around.root, root.device) if root else frozenset[str]()
-    lasting = {entry.mountpoint for entry in entries if not {"noauto", "nofail"} & set(entry.options.split(","))}
-    if any(mount.mountpoint in lasting for mount in mounts):
-        return False
-    return any(disk.name not in own and (disk.removable or disk.transport == "usb") for disk in attached)
+def captured_mounts(found: Iterable[InUse], root: Path, opened: OpenStack) -> Iterator[tuple[Mount, ...]]:
+    """The mounts of what belongs to the system. Raises RefusedError for what would come back as something else."""
+    for each in found:
+        if not each.for_a_while:
+            refuse_stacks(each.mounts[0], frozenset(disk.name for disk in each.disks), root, opened)
+            yield each.mounts
 
 
-def root_mount(around: Surroundings) -> Mount | None:
-    return next((mount for mount in around.mounts if mount.mountpoint == "/"), None)
+def plugged_in(found: Iterable[InUse]) -> Iterator[Excluded]:
+    """What does not belong to it, and stays behind."""
+    for each in found:
+        if each.for_a_while:
+            names = ", ".join(disk.name for disk in each.disks)
+            yield Excluded(each.mounts[0].mountpoint, f"on a disk that is plugged in for a while ({names})")
 
 
 def mounts_of(mount: Mount, around: Surroundings, entries: tuple[FstabEntry, ...]) -> tuple[Mount, ...]:

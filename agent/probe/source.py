@@ -23,7 +23,7 @@ from agent.model.storage import NO_STACK, Disk, FileSystem, Partition, Stack
 from agent.model.subvolumes import TOP, is_own_root, subvolume_option
 from agent.model.tree import read_text
 from agent.probe.blocks import NO_CHOICE, STACKS, Choice, blocks_of, blocks_on, boot_code, refuse_unknown
-from agent.probe.captured_mounts import KINDS, captured_mounts, plugged_in
+from agent.probe.captured_mounts import KINDS, captured_mounts, in_use, plugged_in
 from agent.probe.disks import Surroundings, partition_name, read_disk
 from agent.probe.filesystems import mounted_use, unclean
 from agent.probe.live_tree import LiveTree
@@ -52,8 +52,9 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     opened = read_stack(profile.disks, around)
     tree = LiveTree(Path("/"))
     entries = fstab_entries(read_text(tree, "/etc/fstab"))
+    mounted = in_use(profile.disks, around, entries)
     systems: list[System] = []
-    for mounts in captured_mounts(profile.disks, around, opened, entries):
+    for mounts in captured_mounts(mounted, around.root, opened):
         if choice.names(mounts[0].device):
             refuse_without_root(mounts)
             continue
@@ -65,8 +66,7 @@ def live_source(name: str, choice: Choice = NO_CHOICE) -> CaptureSource:
     found = blocks_on(disks, volumes, choice, around)
     source = source_of(profile, [*volumes, *found.volumes])
     refuse_unmade(source)
-    left_out = (*left_out_of(systems), *found.left_out, *left_out_of_stack(source))
-    left_out = (*left_out, *plugged_in(profile.disks, around, entries))
+    left_out = (*left_out_of(systems), *found.left_out, *left_out_of_stack(source), *plugged_in(mounted))
     return replace(source, left_out=left_out, excludes=(*excludes_of(systems), *site_excludes(tree)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.storage import Disk
-from agent.probe.captured_mounts import captured_mounts, plugged_in
+from agent.probe.captured_mounts import captured_mounts, in_use, plugged_in
 from agent.probe.disks import Surroundings
 from agent.probe.mounts import FstabEntry, Mount
 from agent.probe.stack import OpenStack
@@ -42,8 +42,9 @@ def disk(name: str, *, removable: bool = False, transport: str = "ata") -> Disk:
 
 def split(around: Surroundings, disks: tuple[Disk, ...], *entries: FstabEntry) -> tuple[list[str], list[str]]:
     """(captured, plugged in for a while)"""
-    taken = captured_mounts(disks, around, OpenStack(), entries)
-    return [mounts[0].mountpoint for mounts in taken], [each.path for each in plugged_in(disks, around, entries)]
+    found = in_use(disks, around, entries)
+    taken = captured_mounts(found, around.root, OpenStack())
+    return [mounts[0].mountpoint for mounts in taken], [each.path for each in plugged_in(found)]
 
 
 def test_what_is_mounted_at_each_boot_belongs_to_the_system_on_a_port_that_is_hot_plugged(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,48 +94,47 @@ def test_an_edit_that_the_end_of_the_server_cut_is_told_so(tmp_path: Path) -> No
     assert (found.state, found.code) == ("failed", "stopped") and found.ended
 
 
-def test_an_edit_whose_program_is_killed_fails_and_the_next_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As for want of memory: one end must not be the end of all."""
-    ends: list[Exception | None] = [ProcessError(["regraft", "edit"], -9, "", ""), OSError("no room"), None]
+@pytest.fixture
+def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Edits]:
+    """Edits whose programs end as is said, one after the other: with an error, or well."""
 
-    def done(_: Edits, edit: Edit, __: EditRequest) -> Any:
-        end = ends.pop(0)
-        if end:
-            raise end
-        return msgspec.convert({}, type=edits._Said)
+    def made(*ends: Exception | None) -> Edits:
+        left = list(ends)
 
-    monkeypatch.setattr(Edits, "_done", done)
-    every = Edits(tmp_path / "edits", LocalDepot(tmp_path))
-    asked = [every.ask(ImageRef("web1"), EditRequest(remove=("/a",))) for _ in range(3)]
+        def done(_: Edits, __: Edit, ___: EditRequest) -> Any:
+            if end := left.pop(0):
+                raise end
+            return msgspec.convert({}, type=edits._Said)
+
+        monkeypatch.setattr(Edits, "_done", done)
+        return Edits(tmp_path / "edits", LocalDepot(tmp_path))
+
+    return made
+
+
+def asked_and_ended(every: Edits) -> Edit:
+    edit = every.ask(ImageRef("web1"), EditRequest(remove=("/a",)))
     end = time.monotonic() + PATIENCE_S
-    while any(every.get(each.id).ended == "" for each in asked) and time.monotonic() < end:
+    while not every.get(edit.id).ended and time.monotonic() < end:
         time.sleep(0.01)
-    assert [every.get(each.id).state for each in asked] == ["failed", "failed", "done"]
-    assert "status -9" in every.get(asked[0].id).message
+    return every.get(edit.id)
+
+
+def test_an_edit_whose_program_is_killed_fails_and_the_next_is_done(ending: Callable[..., Edits]) -> None:
+    """As for want of memory: one end must not be the end of all."""
+    every = ending(ProcessError(["regraft", "edit"], -9, "", ""), OSError("no room"), None)
+    found = [asked_and_ended(every) for _ in range(3)]
+    assert [each.state for each in found] == ["failed", "failed", "done"]
+    assert "status -9" in found[0].message
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_what_nobody_expected_ends_one_edit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends: list[Exception | None] = [ZeroDivisionError(), None]
-
-    def done(_: Edits, edit: Edit, __: EditRequest) -> Any:
-        end = ends.pop(0)
-        if end:
-            raise end
-        return msgspec.convert({}, type=edits._Said)
-
-    monkeypatch.setattr(Edits, "_done", done)
-    every = Edits(tmp_path / "edits", LocalDepot(tmp_path))
+def test_what_nobody_expected_ends_one_edit_alone(ending: Callable[..., Edits]) -> None:
+    every = ending(ZeroDivisionError(), None)
     every.ask(ImageRef("web1"), EditRequest(remove=("/a",)))
     assert every._worker is not None
     every._worker.join(PATIENCE_S)
-    asked = every.ask(ImageRef("web1"), EditRequest(remove=("/a",)))
-    end = time.monotonic() + PATIENCE_S
-    while every.get(asked.id).ended == "" and time.monotonic() < end:
-        time.sleep(0.01)
-    assert every.get(asked.id).state == "done"
+    assert asked_and_ended(every).state == "done"
 
 
 def test_the_command_of_an_edit(tmp_path: Path) -> None:
