@@ -99,7 +99,7 @@ def chosen_selector(choices: Choices, selector: str, source_disks: Iterable[str]
     return wanted[0] if wanted else selector
 
 
-def refuse_other_disks(choices: Choices, named: Iterable[str]) -> None:
+def refuse_unnamed_disks(choices: Choices, named: Iterable[str]) -> None:
     """Edits of a job may choose among the disks that it names, for naming them there is the consent to erase them."""
     own = tuple(named)
     for source, selector in choices.disks.items():

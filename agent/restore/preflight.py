@@ -118,9 +118,8 @@ def checked_pieces(depot: Depot, path: str, sha256: str, size_bytes: int) -> Ite
 def check_content(prepared: Prepared) -> None:
     """Every listing and pack that the image needs is there; bytes are judged frame by frame, before each write."""
     manifest = prepared.loaded.manifest
-    listings = ((listing_path(each.sha256), each) for each in (volume.listing for volume in manifest.volumes))
-    packs = ((pack_path(each.sha256), each) for each in manifest.packs)
-    for path, ref in (*listings, *packs):
+    listings = [(listing_path(volume.listing.sha256), volume.listing) for volume in manifest.volumes]
+    for path, ref in (*listings, *((pack_path(pack.sha256), pack) for pack in manifest.packs)):
         if not prepared.depot.exists(path, ref.size_bytes):
             raise DamagedError(
                 f"image {manifest.ref} needs {path}, which the depot {prepared.depot.location} does not have whole "

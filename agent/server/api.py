@@ -13,7 +13,7 @@ from agent.depot.component_xml import load_component
 from agent.depot.local import LocalDepot
 from agent.depot.unfinished import is_pack
 from agent.errors import DamagedError, DiskSelectionError, NoImageError, RefusedError, UsageError
-from agent.model.choices import read_choices, refuse_other_disks
+from agent.model.choices import read_choices, refuse_unnamed_disks
 from agent.model.edit_request import EditRequest
 from agent.model.events import Event
 from agent.model.grow import parse_grow
@@ -360,7 +360,7 @@ def checked_job(depot: LocalDepot, wanted: JobRequest) -> JobRequest:
             raise DiskSelectionError(
                 f"‘{printable(disk, 200)}’ does not select a disk", f"expected {ANY_DISK} or {'…, '.join(SELECTORS)}…"
             )
-    refuse_other_disks(choices, (wanted.disk, *wanted.also))
+    refuse_unnamed_disks(choices, (wanted.disk, *wanted.also))
     return msgspec.structs.replace(wanted, image=str(resolve(depot, wanted.image)))
 
 

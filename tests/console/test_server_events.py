@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -85,12 +86,11 @@ def test_a_run_that_failed_says_so_even_after_a_pause(clock: list[float]) -> Non
 
 
 @dataclass
-class Patience:
-    """The console and the clock of a machine whose server comes back at a time."""
+class Patience(Server):
+    """A server that comes back at a time, and the console and clock of the machine that waits for it."""
 
-    clock: list[float]
-    server: Server
-    back_at: float
+    clock: list[float] = field(default_factory=list)
+    back_at: float = 0.0
     refusal: RegraftError | None = None
     said: list[str] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
@@ -99,23 +99,23 @@ class Patience:
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.clock[0] += seconds
-        self.server.away = self.clock[0] < self.back_at
+        self.away = self.clock[0] < self.back_at
 
     def send_report(self, job_id: str, report: Report) -> None:
         self.clock[0] += 5  # what a server that is away costs
         if self.refusal:
             raise self.refusal
-        if self.server.away:
+        if self.away:
             raise TemporaryError("the server is starting")
         self.reports.append(report)
 
     def sink(self) -> ServerEvents:
-        self.server.send_report = self.send_report  # type: ignore[attr-defined]
-        return ServerEvents(self.server, JOB, self.said.append, self.sleep)  # type: ignore[arg-type]
+        control: Any = self
+        return ServerEvents(control, JOB, self.said.append, self.sleep)
 
 
 def patience(clock: list[float], back_after: float, refusal: RegraftError | None = None) -> Patience:
-    return Patience(clock, Server(away=True), clock[0] + back_after, refusal)
+    return Patience(away=True, clock=clock, back_at=clock[0] + back_after, refusal=refusal)
 
 
 def test_a_report_waits_for_a_server_that_is_away_and_says_so(clock: list[float]) -> None:
@@ -123,7 +123,7 @@ def test_a_report_waits_for_a_server_that_is_away_and_says_so(clock: list[float]
     sink = found.sink()
     sink(event(1, "phase-end"))
     sink.finish(report())
-    assert (found.reports, found.server.got) == ([report()], [1])
+    assert (found.reports, found.got) == ([report()], [1])
     assert found.pauses == sorted(found.pauses) and found.pauses[0] == 2 and found.pauses[-1] == 60
     assert all("job j1: the server was not told its report: the server is starting" in text for text in found.said)
     assert "trying again in 2.0 s, for another 9 min" in found.said[0]
@@ -134,7 +134,7 @@ def test_a_failure_waits_for_it_too_with_all_that_was_said_before(clock: list[fl
     sink = found.sink()
     sink(event(1))
     sink.failed(UnreachableError("the server does not answer"))
-    assert found.server.got == [1, 2] and sum(found.pauses) >= 400
+    assert found.got == [1, 2] and sum(found.pauses) >= 400
     assert "not told that it failed: away; trying again" in found.said[0]
 
 

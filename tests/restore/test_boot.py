@@ -43,6 +43,12 @@ class Sandbox:
         return Completed(0, "", "")
 
 
+def install_bios(root: Path, sandbox: Sandbox | None = None) -> tuple[str, ...]:
+    """By a sandbox that runs nothing."""
+    remembering: Any = sandbox or Sandbox()
+    return boot.install_bios(InsideRoot(root), remembering, BIOS_STEP, handle(root))
+
+
 def lay(root: Path, *paths: str, data: bytes = b"x") -> None:
     for path in paths:
         place = root / path.lstrip("/")
@@ -250,7 +256,7 @@ def test_bios_uses_the_images_own_grub_install(tmp_path: Path, program: str, fol
     """Debian, the RHEL family, openSUSE, older SUSE."""
     lay(tmp_path, f"/usr/sbin/{program}", f"/usr/{folder}/i386-pc/kernel.img")
     sandbox = Sandbox()
-    assert boot.install_bios(InsideRoot(tmp_path), sandbox, BIOS_STEP, handle(tmp_path)) == ()  # type: ignore[arg-type]
+    assert install_bios(tmp_path, sandbox) == ()
     assert sandbox.ran == [[f"/usr/sbin/{program}", "--target=i386-pc", "--no-floppy", "--recheck", "/dev/sdx"]]
 
 
@@ -262,7 +268,7 @@ def test_bios_without_it_uses_the_mediums(tmp_path: Path, monkeypatch: pytest.Mo
     ran: list[list[str]] = []
     monkeypatch.setattr(boot, "run", lambda argv: ran.append([str(word) for word in argv]))
     sandbox = Sandbox()
-    boot.install_bios(InsideRoot(tmp_path), sandbox, BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
+    install_bios(tmp_path, sandbox)
     assert sandbox.ran == []
     assert not (tmp_path / "boot").exists(), "its menu is where the medium's GRUB looks"
     directory = f"{tmp_path}/usr/lib/grub/i386-pc" if modules else "/usr/lib/grub/i386-pc"
@@ -412,7 +418,7 @@ def test_the_mediums_grub_for_bios_is_led_to_a_menu_of_another_family(
     monkeypatch.setattr(boot, "run", lambda _: None)
     monkeypatch.setattr(boot, "top_inside_filesystem", lambda _: "/@/")
     lay(tmp_path, "usr/sbin/grub2-mkconfig")
-    written = boot.install_bios(InsideRoot(tmp_path), Sandbox(), BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
+    written = install_bios(tmp_path)
     assert written == ("/boot/grub/grub.cfg",)
     assert (tmp_path / "boot/grub/grub.cfg").read_text().splitlines() == [
         f"search.fs_uuid {UUID} root", "configfile ($root)'/@/boot/grub2'/grub.cfg",
@@ -423,7 +429,7 @@ def test_a_menu_that_the_mediums_grub_finds_by_a_link_stays(tmp_path: Path, monk
     monkeypatch.setattr(boot, "run", lambda _: None)
     lay(tmp_path, "usr/sbin/grub2-mkconfig", "boot/grub2/grub.cfg")
     (tmp_path / "boot/grub").symlink_to("grub2")
-    assert boot.install_bios(InsideRoot(tmp_path), Sandbox(), BIOS_STEP, handle(tmp_path)) == ()  # type: ignore[arg-type]
+    assert install_bios(tmp_path) == ()
     assert (tmp_path / "boot/grub2/grub.cfg").read_text() == "x"
 
 
@@ -431,7 +437,7 @@ def test_a_menu_that_the_mediums_grub_finds_by_a_link_stays(tmp_path: Path, monk
 def test_no_boot_sector_of_a_grub_that_cannot_read_entries_as_files(tmp_path: Path) -> None:
     lay(tmp_path, "boot/loader/entries/a.conf")
     with pytest.raises(PatchError, match=r"no GRUB for BIOS.*blscfg"):
-        boot.install_bios(InsideRoot(tmp_path), Sandbox(), BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
+        install_bios(tmp_path)
 
 
 @pytest.mark.adapts("B14", "T1")
@@ -449,6 +455,6 @@ def test_grub2_programs_and_places(tmp_path: Path) -> None:
     inside, sandbox = InsideRoot(tmp_path), Sandbox()
     assert boot.configuration_path(inside) == "/boot/grub2/grub.cfg"
     boot.make_configuration(inside, sandbox)  # type: ignore[arg-type]
-    boot.install_bios(inside, sandbox, BIOS_STEP, handle(tmp_path))  # type: ignore[arg-type]
+    install_bios(tmp_path, sandbox)
     assert sandbox.ran[0] == ["/usr/sbin/grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"]
     assert sandbox.ran[1][0] == "/usr/sbin/grub2-install" and sandbox.ran[1][-1] == "/dev/sdx"
